@@ -1,0 +1,113 @@
+// Floors 1 and 2 in one launch: logits to token and sequence log-probs, and from those to loss, metrics and
+// coefficients. The logits are read once, by 16-byte loads; rows that are not scored are not read at all.
+//
+// One block per row. The last block to finish a sequence sums it; the last of all computes the pairs. Nobody waits for
+// anybody, so the order in which the device runs the blocks does not matter, and neither does it show in the results.
+#include "batch.cuh"
+#include "pair_loss.cuh"
+#include "softmax.cuh"
+
+// Log-prob of the label and logsumexp of one row, by thread 0.
+template <class Logit> __device__ void score_row(const DpoForward &p, u32 row, const Position &at) {
+    float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
+    if (at.scored && at.label_in(p.batch.vocab)) {
+        const auto *logits =
+            static_cast<const typename Logit::Storage *>(p.logits) + i64(row) * p.batch.row_stride;
+        const OnlineSum total = softmax_sum<Logit>(logits, p.batch.vocab);
+        if (threadIdx.x == 0) {
+            const float log_sum = logf(total.sum);
+            token_logp = (Logit::widen_one(logits[at.label]) - total.reference) - log_sum;
+            logsumexp = total.reference + log_sum;
+            // TwoSum: what the rounding of that addition lost. Floor 3 adds it back.
+            const float log_sum_kept = logsumexp - total.reference;
+            residual = (total.reference - (logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
+            if (!isfinite(logsumexp)) residual = 0.0f;
+        }
+    } else if (at.scored || !at.placed) {
+        token_logp = logsumexp = not_a_number();
+        if (at.placed && threadIdx.x == 0) report(p.progress, DPO_BAD_LABEL, row);
+    }
+    if (threadIdx.x == 0) {
+        if (at.scored && !isfinite(token_logp)) report(p.progress, DPO_NONFINITE_ROW, row);
+        p.token_logps[row] = token_logp;
+        if (p.logsumexp) p.logsumexp[row] = logsumexp;
+        if (p.logsumexp_residual) p.logsumexp_residual[row] = residual;
+    }
+}
+
+// In f64, where rounding is far below the last bit of the f32 result: a sequence padded or packed, long or short,
+// alone or in a batch, has the same log-prob.
+struct SequenceSum {
+    double logp = 0.0;
+    u32 scored = 0;
+    u32 padding = 0; // shuffles move whole words of a value without holes
+
+    __device__ void merge(const SequenceSum &other) {
+        logp += other.logp;
+        scored += other.scored;
+    }
+};
+
+__device__ void sum_sequence(const DpoForward &p, const Position &at) {
+    __shared__ SequenceSum partials[kMaxWarps];
+    SequenceSum sum;
+    for (u32 row = at.begin + threadIdx.x; row < at.end; row += blockDim.x)
+        sum.merge({p.token_logps[row], label_of(p.batch, row, at.end) != p.batch.ignore_index});
+    sum = reduce_block(sum, partials);
+    if (threadIdx.x == 0) {
+        p.logps[at.sequence] = float(sum.logp);
+        p.scored[at.sequence] = sum.scored;
+        if (sum.scored == 0) report(p.progress, DPO_EMPTY_SEQUENCE, at.sequence);
+    }
+}
+
+// Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
+// settled here, by the last block.
+__device__ void settle_packed(const DpoForward &p) {
+    __shared__ bool in_order;
+    if (threadIdx.x == 0) in_order = true;
+    __syncthreads();
+    const int *cu_seqlens = p.batch.cu_seqlens;
+    for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
+        const int least = s == 0 ? 0 : cu_seqlens[s - 1];
+        const int most = s == 0 ? 0 : int(p.batch.rows);
+        const bool ends = s < p.batch.sequences || cu_seqlens[s] == int(p.batch.rows);
+        if (cu_seqlens[s] < least || cu_seqlens[s] > most || !ends) {
+            in_order = false;
+            report(p.progress, DPO_BAD_CU_SEQLENS, s);
+        }
+    }
+    __syncthreads();
+    for (u32 s = threadIdx.x; s < p.batch.sequences; s += blockDim.x) {
+        if (!in_order) {
+            p.logps[s] = not_a_number();
+            p.scored[s] = 0;
+            p.sequence_rows_done[s] = 0;
+        } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
+            p.logps[s] = 0.0f;
+            p.scored[s] = 0;
+            report(p.progress, DPO_EMPTY_SEQUENCE, s);
+        }
+    }
+    __syncthreads();
+}
+
+template <class Logit> __device__ void forward(const DpoForward &p) {
+    const u32 row = blockIdx.x;
+    const Position at(p.batch, row);
+    score_row<Logit>(p, row, at);
+    if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], at.end - at.begin)) sum_sequence(p, at);
+    if (!arrive_last(&p.progress->rows_done, p.batch.rows)) return;
+    if (p.batch.cu_seqlens) settle_packed(p);
+    if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
+    __syncthreads();
+    if (threadIdx.x == 0) publish(p.progress, p.status);
+}
+
+#define DPO_ENTRY(name, Logit)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(512, 2) dpo_forward_##name(const __grid_constant__ DpoForward p) { \
+        forward<Logit>(p);                                                                                      \
+    }
+DPO_ENTRY(f32, F32)
+DPO_ENTRY(f16, F16)
+DPO_ENTRY(bf16, BF16)

@@ -1,0 +1,120 @@
+// What crosses from host to device, declared once: bindgen turns this file into src/cuda/params.rs, and the kernels
+// include it as it is. No header is needed; every field has its natural alignment, so both sides agree on the layout.
+#ifndef DPO_PARAMS_H
+#define DPO_PARAMS_H
+
+// A device address: a typed pointer in the kernels, a plain number on the host, which must not follow it.
+#ifdef __CUDACC__
+#define DPO_DEVICE(type) type *
+#else
+#define DPO_DEVICE(type) unsigned long long
+#endif
+
+// How sequences form pairs.
+enum DpoPairLayout {
+    DPO_PAIRS_CONCATENATED = 0, // (i, pairs + i)
+    DPO_PAIRS_INTERLEAVED = 1,  // (2i, 2i + 1)
+    DPO_PAIRS_INDEXED = 2       // (chosen[i], rejected[i])
+};
+
+// Kinds of trouble that only the device can see; positions in DpoFindings and DpoStatus.
+enum DpoTrouble {
+    DPO_BAD_LABEL = 0,      // index of the row
+    DPO_NONFINITE_ROW = 1,  // index of the row
+    DPO_EMPTY_SEQUENCE = 2, // index of the sequence
+    DPO_BAD_CU_SEQLENS = 3, // index of the entry
+    DPO_BAD_PAIR = 4,       // index of the pair
+    DPO_TROUBLES = 5
+};
+
+// The first place of each kind of trouble, or DPO_NO_TROUBLE.
+#define DPO_NO_TROUBLE 0xffffffffu
+struct DpoStatus {
+    unsigned int first[DPO_TROUBLES];
+};
+
+// Figures of a batch.
+struct DpoMetrics {
+    float loss;            // sum of pair losses / normalizer
+    float chosen_reward;   // mean
+    float rejected_reward; // mean
+    float margin;          // mean
+    float accuracy;        // share of pairs with chosen reward > rejected reward
+};
+
+// Rows, labels and sequences.
+struct DpoBatch {
+    DPO_DEVICE(const void) labels;    // [rows], 4 or 8 bytes each
+    DPO_DEVICE(const int) cu_seqlens; // [sequences + 1], or null: padded
+    long long row_stride;             // elements from row to row
+    long long ignore_index;
+    unsigned int rows;
+    unsigned int vocab;
+    unsigned int sequences;
+    unsigned int sequence_len; // rows per padded sequence
+    unsigned int label_bytes;  // 4 or 8
+    unsigned int next_token;   // row t predicts labels[t + 1]
+};
+
+// A loss over pairs: parameters, what it reads besides logps, and where its results go.
+struct DpoPairLoss {
+    DPO_DEVICE(const float) ref_logps; // [sequences], or null: reference-free
+    DPO_DEVICE(const int) chosen;      // [pairs], indexed layout only
+    DPO_DEVICE(const int) rejected;    // [pairs], indexed layout only
+    DPO_DEVICE(float) pair_losses;      // [pairs]
+    DPO_DEVICE(float) chosen_rewards;   // [pairs]
+    DPO_DEVICE(float) rejected_rewards; // [pairs]
+    DPO_DEVICE(float) margins;          // [pairs]
+    DPO_DEVICE(float) coef;             // [sequences]
+    DPO_DEVICE(struct DpoMetrics) metrics;
+    unsigned int pairs; // 0: log-probs only
+    unsigned int pair_layout;
+    unsigned int length_normalized;
+    float beta;
+    float label_smoothing;
+    float normalizer;
+};
+
+// What blocks leave for the last of them; all zero between launches.
+struct DpoProgress {
+    unsigned int rows_done;
+    unsigned int worst[DPO_TROUBLES]; // ~index of the first offender: 0 is none, and a maximum finds the first
+};
+
+// Floors 1 and 2 in one launch: one block per row.
+struct DpoForward {
+    struct DpoBatch batch;
+    DPO_DEVICE(const void) logits;              // [rows, vocab]
+    DPO_DEVICE(float) token_logps;              // [rows]
+    DPO_DEVICE(float) logsumexp;                // [rows], or null
+    DPO_DEVICE(float) logsumexp_residual;       // [rows], or null
+    DPO_DEVICE(float) logps;                    // [sequences]
+    DPO_DEVICE(unsigned int) scored;            // [sequences]
+    DPO_DEVICE(unsigned int) sequence_rows_done; // [sequences], zero between launches
+    DPO_DEVICE(struct DpoProgress) progress;
+    DPO_DEVICE(struct DpoStatus) status;
+    struct DpoPairLoss loss;
+};
+
+// Floor 2 alone: one block.
+struct DpoPairLossAlone {
+    DPO_DEVICE(const float) logps;          // [sequences]
+    DPO_DEVICE(const unsigned int) lengths; // [sequences], or null unless length-normalised
+    DPO_DEVICE(struct DpoStatus) status;
+    struct DpoPairLoss loss;
+    unsigned int sequences;
+};
+
+// Floor 3: one block per row.
+struct DpoBackward {
+    struct DpoBatch batch;
+    DPO_DEVICE(const void) logits;              // [rows, vocab]
+    DPO_DEVICE(void) dlogits;                   // the same, or another buffer of the same shape and stride
+    DPO_DEVICE(const float) logsumexp;          // [rows]
+    DPO_DEVICE(const float) logsumexp_residual; // [rows], or null
+    DPO_DEVICE(const float) coef;               // [sequences]
+    DPO_DEVICE(const float) upstream;           // a scalar, or null: 1
+    float upstream_scale;
+};
+
+#endif

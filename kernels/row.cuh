@@ -1,0 +1,93 @@
+// A row of logits, read and written 16 aligned bytes at a time wherever it starts.
+//
+// With an odd vocabulary or stride, rows start at any multiple of the element size. Whichever phase that is, vector
+// `j` holds elements `j * width ...` counted from an origin, so the order of a sum does not depend on the phase.
+#pragma once
+
+#include "dtypes.cuh"
+
+// Bytes past the last 16-byte boundary.
+__device__ inline u32 phase_of(const void *address) { return u32(u64(address)) & 15u; }
+
+// Logits are touched once by each pass, so they should be the first to leave the caches.
+__device__ inline Vector load_streaming(const void *address) {
+    const uint4 v = __ldcs(static_cast<const uint4 *>(address));
+    return {{v.x, v.y, v.z, v.w}};
+}
+
+__device__ inline void store_streaming(void *address, const Vector &v) {
+    __stcs(static_cast<uint4 *>(address), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
+}
+
+// The 16 bytes at any address, out of the two aligned vectors they straddle. The second is the neighbour thread's
+// first, so it comes from L1: hence no streaming hint.
+__device__ inline Vector load_straddling(const char *address) {
+    const u32 phase = phase_of(address);
+    const Vector *aligned = reinterpret_cast<const Vector *>(address - phase);
+    const Vector low = aligned[0], high = aligned[1];
+    u32 w[8];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        w[i] = low.word[i];
+        w[i + 4] = high.word[i];
+    }
+    // Whole words first, by selects: an index only known at run time would push the array out of registers.
+    if (phase & 8u) {
+#pragma unroll
+        for (int i = 0; i < 6; ++i) w[i] = w[i + 2];
+    }
+    if (phase & 4u) {
+#pragma unroll
+        for (int i = 0; i < 5; ++i) w[i] = w[i + 1];
+    }
+    const u32 bits = (phase & 3u) * 8u;
+    Vector v;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v.word[i] = __funnelshift_r(w[i], w[i + 1], bits);
+    return v;
+}
+
+// Vectors over a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
+// `first(j) = j * width - lead`; those outside the row do not exist. Element numbers are unsigned, so that one before
+// the row is a large one.
+template <class Logit> struct RowVectors {
+    typedef typename Logit::Storage Storage;
+
+    const Storage *origin; // element -lead
+    u32 vocab;
+    u32 lead;
+    bool straddling;
+    int interior_begin, interior_end; // vectors whose every access stays inside the row
+
+    // `lead` is below the width.
+    __device__ RowVectors(const Storage *row, u32 vocab, u32 lead) : origin(row - lead), vocab(vocab), lead(lead) {
+        const u32 width = kWidth<Logit>;
+        // Elements between a vector's first and the boundary below it: the same for every vector of the row.
+        const u32 before = phase_of(origin) / u32(sizeof(Storage));
+        straddling = before != 0;
+        const u32 after = straddling ? width - before : 0;
+        interior_begin = int((lead + before + width - 1) / width);
+        interior_end = vocab + lead > after ? int((vocab + lead - after) / width) : 0;
+    }
+
+    __device__ int count() const { return int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>); }
+    __device__ u32 first(int j) const { return u32(j) * kWidth<Logit> - lead; }
+    __device__ bool contains(u32 element) const { return element < vocab; }
+    __device__ bool interior(int begin, int end) const { return begin >= interior_begin && end <= interior_end; }
+
+    template <bool kStraddling> __device__ Vector load(int j) const {
+        const char *address = reinterpret_cast<const char *>(origin + i64(j) * kWidth<Logit>);
+        return kStraddling ? load_straddling(address) : load_streaming(address);
+    }
+
+    // A vector at the row's edge, element by element; what lies outside is -infinity, which adds nothing to a sum.
+    __device__ Vector load_edge(int j) const {
+        float values[kWidth<Logit>];
+#pragma unroll
+        for (int e = 0; e < kWidth<Logit>; ++e) {
+            const Storage *element = origin + i64(j) * kWidth<Logit> + e;
+            values[e] = contains(first(j) + e) ? Logit::widen_one(*element) : -infinity();
+        }
+        return narrow<Logit>(values);
+    }
+};

@@ -1,0 +1,88 @@
+// Log-softmax of one row by one block, reading it once.
+#pragma once
+
+#include "reduce.cuh"
+#include "row.cuh"
+
+constexpr float kLog2e = 1.4426950408889634f;
+
+__device__ inline float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// sum exp(x - reference) over the elements seen so far, with the reference at their maximum.
+//
+// x - reference is taken before the multiplication by log2(e): near the maximum the difference is exact, so logits of
+// size 1e4 lose nothing. The reference is kept finite; then +infinity gives an infinite sum, -infinity adds exactly 0,
+// a NaN stays one, and a row of the lowest finite value is still right, all without a branch.
+struct OnlineSum {
+    float reference = -kMaxFloat;
+    float sum = 0.0f;
+
+    __device__ void raise_reference(float candidate) {
+        const float raised = fminf(fmaxf(reference, candidate), kMaxFloat);
+        sum *= exp2_approx((reference - raised) * kLog2e);
+        reference = raised;
+    }
+
+    __device__ float term(float x) const { return exp2_approx((x - reference) * kLog2e); }
+
+    __device__ void merge(OnlineSum other) {
+        raise_reference(other.reference);
+        sum += other.sum * exp2_approx((other.reference - reference) * kLog2e);
+    }
+
+    // Elements of `kVectors` vectors at once: one rescaling serves them all.
+    template <class Logit, int kVectors> __device__ void add(const Vector (&vectors)[kVectors]) {
+        float x[kVectors][kWidth<Logit>];
+        float maximum = -kMaxFloat;
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+            widen<Logit>(vectors[v], x[v]);
+#pragma unroll
+            for (int e = 0; e < kWidth<Logit>; ++e) maximum = fmaxf(maximum, x[v][e]);
+        }
+        raise_reference(maximum);
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+            float partial = term(x[v][0]);
+#pragma unroll
+            for (int e = 1; e < kWidth<Logit>; ++e) partial += term(x[v][e]);
+            sum += partial;
+        }
+    }
+};
+
+// Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
+constexpr int kInFlight = 4;
+
+template <class Logit, bool kStraddling>
+__device__ OnlineSum sum_own_vectors(const RowVectors<Logit> &vectors) {
+    OnlineSum own;
+    const int threads = blockDim.x, count = vectors.count();
+    for (int j = threadIdx.x; j < count; j += kInFlight * threads) {
+        Vector group[kInFlight];
+        // The same elements in the same places on both paths, hence the same bits in the sum.
+        if (vectors.interior(j, j + (kInFlight - 1) * threads + 1)) {
+#pragma unroll
+            for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * threads);
+        } else {
+#pragma unroll
+            for (int k = 0; k < kInFlight; ++k) group[k] = vectors.load_edge(j + k * threads);
+        }
+        own.template add<Logit>(group);
+    }
+    return own;
+}
+
+// The whole row's sum, in thread 0. Element e belongs to thread (e / width) % blockDim whatever the row's address, so
+// the bits depend on the vocabulary, the dtype and the block size alone.
+template <class Logit> __device__ OnlineSum softmax_sum(const typename Logit::Storage *row, u32 vocab) {
+    __shared__ OnlineSum partials[kMaxWarps];
+    const RowVectors<Logit> vectors(row, vocab, 0);
+    const OnlineSum own = vectors.straddling ? sum_own_vectors<Logit, true>(vectors)
+                                             : sum_own_vectors<Logit, false>(vectors);
+    return reduce_block(own, partials);
+}

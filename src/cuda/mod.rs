@@ -1,0 +1,24 @@
+//! The CUDA backend, from the outside in:
+//!
+//! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
+//! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
+//! - [`plan`]: from shapes and device addresses to launches, without a device;
+//! - [`images`]: what build.rs compiled.
+//!
+//! A missing driver, device or kernel image is an [`Error`], never a panic. Nothing in a launch allocates, copies or
+//! synchronises, and everything is asynchronous on the caller's stream.
+
+pub mod images;
+#[allow(missing_docs, rustdoc::broken_intra_doc_links)] // generated
+pub mod params;
+pub mod plan;
+
+mod device;
+mod pass;
+
+pub use cudarc::driver::sys::CUstream;
+pub use device::{Kernels, context, device_count};
+pub use pass::{DeviceLabels, DpoPass};
+
+#[cfg(doc)]
+use crate::Error;

@@ -1,0 +1,362 @@
+//! The convenience over cudarc: one batch shape on one stream, with outputs and workspace allocated once.
+
+use std::mem;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+
+use super::device::{Kernels, driver};
+use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus};
+use super::plan::{
+    self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
+};
+use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status};
+use crate::error::{Error, Result};
+use crate::loss::PairLoss;
+
+/// Labels in device memory, one per row.
+#[derive(Debug, Clone, Copy)]
+pub enum DeviceLabels<'a> {
+    /// 32-bit labels.
+    I32(&'a CudaSlice<i32>),
+    /// 64-bit labels.
+    I64(&'a CudaSlice<i64>),
+}
+
+/// Forward and backward passes over batches of one shape.
+///
+/// Everything a pass needs is allocated by [`DpoPass::new`]; the passes themselves only launch. Results stay on the
+/// device until [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs) fetches them.
+#[derive(Debug)]
+pub struct DpoPass {
+    kernels: Arc<Kernels>,
+    stream: Arc<CudaStream>,
+    batch: DeviceBatch,
+    out: LogpsBuffers,
+    pairs: PairBuffers,
+    workspace: DeviceAddress,
+    /// What the addresses above point into, by element type.
+    floats: Floats,
+    words: Words,
+    _indices: Vec<CudaSlice<i32>>,
+}
+
+#[derive(Debug)]
+struct Floats {
+    logps: CudaSlice<f32>,
+    token_logps: CudaSlice<f32>,
+    logsumexp: CudaSlice<f32>,
+    logsumexp_residual: CudaSlice<f32>,
+    pair_losses: CudaSlice<f32>,
+    chosen_rewards: CudaSlice<f32>,
+    rejected_rewards: CudaSlice<f32>,
+    margins: CudaSlice<f32>,
+    coef: CudaSlice<f32>,
+    metrics: CudaSlice<f32>,
+}
+
+#[derive(Debug)]
+struct Words {
+    scored: CudaSlice<u32>,
+    status: CudaSlice<u32>,
+    _workspace: CudaSlice<u32>,
+}
+
+impl DpoPass {
+    /// Checks the batch, copies its index arrays to the device and allocates outputs and workspace: about 16 bytes a
+    /// row and 12 a sequence.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Batch::validate`](crate::Batch::validate), and [`Error::Driver`].
+    pub fn new(kernels: &Arc<Kernels>, stream: &Arc<CudaStream>, batch: &HostBatch<'_>) -> Result<Self> {
+        batch.validate()?;
+        let mut indices = Vec::new();
+        let device_batch = batch.try_map_indices(|array| {
+            let copy = driver("cuMemcpyHtoDAsync", stream.clone_htod(array))?;
+            let address = copy.device_ptr(stream).0;
+            indices.push(copy);
+            Ok(DeviceArray { address, len: array.len() })
+        })?;
+        let (rows, sequences, pairs) = (batch.rows(), batch.sequences.count(), batch.pair_count());
+        // An allocation of no bytes is an error to the driver; without pairs these stay unused.
+        let floats = |len: usize| driver("cuMemAlloc", stream.alloc_zeros::<f32>(len.max(1)));
+        let words = |len: usize| driver("cuMemAlloc", stream.alloc_zeros::<u32>(len));
+        let floats = Floats {
+            logps: floats(sequences)?,
+            token_logps: floats(rows)?,
+            logsumexp: floats(rows)?,
+            logsumexp_residual: floats(rows)?,
+            pair_losses: floats(pairs)?,
+            chosen_rewards: floats(pairs)?,
+            rejected_rewards: floats(pairs)?,
+            margins: floats(pairs)?,
+            coef: floats(sequences)?,
+            metrics: floats(mem::size_of::<DpoMetrics>() / 4)?,
+        };
+        let words = Words {
+            scored: words(sequences)?,
+            status: words(mem::size_of::<DpoStatus>() / 4)?,
+            _workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
+        };
+        // These buffers live on one stream, so cudarc's tracking between streams has nothing to do here.
+        let float = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
+        let word = |slice: &CudaSlice<u32>| slice.device_ptr(stream).0;
+        Ok(DpoPass {
+            kernels: kernels.clone(),
+            stream: stream.clone(),
+            batch: device_batch,
+            out: LogpsBuffers {
+                logps: float(&floats.logps),
+                scored: Some(word(&words.scored)),
+                token_logps: Some(float(&floats.token_logps)),
+                logsumexp: Some(float(&floats.logsumexp)),
+                logsumexp_residual: Some(float(&floats.logsumexp_residual)),
+                status: word(&words.status),
+            },
+            pairs: PairBuffers {
+                ref_logps: None,
+                pair_losses: float(&floats.pair_losses),
+                chosen_rewards: float(&floats.chosen_rewards),
+                rejected_rewards: float(&floats.rejected_rewards),
+                margins: float(&floats.margins),
+                coef: float(&floats.coef),
+                metrics: float(&floats.metrics),
+            },
+            workspace: word(&words._workspace),
+            floats,
+            words,
+            _indices: indices,
+        })
+    }
+
+    /// Floor 1 alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    pub fn logps<T: Logit>(&mut self, logits: &impl DevicePtr<T>, labels: DeviceLabels<'_>) -> Result<()> {
+        self.launch_forward(logits, labels, None)
+    }
+
+    /// Floors 1 and 2: log-probs, then `loss` over the pairs, against `ref_logps` `[S]` or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers of the wrong length, [`Error::Value`] for a batch without pairs,
+    /// [`Error::Driver`].
+    pub fn forward<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        ref_logps: Option<&CudaSlice<f32>>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        let stream = self.stream.clone();
+        if let Some(found) = ref_logps {
+            Error::check_len("ref_logps", "[sequences]", self.batch.sequences.count(), found.len())?;
+        }
+        let guarded = ref_logps.map(|slice| slice.device_ptr(&stream));
+        let buffers = PairBuffers { ref_logps: guarded.as_ref().map(|(address, _)| *address), ..self.pairs };
+        self.launch_forward(logits, labels, Some((loss, &buffers)))
+    }
+
+    fn launch_forward<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        loss: Option<(&PairLoss, &PairBuffers)>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        let (address, _guard) = logits.device_ptr(&self.stream);
+        self.with_labels(labels, |label_type, labels| {
+            let inputs = Inputs { dtype: T::DTYPE, logits: address, label_type, labels };
+            self.launch(&plan::forward(&self.batch, &inputs, &self.out, loss, self.workspace)?)
+        })
+    }
+
+    /// Floor 3 into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s
+    /// loss, times `upstream` (a scalar on the device, or none) and `upstream_scale`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    pub fn backward<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+        dlogits: &mut impl DevicePtrMut<T>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        self.check_logits("dlogits", dlogits.len())?;
+        let stream = self.stream.clone();
+        let (from, _guard) = logits.device_ptr(&stream);
+        let (to, _guard_mut) = dlogits.device_ptr_mut(&stream);
+        self.launch_backward::<T>(from, to, labels, upstream, upstream_scale)
+    }
+
+    /// Floor 3 over the logits themselves, which become the gradient; otherwise as [`backward`](Self::backward).
+    ///
+    /// # Errors
+    ///
+    /// As [`backward`](Self::backward).
+    pub fn backward_in_place<T: Logit>(
+        &mut self,
+        logits: &mut impl DevicePtrMut<T>,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        let stream = self.stream.clone();
+        let (address, _guard) = logits.device_ptr_mut(&stream);
+        self.launch_backward::<T>(address, address, labels, upstream, upstream_scale)
+    }
+
+    fn launch_backward<T: Logit>(
+        &mut self,
+        logits: DeviceAddress,
+        dlogits: DeviceAddress,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+    ) -> Result<()> {
+        let guarded = upstream.map(|slice| slice.device_ptr(&self.stream));
+        let buffers = GradientBuffers {
+            logsumexp: self.floats.logsumexp.device_ptr(&self.stream).0,
+            logsumexp_residual: self.out.logsumexp_residual,
+            coef: self.pairs.coef,
+            upstream: guarded.as_ref().map(|(address, _)| *address),
+            upstream_scale,
+            dlogits,
+        };
+        self.with_labels(labels, |label_type, labels| {
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            self.launch(&plan::backward(&self.batch, &inputs, &buffers)?)
+        })
+    }
+
+    /// Hands the labels' type and address to `f`, and keeps them for as long as it runs.
+    fn with_labels<R>(
+        &self,
+        labels: DeviceLabels<'_>,
+        f: impl FnOnce(LabelType, DeviceAddress) -> Result<R>,
+    ) -> Result<R> {
+        let check = |found| Error::check_len("labels", "[rows]", self.batch.rows(), found);
+        match labels {
+            DeviceLabels::I32(slice) => {
+                check(slice.len())?;
+                let (address, _guard) = slice.device_ptr(&self.stream);
+                f(LabelType::I32, address)
+            }
+            DeviceLabels::I64(slice) => {
+                check(slice.len())?;
+                let (address, _guard) = slice.device_ptr(&self.stream);
+                f(LabelType::I64, address)
+            }
+        }
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        driver("cuCtxSetCurrent", self.stream.context().bind_to_thread())?;
+        // SAFETY: the plan was made for buffers of this value, all of the sizes that the batch asks for, and for
+        // slices whose lengths were checked; all are on this stream, so a launch has them to itself.
+        unsafe { self.kernels.launch(launch, self.stream.cu_stream()) }
+    }
+
+    fn check_logits(&self, argument: &'static str, found: usize) -> Result<()> {
+        let expected = self.batch.logits_len();
+        if found >= expected {
+            return Ok(());
+        }
+        let shape = "[rows, vocab] of rows row_stride apart, or more";
+        Err(Error::Length { argument, shape, expected, found })
+    }
+
+    /// `[S]` log-probs, on the device.
+    pub fn device_logps(&self) -> &CudaSlice<f32> {
+        &self.floats.logps
+    }
+
+    /// `[S]` coefficients c_s, on the device. Write your own here, and [`backward`](Self::backward) uses them.
+    pub fn device_coef(&mut self) -> &mut CudaSlice<f32> {
+        &mut self.floats.coef
+    }
+
+    /// Loss, chosen reward, rejected reward, margin and accuracy, on the device.
+    pub fn device_metrics(&self) -> &CudaSlice<f32> {
+        &self.floats.metrics
+    }
+
+    /// Waits for the stream and copies floor 1's results to the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn read_logps(&self) -> Result<Logps<f32>> {
+        Ok(Logps {
+            logps: self.read(&self.floats.logps)?,
+            scored: self.read(&self.words.scored)?,
+            token_logps: self.read(&self.floats.token_logps)?,
+            logsumexp: self.read(&self.floats.logsumexp)?,
+            logsumexp_residual: self.read(&self.floats.logsumexp_residual)?,
+            status: self.read_status()?,
+        })
+    }
+
+    /// Waits for the stream and copies floor 2's results to the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn read_pairs(&self) -> Result<PairOutputs<f32>> {
+        let pairs = self.batch.pair_count();
+        let per_pair = |slice| {
+            let mut values = self.read(slice)?;
+            values.truncate(pairs);
+            Ok::<_, Error>(values)
+        };
+        let metrics = self.read(&self.floats.metrics)?;
+        Ok(PairOutputs {
+            metrics: Metrics {
+                loss: metrics[0],
+                chosen_reward: metrics[1],
+                rejected_reward: metrics[2],
+                margin: metrics[3],
+                accuracy: metrics[4],
+            },
+            pair_losses: per_pair(&self.floats.pair_losses)?,
+            chosen_rewards: per_pair(&self.floats.chosen_rewards)?,
+            rejected_rewards: per_pair(&self.floats.rejected_rewards)?,
+            margins: per_pair(&self.floats.margins)?,
+            coef: self.read(&self.floats.coef)?,
+        })
+    }
+
+    /// Waits for the stream and fetches what the last forward pass found in its data.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn read_status(&self) -> Result<Status> {
+        let words = self.read(&self.words.status)?;
+        let mut status = DpoStatus::default();
+        status.first.copy_from_slice(&words);
+        Ok(status.into())
+    }
+
+    fn read<T: cudarc::driver::DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
+        driver("cuMemcpyDtoHAsync", self.stream.clone_dtoh(slice))
+    }
+}
+
+impl From<DpoStatus> for Status {
+    /// From the kernels' word to the host's.
+    fn from(status: DpoStatus) -> Self {
+        let [bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair]: [_; DPO_TROUBLES as usize] =
+            status.first.map(|index| (index != DPO_NO_TROUBLE).then_some(index as usize));
+        Status { bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair }
+    }
+}

@@ -1,0 +1,408 @@
+//! From shapes and addresses to launches: kernel, grid, block, argument struct. Pure; nothing here touches a device,
+//! and no arithmetic about grids is anywhere else.
+//!
+//! The addresses are the caller's word: a plan checks that they are there, aligned and consistent, not what they
+//! point to.
+
+use std::mem::size_of;
+
+use super::params::{
+    DPO_PAIRS_CONCATENATED, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoBatch, DpoForward,
+    DpoPairLayout, DpoPairLoss, DpoPairLossAlone, DpoProgress,
+};
+use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
+use crate::error::{Error, Result};
+use crate::loss::PairLoss;
+
+/// An address in device memory (`CUdeviceptr`).
+pub type DeviceAddress = u64;
+
+/// An index array (i32) in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceArray {
+    /// Where it starts.
+    pub address: DeviceAddress,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl IndexArray for DeviceArray {
+    fn count(&self) -> usize {
+        self.len
+    }
+}
+
+/// A batch whose index arrays are in device memory.
+///
+/// Their entries are checked by the kernels, and trouble is reported in the status.
+pub type DeviceBatch = Batch<DeviceArray>;
+
+/// What floors 1 and 3 read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inputs {
+    /// Element type of the logits.
+    pub dtype: DType,
+    /// `[rows, vocab]`, aligned to the element type.
+    pub logits: DeviceAddress,
+    /// Element type of the labels.
+    pub label_type: LabelType,
+    /// `[rows]`, aligned to the element type.
+    pub labels: DeviceAddress,
+}
+
+/// Where floor 1 writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogpsBuffers {
+    /// `[S]` f32.
+    pub logps: DeviceAddress,
+    /// `[S]` u32: numbers of scored rows.
+    pub scored: Option<DeviceAddress>,
+    /// `[rows]` f32.
+    pub token_logps: Option<DeviceAddress>,
+    /// `[rows]` f32; needed by floor 3.
+    pub logsumexp: Option<DeviceAddress>,
+    /// `[rows]` f32; makes floor 3 exact where |logsumexp| is large.
+    pub logsumexp_residual: Option<DeviceAddress>,
+    /// One [`DpoStatus`](super::params::DpoStatus).
+    pub status: DeviceAddress,
+}
+
+/// What floor 2 reads besides log-probs, and where it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PairBuffers {
+    /// `[S]` f32; `None` is reference-free, as if all were 0.
+    pub ref_logps: Option<DeviceAddress>,
+    /// `[N]` f32.
+    pub pair_losses: DeviceAddress,
+    /// `[N]` f32.
+    pub chosen_rewards: DeviceAddress,
+    /// `[N]` f32.
+    pub rejected_rewards: DeviceAddress,
+    /// `[N]` f32.
+    pub margins: DeviceAddress,
+    /// `[S]` f32.
+    pub coef: DeviceAddress,
+    /// One [`DpoMetrics`](super::params::DpoMetrics); the loss is its first field.
+    pub metrics: DeviceAddress,
+}
+
+/// What floor 3 reads besides logits and labels, and where it writes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GradientBuffers {
+    /// `[rows]` f32, of floor 1.
+    pub logsumexp: DeviceAddress,
+    /// `[rows]` f32, of floor 1.
+    pub logsumexp_residual: Option<DeviceAddress>,
+    /// `[S]` f32: ∂loss/∂logp of each sequence.
+    pub coef: DeviceAddress,
+    /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
+    pub upstream: Option<DeviceAddress>,
+    /// The same where the host knows it; both multiply.
+    pub upstream_scale: f32,
+    /// `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it.
+    pub dlogits: DeviceAddress,
+}
+
+/// The argument struct of a launch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arguments {
+    /// Floors 1 and 2.
+    Forward(DpoForward),
+    /// Floor 2 alone.
+    PairLoss(DpoPairLossAlone),
+    /// Floor 3.
+    Backward(DpoBackward),
+}
+
+impl Arguments {
+    /// The struct's bytes, as the kernel's one parameter.
+    pub fn as_bytes(&self) -> &[u8] {
+        fn bytes<T>(value: &T) -> &[u8] {
+            // SAFETY: the argument structs are plain C structs; padding, if any, is at worst copied.
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+        }
+        match self {
+            Arguments::Forward(params) => bytes(params),
+            Arguments::PairLoss(params) => bytes(params),
+            Arguments::Backward(params) => bytes(params),
+        }
+    }
+}
+
+/// One kernel launch. Grids and blocks are one-dimensional; no kernel takes dynamic shared memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Launch {
+    /// Image that holds the kernel.
+    pub unit: &'static str,
+    /// Entry point.
+    pub kernel: &'static str,
+    /// Blocks.
+    pub grid: u32,
+    /// Threads per block, a multiple of 32.
+    pub block: u32,
+    /// The kernel's one parameter.
+    pub arguments: Arguments,
+}
+
+/// Every (unit, entry point), in the order in which they are loaded.
+pub const KERNELS: [(&str, &str); 7] = [
+    ("forward", "dpo_forward_f32"),
+    ("forward", "dpo_forward_f16"),
+    ("forward", "dpo_forward_bf16"),
+    ("pair_loss", "dpo_pair_loss"),
+    ("backward", "dpo_backward_f32"),
+    ("backward", "dpo_backward_f16"),
+    ("backward", "dpo_backward_bf16"),
+];
+
+/// Threads that share a row. The only tuning there is: it fixes the order of a row's sum, so it may depend on the
+/// vocabulary, the dtype and the architecture, and on nothing else.
+///
+/// 16-byte vectors in the row → threads: about eight vectors a thread where the row has them, so that two rounds of
+/// four loads are in flight, up to 512 threads, of which two blocks or more fit on a multiprocessor.
+pub fn row_threads(vocab: usize, dtype: DType) -> u32 {
+    let vectors = (vocab * dtype.size()).div_ceil(16);
+    match vectors {
+        0..512 => 32,
+        512..1024 => 64,
+        1024..2048 => 128,
+        2048..4096 => 256,
+        _ => 512,
+    }
+}
+
+/// Threads of the single block of floor 2 alone.
+const PAIR_LOSS_THREADS: u32 = 512;
+
+/// The workspace of a forward launch: completion counters first, then what the caller did not ask for but the kernel
+/// needs to pass on between blocks.
+struct Workspace {
+    sequence_rows_done: u64,
+    token_logps: u64,
+    scored: u64,
+    bytes: u64,
+}
+
+impl Workspace {
+    fn of<A: IndexArray>(batch: &Batch<A>) -> Self {
+        let (rows, sequences) = (batch.rows() as u64, batch.sequences.count() as u64);
+        let sequence_rows_done = size_of::<DpoProgress>() as u64;
+        let token_logps = sequence_rows_done + 4 * sequences;
+        let scored = token_logps + 4 * rows;
+        Workspace { sequence_rows_done, token_logps, scored, bytes: scored + 4 * sequences }
+    }
+}
+
+/// Bytes of workspace that [`forward`] needs, aligned to 4.
+///
+/// Zero it once, after allocation; every launch leaves it ready for the next, so a captured graph replays.
+///
+/// # Errors
+///
+/// Those of [`Batch::validate_shape`].
+pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
+    batch.validate_shape()?;
+    Ok(Workspace::of(batch).bytes as usize)
+}
+
+/// Floors 1 and 2 in one launch; without `loss`, floor 1 alone.
+///
+/// # Errors
+///
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
+/// without pairs.
+pub fn forward(
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<(&PairLoss, &PairBuffers)>,
+    workspace: DeviceAddress,
+) -> Result<Launch> {
+    let sequences = batch.sequences.count();
+    let kernel_batch = kernel_batch(batch, inputs)?;
+    let offsets = Workspace::of(batch);
+    let workspace = address("workspace", 4, workspace)?;
+    let kernel_loss = match loss {
+        Some((loss, buffers)) => {
+            // The kernel counts the lengths itself.
+            loss.check_inputs(&batch.pairs, sequences, None, Some(sequences))?;
+            kernel_loss(&batch.pairs, sequences, loss, buffers)?
+        }
+        None => DpoPairLoss::default(),
+    };
+    let params = DpoForward {
+        batch: kernel_batch,
+        logits: address("logits", inputs.dtype.size(), inputs.logits)?,
+        token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
+        logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
+        logsumexp_residual: optional("logsumexp_residual", out.logsumexp_residual)?.unwrap_or(0),
+        logps: address("logps", 4, out.logps)?,
+        scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
+        sequence_rows_done: workspace + offsets.sequence_rows_done,
+        progress: workspace,
+        status: address("status", 4, out.status)?,
+        loss: kernel_loss,
+    };
+    Ok(Launch {
+        unit: "forward",
+        kernel: match inputs.dtype {
+            DType::F32 => "dpo_forward_f32",
+            DType::F16 => "dpo_forward_f16",
+            DType::BF16 => "dpo_forward_bf16",
+        },
+        grid: kernel_batch.rows,
+        block: row_threads(batch.vocab, inputs.dtype),
+        arguments: Arguments::Forward(params),
+    })
+}
+
+/// Floor 2 alone, on log-probs that are already there.
+///
+/// `lengths`, `[S]` u32, is what a length-normalised loss divides by: usually floor 1's numbers of scored rows.
+///
+/// # Errors
+///
+/// [`Error::Missing`] for a length-normalised loss without lengths; otherwise as [`forward`].
+pub fn pair_loss(
+    pairs: &Pairs<DeviceArray>,
+    sequences: usize,
+    logps: DeviceAddress,
+    lengths: Option<DeviceAddress>,
+    loss: &PairLoss,
+    buffers: &PairBuffers,
+    status: DeviceAddress,
+) -> Result<Launch> {
+    // One row a sequence: the shape checks of a batch, without its rows.
+    let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
+    shape.validate_shape()?;
+    loss.check_inputs(pairs, sequences, None, lengths.map(|_| sequences))?;
+    let params = DpoPairLossAlone {
+        logps: address("logps", 4, logps)?,
+        lengths: optional("lengths", lengths)?.unwrap_or(0),
+        status: address("status", 4, status)?,
+        loss: kernel_loss(pairs, sequences, loss, buffers)?,
+        sequences: sequences as u32,
+    };
+    Ok(Launch {
+        unit: "pair_loss",
+        kernel: "dpo_pair_loss",
+        grid: 1,
+        block: PAIR_LOSS_THREADS,
+        arguments: Arguments::PairLoss(params),
+    })
+}
+
+/// Floor 3 in one launch.
+///
+/// # Errors
+///
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a gradient buffer
+/// that overlaps the logits without being the same.
+pub fn backward(batch: &DeviceBatch, inputs: &Inputs, buffers: &GradientBuffers) -> Result<Launch> {
+    let kernel_batch = kernel_batch(batch, inputs)?;
+    let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
+    let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
+    let bytes = (batch.logits_len() * inputs.dtype.size()) as u64;
+    if dlogits != logits && dlogits.abs_diff(logits) < bytes {
+        return Err(Error::value(
+            "dlogits",
+            format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away"),
+            format!("{dlogits:#x}"),
+        ));
+    }
+    let params = DpoBackward {
+        batch: kernel_batch,
+        logits,
+        dlogits,
+        logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
+        logsumexp_residual: optional("logsumexp_residual", buffers.logsumexp_residual)?.unwrap_or(0),
+        coef: address("coef", 4, buffers.coef)?,
+        upstream: optional("upstream", buffers.upstream)?.unwrap_or(0),
+        upstream_scale: buffers.upstream_scale,
+    };
+    Ok(Launch {
+        unit: "backward",
+        kernel: match inputs.dtype {
+            DType::F32 => "dpo_backward_f32",
+            DType::F16 => "dpo_backward_f16",
+            DType::BF16 => "dpo_backward_bf16",
+        },
+        grid: kernel_batch.rows,
+        block: row_threads(batch.vocab, inputs.dtype),
+        arguments: Arguments::Backward(params),
+    })
+}
+
+/// A checked batch in the kernels' terms. Counts fit: `validate_shape` bounds them by 2³¹.
+fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
+    batch.validate_shape()?;
+    let label_bytes = match inputs.label_type {
+        LabelType::I32 => 4,
+        LabelType::I64 => 8,
+    };
+    let (cu_seqlens, sequence_len) = match batch.sequences {
+        Sequences::Padded { len, .. } => (0, len as u32),
+        Sequences::Packed { cu_seqlens, .. } => (address("cu_seqlens", 4, cu_seqlens.address)?, 0),
+    };
+    Ok(DpoBatch {
+        labels: address("labels", label_bytes, inputs.labels)?,
+        cu_seqlens,
+        row_stride: batch.row_stride as i64,
+        ignore_index: batch.ignore_index,
+        rows: batch.rows() as u32,
+        vocab: batch.vocab as u32,
+        sequences: batch.sequences.count() as u32,
+        sequence_len,
+        label_bytes: label_bytes as u32,
+        next_token: u32::from(batch.label_alignment == LabelAlignment::NextToken),
+    })
+}
+
+fn kernel_loss(
+    pairs: &Pairs<DeviceArray>,
+    sequences: usize,
+    loss: &PairLoss,
+    buffers: &PairBuffers,
+) -> Result<DpoPairLoss> {
+    let count = pairs.count(sequences);
+    let (pair_layout, chosen, rejected): (DpoPairLayout, _, _) = match pairs {
+        Pairs::None | Pairs::Concatenated => (DPO_PAIRS_CONCATENATED, 0, 0),
+        Pairs::Interleaved => (DPO_PAIRS_INTERLEAVED, 0, 0),
+        Pairs::Indexed { chosen, rejected } => (
+            DPO_PAIRS_INDEXED,
+            address("chosen", 4, chosen.address)?,
+            address("rejected", 4, rejected.address)?,
+        ),
+    };
+    Ok(DpoPairLoss {
+        ref_logps: optional("ref_logps", buffers.ref_logps)?.unwrap_or(0),
+        chosen,
+        rejected,
+        pair_losses: address("pair_losses", 4, buffers.pair_losses)?,
+        chosen_rewards: address("chosen_rewards", 4, buffers.chosen_rewards)?,
+        rejected_rewards: address("rejected_rewards", 4, buffers.rejected_rewards)?,
+        margins: address("margins", 4, buffers.margins)?,
+        coef: address("coef", 4, buffers.coef)?,
+        metrics: address("metrics", 4, buffers.metrics)?,
+        pairs: count as u32,
+        pair_layout,
+        length_normalized: u32::from(loss.length_normalized()),
+        beta: loss.beta() as f32,
+        label_smoothing: loss.label_smoothing() as f32,
+        normalizer: loss.normalizer(count) as f32,
+    })
+}
+
+fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> Result<DeviceAddress> {
+    if address != 0 && address % alignment as u64 == 0 {
+        Ok(address)
+    } else {
+        let expected = format!("a device address aligned to {alignment} bytes");
+        Err(Error::value(argument, expected, format!("{address:#x}")))
+    }
+}
+
+/// Optional buffers all hold 4-byte elements.
+fn optional(argument: &'static str, given: Option<DeviceAddress>) -> Result<Option<DeviceAddress>> {
+    given.map(|given| address(argument, 4, given)).transpose()
+}
