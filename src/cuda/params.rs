@@ -31,7 +31,9 @@ pub struct DpoStatus {
 const _: () = {
     ["Size of DpoStatus"][::core::mem::size_of::<DpoStatus>() - 20usize];
     ["Alignment of DpoStatus"][::core::mem::align_of::<DpoStatus>() - 4usize];
-    ["Offset of field: DpoStatus::first"][::core::mem::offset_of!(DpoStatus, first) - 0usize];
+    [
+        "Offset of field: DpoStatus::first",
+    ][::core::mem::offset_of!(DpoStatus, first) - 0usize];
 };
 /// Figures of a batch.
 #[repr(C)]
@@ -52,13 +54,21 @@ pub struct DpoMetrics {
 const _: () = {
     ["Size of DpoMetrics"][::core::mem::size_of::<DpoMetrics>() - 20usize];
     ["Alignment of DpoMetrics"][::core::mem::align_of::<DpoMetrics>() - 4usize];
-    ["Offset of field: DpoMetrics::loss"][::core::mem::offset_of!(DpoMetrics, loss) - 0usize];
-    ["Offset of field: DpoMetrics::chosen_reward"]
-        [::core::mem::offset_of!(DpoMetrics, chosen_reward) - 4usize];
-    ["Offset of field: DpoMetrics::rejected_reward"]
-        [::core::mem::offset_of!(DpoMetrics, rejected_reward) - 8usize];
-    ["Offset of field: DpoMetrics::margin"][::core::mem::offset_of!(DpoMetrics, margin) - 12usize];
-    ["Offset of field: DpoMetrics::accuracy"][::core::mem::offset_of!(DpoMetrics, accuracy) - 16usize];
+    [
+        "Offset of field: DpoMetrics::loss",
+    ][::core::mem::offset_of!(DpoMetrics, loss) - 0usize];
+    [
+        "Offset of field: DpoMetrics::chosen_reward",
+    ][::core::mem::offset_of!(DpoMetrics, chosen_reward) - 4usize];
+    [
+        "Offset of field: DpoMetrics::rejected_reward",
+    ][::core::mem::offset_of!(DpoMetrics, rejected_reward) - 8usize];
+    [
+        "Offset of field: DpoMetrics::margin",
+    ][::core::mem::offset_of!(DpoMetrics, margin) - 12usize];
+    [
+        "Offset of field: DpoMetrics::accuracy",
+    ][::core::mem::offset_of!(DpoMetrics, accuracy) - 16usize];
 };
 /// Rows, labels and sequences.
 #[repr(C)]
@@ -85,16 +95,36 @@ pub struct DpoBatch {
 const _: () = {
     ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 56usize];
     ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
-    ["Offset of field: DpoBatch::labels"][::core::mem::offset_of!(DpoBatch, labels) - 0usize];
-    ["Offset of field: DpoBatch::cu_seqlens"][::core::mem::offset_of!(DpoBatch, cu_seqlens) - 8usize];
-    ["Offset of field: DpoBatch::row_stride"][::core::mem::offset_of!(DpoBatch, row_stride) - 16usize];
-    ["Offset of field: DpoBatch::ignore_index"][::core::mem::offset_of!(DpoBatch, ignore_index) - 24usize];
-    ["Offset of field: DpoBatch::rows"][::core::mem::offset_of!(DpoBatch, rows) - 32usize];
-    ["Offset of field: DpoBatch::vocab"][::core::mem::offset_of!(DpoBatch, vocab) - 36usize];
-    ["Offset of field: DpoBatch::sequences"][::core::mem::offset_of!(DpoBatch, sequences) - 40usize];
-    ["Offset of field: DpoBatch::sequence_len"][::core::mem::offset_of!(DpoBatch, sequence_len) - 44usize];
-    ["Offset of field: DpoBatch::label_bytes"][::core::mem::offset_of!(DpoBatch, label_bytes) - 48usize];
-    ["Offset of field: DpoBatch::next_token"][::core::mem::offset_of!(DpoBatch, next_token) - 52usize];
+    [
+        "Offset of field: DpoBatch::labels",
+    ][::core::mem::offset_of!(DpoBatch, labels) - 0usize];
+    [
+        "Offset of field: DpoBatch::cu_seqlens",
+    ][::core::mem::offset_of!(DpoBatch, cu_seqlens) - 8usize];
+    [
+        "Offset of field: DpoBatch::row_stride",
+    ][::core::mem::offset_of!(DpoBatch, row_stride) - 16usize];
+    [
+        "Offset of field: DpoBatch::ignore_index",
+    ][::core::mem::offset_of!(DpoBatch, ignore_index) - 24usize];
+    [
+        "Offset of field: DpoBatch::rows",
+    ][::core::mem::offset_of!(DpoBatch, rows) - 32usize];
+    [
+        "Offset of field: DpoBatch::vocab",
+    ][::core::mem::offset_of!(DpoBatch, vocab) - 36usize];
+    [
+        "Offset of field: DpoBatch::sequences",
+    ][::core::mem::offset_of!(DpoBatch, sequences) - 40usize];
+    [
+        "Offset of field: DpoBatch::sequence_len",
+    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 44usize];
+    [
+        "Offset of field: DpoBatch::label_bytes",
+    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 48usize];
+    [
+        "Offset of field: DpoBatch::next_token",
+    ][::core::mem::offset_of!(DpoBatch, next_token) - 52usize];
 };
 /// A loss over pairs: parameters, what it reads besides logps, and where its results go.
 #[repr(C)]
@@ -129,27 +159,51 @@ pub struct DpoPairLoss {
 const _: () = {
     ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 96usize];
     ["Alignment of DpoPairLoss"][::core::mem::align_of::<DpoPairLoss>() - 8usize];
-    ["Offset of field: DpoPairLoss::ref_logps"][::core::mem::offset_of!(DpoPairLoss, ref_logps) - 0usize];
-    ["Offset of field: DpoPairLoss::chosen"][::core::mem::offset_of!(DpoPairLoss, chosen) - 8usize];
-    ["Offset of field: DpoPairLoss::rejected"][::core::mem::offset_of!(DpoPairLoss, rejected) - 16usize];
-    ["Offset of field: DpoPairLoss::pair_losses"]
-        [::core::mem::offset_of!(DpoPairLoss, pair_losses) - 24usize];
-    ["Offset of field: DpoPairLoss::chosen_rewards"]
-        [::core::mem::offset_of!(DpoPairLoss, chosen_rewards) - 32usize];
-    ["Offset of field: DpoPairLoss::rejected_rewards"]
-        [::core::mem::offset_of!(DpoPairLoss, rejected_rewards) - 40usize];
-    ["Offset of field: DpoPairLoss::margins"][::core::mem::offset_of!(DpoPairLoss, margins) - 48usize];
-    ["Offset of field: DpoPairLoss::coef"][::core::mem::offset_of!(DpoPairLoss, coef) - 56usize];
-    ["Offset of field: DpoPairLoss::metrics"][::core::mem::offset_of!(DpoPairLoss, metrics) - 64usize];
-    ["Offset of field: DpoPairLoss::pairs"][::core::mem::offset_of!(DpoPairLoss, pairs) - 72usize];
-    ["Offset of field: DpoPairLoss::pair_layout"]
-        [::core::mem::offset_of!(DpoPairLoss, pair_layout) - 76usize];
-    ["Offset of field: DpoPairLoss::length_normalized"]
-        [::core::mem::offset_of!(DpoPairLoss, length_normalized) - 80usize];
-    ["Offset of field: DpoPairLoss::beta"][::core::mem::offset_of!(DpoPairLoss, beta) - 84usize];
-    ["Offset of field: DpoPairLoss::label_smoothing"]
-        [::core::mem::offset_of!(DpoPairLoss, label_smoothing) - 88usize];
-    ["Offset of field: DpoPairLoss::normalizer"][::core::mem::offset_of!(DpoPairLoss, normalizer) - 92usize];
+    [
+        "Offset of field: DpoPairLoss::ref_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, ref_logps) - 0usize];
+    [
+        "Offset of field: DpoPairLoss::chosen",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen) - 8usize];
+    [
+        "Offset of field: DpoPairLoss::rejected",
+    ][::core::mem::offset_of!(DpoPairLoss, rejected) - 16usize];
+    [
+        "Offset of field: DpoPairLoss::pair_losses",
+    ][::core::mem::offset_of!(DpoPairLoss, pair_losses) - 24usize];
+    [
+        "Offset of field: DpoPairLoss::chosen_rewards",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen_rewards) - 32usize];
+    [
+        "Offset of field: DpoPairLoss::rejected_rewards",
+    ][::core::mem::offset_of!(DpoPairLoss, rejected_rewards) - 40usize];
+    [
+        "Offset of field: DpoPairLoss::margins",
+    ][::core::mem::offset_of!(DpoPairLoss, margins) - 48usize];
+    [
+        "Offset of field: DpoPairLoss::coef",
+    ][::core::mem::offset_of!(DpoPairLoss, coef) - 56usize];
+    [
+        "Offset of field: DpoPairLoss::metrics",
+    ][::core::mem::offset_of!(DpoPairLoss, metrics) - 64usize];
+    [
+        "Offset of field: DpoPairLoss::pairs",
+    ][::core::mem::offset_of!(DpoPairLoss, pairs) - 72usize];
+    [
+        "Offset of field: DpoPairLoss::pair_layout",
+    ][::core::mem::offset_of!(DpoPairLoss, pair_layout) - 76usize];
+    [
+        "Offset of field: DpoPairLoss::length_normalized",
+    ][::core::mem::offset_of!(DpoPairLoss, length_normalized) - 80usize];
+    [
+        "Offset of field: DpoPairLoss::beta",
+    ][::core::mem::offset_of!(DpoPairLoss, beta) - 84usize];
+    [
+        "Offset of field: DpoPairLoss::label_smoothing",
+    ][::core::mem::offset_of!(DpoPairLoss, label_smoothing) - 88usize];
+    [
+        "Offset of field: DpoPairLoss::normalizer",
+    ][::core::mem::offset_of!(DpoPairLoss, normalizer) - 92usize];
 };
 /// What blocks leave for the last of them; all zero between launches.
 #[repr(C)]
@@ -163,8 +217,12 @@ pub struct DpoProgress {
 const _: () = {
     ["Size of DpoProgress"][::core::mem::size_of::<DpoProgress>() - 24usize];
     ["Alignment of DpoProgress"][::core::mem::align_of::<DpoProgress>() - 4usize];
-    ["Offset of field: DpoProgress::rows_done"][::core::mem::offset_of!(DpoProgress, rows_done) - 0usize];
-    ["Offset of field: DpoProgress::worst"][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
+    [
+        "Offset of field: DpoProgress::rows_done",
+    ][::core::mem::offset_of!(DpoProgress, rows_done) - 0usize];
+    [
+        "Offset of field: DpoProgress::worst",
+    ][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
 };
 /// Floors 1 and 2 in one launch: one block per row.
 #[repr(C)]
@@ -193,19 +251,39 @@ pub struct DpoForward {
 const _: () = {
     ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 224usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
-    ["Offset of field: DpoForward::batch"][::core::mem::offset_of!(DpoForward, batch) - 0usize];
-    ["Offset of field: DpoForward::logits"][::core::mem::offset_of!(DpoForward, logits) - 56usize];
-    ["Offset of field: DpoForward::token_logps"][::core::mem::offset_of!(DpoForward, token_logps) - 64usize];
-    ["Offset of field: DpoForward::logsumexp"][::core::mem::offset_of!(DpoForward, logsumexp) - 72usize];
-    ["Offset of field: DpoForward::logsumexp_residual"]
-        [::core::mem::offset_of!(DpoForward, logsumexp_residual) - 80usize];
-    ["Offset of field: DpoForward::logps"][::core::mem::offset_of!(DpoForward, logps) - 88usize];
-    ["Offset of field: DpoForward::scored"][::core::mem::offset_of!(DpoForward, scored) - 96usize];
-    ["Offset of field: DpoForward::sequence_rows_done"]
-        [::core::mem::offset_of!(DpoForward, sequence_rows_done) - 104usize];
-    ["Offset of field: DpoForward::progress"][::core::mem::offset_of!(DpoForward, progress) - 112usize];
-    ["Offset of field: DpoForward::status"][::core::mem::offset_of!(DpoForward, status) - 120usize];
-    ["Offset of field: DpoForward::loss"][::core::mem::offset_of!(DpoForward, loss) - 128usize];
+    [
+        "Offset of field: DpoForward::batch",
+    ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
+    [
+        "Offset of field: DpoForward::logits",
+    ][::core::mem::offset_of!(DpoForward, logits) - 56usize];
+    [
+        "Offset of field: DpoForward::token_logps",
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 64usize];
+    [
+        "Offset of field: DpoForward::logsumexp",
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 72usize];
+    [
+        "Offset of field: DpoForward::logsumexp_residual",
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 80usize];
+    [
+        "Offset of field: DpoForward::logps",
+    ][::core::mem::offset_of!(DpoForward, logps) - 88usize];
+    [
+        "Offset of field: DpoForward::scored",
+    ][::core::mem::offset_of!(DpoForward, scored) - 96usize];
+    [
+        "Offset of field: DpoForward::sequence_rows_done",
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 104usize];
+    [
+        "Offset of field: DpoForward::progress",
+    ][::core::mem::offset_of!(DpoForward, progress) - 112usize];
+    [
+        "Offset of field: DpoForward::status",
+    ][::core::mem::offset_of!(DpoForward, status) - 120usize];
+    [
+        "Offset of field: DpoForward::loss",
+    ][::core::mem::offset_of!(DpoForward, loss) - 128usize];
 };
 /// Floor 2 alone: one block.
 #[repr(C)]
@@ -222,15 +300,24 @@ pub struct DpoPairLossAlone {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 128usize];
-    ["Alignment of DpoPairLossAlone"][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
-    ["Offset of field: DpoPairLossAlone::logps"][::core::mem::offset_of!(DpoPairLossAlone, logps) - 0usize];
-    ["Offset of field: DpoPairLossAlone::lengths"]
-        [::core::mem::offset_of!(DpoPairLossAlone, lengths) - 8usize];
-    ["Offset of field: DpoPairLossAlone::status"]
-        [::core::mem::offset_of!(DpoPairLossAlone, status) - 16usize];
-    ["Offset of field: DpoPairLossAlone::loss"][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
-    ["Offset of field: DpoPairLossAlone::sequences"]
-        [::core::mem::offset_of!(DpoPairLossAlone, sequences) - 120usize];
+    [
+        "Alignment of DpoPairLossAlone",
+    ][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
+    [
+        "Offset of field: DpoPairLossAlone::logps",
+    ][::core::mem::offset_of!(DpoPairLossAlone, logps) - 0usize];
+    [
+        "Offset of field: DpoPairLossAlone::lengths",
+    ][::core::mem::offset_of!(DpoPairLossAlone, lengths) - 8usize];
+    [
+        "Offset of field: DpoPairLossAlone::status",
+    ][::core::mem::offset_of!(DpoPairLossAlone, status) - 16usize];
+    [
+        "Offset of field: DpoPairLossAlone::loss",
+    ][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
+    [
+        "Offset of field: DpoPairLossAlone::sequences",
+    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 120usize];
 };
 /// Floor 3: one block per row.
 #[repr(C)]
@@ -255,14 +342,28 @@ pub struct DpoBackward {
 const _: () = {
     ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 112usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
-    ["Offset of field: DpoBackward::batch"][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
-    ["Offset of field: DpoBackward::logits"][::core::mem::offset_of!(DpoBackward, logits) - 56usize];
-    ["Offset of field: DpoBackward::dlogits"][::core::mem::offset_of!(DpoBackward, dlogits) - 64usize];
-    ["Offset of field: DpoBackward::logsumexp"][::core::mem::offset_of!(DpoBackward, logsumexp) - 72usize];
-    ["Offset of field: DpoBackward::logsumexp_residual"]
-        [::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 80usize];
-    ["Offset of field: DpoBackward::coef"][::core::mem::offset_of!(DpoBackward, coef) - 88usize];
-    ["Offset of field: DpoBackward::upstream"][::core::mem::offset_of!(DpoBackward, upstream) - 96usize];
-    ["Offset of field: DpoBackward::upstream_scale"]
-        [::core::mem::offset_of!(DpoBackward, upstream_scale) - 104usize];
+    [
+        "Offset of field: DpoBackward::batch",
+    ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
+    [
+        "Offset of field: DpoBackward::logits",
+    ][::core::mem::offset_of!(DpoBackward, logits) - 56usize];
+    [
+        "Offset of field: DpoBackward::dlogits",
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 64usize];
+    [
+        "Offset of field: DpoBackward::logsumexp",
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 72usize];
+    [
+        "Offset of field: DpoBackward::logsumexp_residual",
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 80usize];
+    [
+        "Offset of field: DpoBackward::coef",
+    ][::core::mem::offset_of!(DpoBackward, coef) - 88usize];
+    [
+        "Offset of field: DpoBackward::upstream",
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 96usize];
+    [
+        "Offset of field: DpoBackward::upstream_scale",
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 104usize];
 };

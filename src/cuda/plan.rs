@@ -387,18 +387,28 @@ fn kernel_loss(
         pairs: count as u32,
         pair_layout,
         length_normalized: u32::from(loss.length_normalized()),
-        beta: loss.beta() as f32,
+        beta: single("beta", loss.beta())?,
         label_smoothing: loss.label_smoothing() as f32,
-        normalizer: loss.normalizer(count) as f32,
+        normalizer: single("normalizer", loss.normalizer(count))?,
     })
 }
 
 fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> Result<DeviceAddress> {
-    if address != 0 && address % alignment as u64 == 0 {
+    if address != 0 && address.is_multiple_of(alignment as u64) {
         Ok(address)
     } else {
         let expected = format!("a device address aligned to {alignment} bytes");
         Err(Error::value(argument, expected, format!("{address:#x}")))
+    }
+}
+
+/// The kernels compute in f32, where a positive number of the host may be 0 or infinite.
+fn single(argument: &'static str, value: f64) -> Result<f32> {
+    let narrow = value as f32;
+    if narrow.is_finite() && narrow > 0.0 {
+        Ok(narrow)
+    } else {
+        Err(Error::value(argument, "a number that f32 can hold", value))
     }
 }
 

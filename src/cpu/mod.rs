@@ -1,0 +1,361 @@
+//! The CPU backend: f32 arithmetic, threads over rows.
+//!
+//! The three floors, each callable alone, and the first two together:
+//!
+//! | floor | function | from | to |
+//! |---|---|---|---|
+//! | 1 | [`logps`] | logits, labels | token and sequence log-probs, logsumexp |
+//! | 2 | [`pair_loss`] | log-probs | loss, metrics, c_s |
+//! | 1 + 2 | [`forward`] | logits, labels | all of these |
+//! | 3 | [`backward`], [`backward_in_place`] | logits, labels, logsumexp, c_s | dlogits |
+//!
+//! Work runs on the current rayon thread pool. A row's result depends on that row alone: the bits are the same
+//! whatever the number of threads, the other rows of the batch, and the alignment of the buffers.
+//!
+//! One training step with two pairs of three tokens, over a vocabulary of five:
+//!
+//! ```
+//! use dpo_kernels::{HostBatch, PairLoss, cpu};
+//!
+//! let batch = HostBatch::padded(4, 3, 5);
+//! let logits: Vec<f32> = (0..4 * 3 * 5).map(|i| (i * 7 % 11) as f32 * 0.1).collect();
+//! let labels: [i64; 12] = [0, 1, 2, 3, 4, -100, 0, 0, 1, -100, 2, 3];
+//! let ref_logps = [-5.0, -3.5, -4.5, -3.0];
+//! let loss = PairLoss::sigmoid(0.1)?;
+//!
+//! let mut out = cpu::Forward::default();
+//! cpu::forward(&batch, &logits, labels[..].into(), Some(&ref_logps), &loss, &mut out)?;
+//! out.logps.status.check()?;
+//! assert!(out.pairs.metrics.loss > 0.0);
+//!
+//! let mut dlogits = vec![0.0; logits.len()];
+//! let logsumexp = (&out.logps).into();
+//! cpu::backward(&batch, &logits, labels[..].into(), logsumexp, &out.pairs.coef, 1.0, &mut dlogits)?;
+//! assert_eq!(dlogits[5 * 5..6 * 5], [0.0; 5]); // row 5 is ignored
+//! # Ok::<(), dpo_kernels::Error>(())
+//! ```
+
+mod exp;
+mod softmax;
+
+use rayon::prelude::*;
+
+use self::softmax::RowLogp;
+use crate::batch::{HostBatch, Labels, Logit, Logps, Metrics, PairOutputs, Status};
+use crate::error::{Error, Result};
+use crate::loss::{PairLoss, Sequence};
+
+/// Logits below which a piece of work is not worth handing to another thread.
+const TASK_LOGITS: usize = 1 << 14;
+
+/// Rows of a piece of work.
+fn task_rows(vocab: usize) -> usize {
+    TASK_LOGITS.div_ceil(vocab)
+}
+
+/// Floors 1 and 2 of a batch.
+///
+/// Buffers are resized to fit, so one value serves call after call without allocating again.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Forward {
+    /// Floor 1.
+    pub logps: Logps<f32>,
+    /// Floor 2.
+    pub pairs: PairOutputs<f32>,
+}
+
+/// What floor 3 needs of floor 1: log Σ exp of each row.
+///
+/// ```
+/// use dpo_kernels::batch::Logps;
+/// use dpo_kernels::cpu::Logsumexp;
+///
+/// let logps = Logps { logsumexp: vec![1.5; 4], logsumexp_residual: vec![0.0; 4], ..Logps::default() };
+/// assert_eq!(Logsumexp::from(&logps).values, [1.5; 4]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Logsumexp<'a> {
+    /// `[rows]`: log Σ exp, rounded to f32. Entries of ignored rows are not read.
+    pub values: &'a [f32],
+    /// `[rows]`: what that rounding took away ([`Logps::logsumexp_residual`]). Without it every gradient of a row
+    /// has a relative error of up to |logsumexp|·2⁻²⁴.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
+    fn from(logps: &'a Logps<f32>) -> Self {
+        Logsumexp { values: &logps.logsumexp, residual: Some(&logps.logsumexp_residual) }
+    }
+}
+
+/// Floor 1: log-probs of the labels, per token and per sequence.
+///
+/// ```text
+/// logsumexp[r] = log Σ_v exp z[r, v]
+/// logp[r]      = z[r, y_r] − logsumexp[r]
+/// logp_s       = Σ_{r in s, label ≠ ignore} logp[r]
+/// ```
+///
+/// `logits` is `[rows, vocab]` with [`row_stride`](crate::Batch::row_stride), and may be longer than
+/// [`logits_len`](crate::Batch::logits_len); `labels` is `[rows]`. Log-probs are in nats. Rows are summed in f32
+/// over short blocks and f64 beyond, sequences in f64 in row order, and rounded once. Ignored rows are not read.
+///
+/// A NaN in a scored row, a row of −∞, and a label outside the vocabulary give NaN; a label at a logit of −∞ gives
+/// −∞ (PyTorch's `log_softmax` semantics). All are recorded in [`Logps::status`], with the first place.
+///
+/// # Errors
+///
+/// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits` or `labels`. `out` is
+/// untouched then.
+pub fn logps<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    out: &mut Logps<f32>,
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    let rows = batch.rows();
+    out.token_logps.resize(rows, 0.0);
+    out.logsumexp.resize(rows, 0.0);
+    out.logsumexp_residual.resize(rows, 0.0);
+
+    let score = |row: usize| {
+        let end = batch.sequences.range(batch.sequences.of_row(row)).end;
+        let Some(label) = batch.label(labels, row, end) else {
+            return RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
+        };
+        batch.column(label).map_or(RowLogp::BAD_LABEL, |column| {
+            RowLogp::new(&logits[row * batch.row_stride..][..batch.vocab], column)
+        })
+    };
+    (&mut out.token_logps, &mut out.logsumexp, &mut out.logsumexp_residual)
+        .into_par_iter()
+        .enumerate()
+        .with_min_len(task_rows(batch.vocab))
+        .for_each(|(row, (token_logp, logsumexp, residual))| {
+            RowLogp { logp: *token_logp, logsumexp: *logsumexp, residual: *residual } = score(row);
+        });
+
+    sum_sequences(batch, labels, out);
+    Ok(())
+}
+
+/// From the token log-probs of `out` to its sequence log-probs and status, in row order.
+fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>) {
+    out.logps.clear();
+    out.scored.clear();
+    out.status = Status::default();
+    for s in 0..batch.sequences.count() {
+        let rows = batch.sequences.range(s);
+        let end = rows.end;
+        let mut logp = 0.0;
+        let mut scored = 0;
+        for row in rows {
+            let Some(label) = batch.label(labels, row, end) else { continue };
+            scored += 1;
+            logp += f64::from(out.token_logps[row]);
+            if batch.column(label).is_none() {
+                out.status.bad_label.get_or_insert(row);
+            }
+            if !out.token_logps[row].is_finite() {
+                out.status.nonfinite_row.get_or_insert(row);
+            }
+        }
+        if scored == 0 {
+            out.status.empty_sequence.get_or_insert(s);
+        }
+        out.logps.push(logp as f32);
+        out.scored.push(scored);
+    }
+}
+
+/// Floor 2: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
+///
+/// `logps`, `ref_logps` and `lengths` are `[S]`; log-probs are sums in nats, also where the loss is
+/// length-normalised and `lengths` says by what (a length of 0 counts as 1). Without `ref_logps` the reference
+/// log-probs are 0. [`PairLoss::pair`] has the formulas; its f64 results are rounded once, on store. A sequence
+/// that stands in several pairs has its coefficients added up in pair order.
+///
+/// ```
+/// use dpo_kernels::batch::PairOutputs;
+/// use dpo_kernels::{HostBatch, PairLoss, cpu};
+///
+/// let (batch, loss) = (HostBatch::padded(2, 1, 1), PairLoss::sigmoid(0.5)?);
+/// let mut out = PairOutputs::default();
+/// cpu::pair_loss(&batch, &[-3.0, -7.0], Some(&[-4.0, -6.0]), None, &loss, &mut out)?;
+/// assert_eq!((out.chosen_rewards[0], out.rejected_rewards[0], out.margins[0]), (0.5, -0.5, 1.0));
+/// assert_eq!(out.coef[0], -out.coef[1]);
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logps`, `ref_logps` or `lengths`;
+/// [`Error::Missing`] for `lengths` where the loss is length-normalised; [`Error::Value`] for a batch without pairs.
+/// `out` is untouched then.
+pub fn pair_loss(
+    batch: &HostBatch<'_>,
+    logps: &[f32],
+    ref_logps: Option<&[f32]>,
+    lengths: Option<&[u32]>,
+    loss: &PairLoss,
+    out: &mut PairOutputs<f32>,
+) -> Result<()> {
+    batch.validate()?;
+    let sequences = batch.sequences.count();
+    Error::check_len("logps", "[sequences]", sequences, logps.len())?;
+    loss.check_inputs(&batch.pairs, sequences, ref_logps.map(<[f32]>::len), lengths.map(<[u32]>::len))?;
+
+    let pairs = batch.pair_count();
+    let normalizer = loss.normalizer(pairs);
+    out.pair_losses.clear();
+    out.chosen_rewards.clear();
+    out.rejected_rewards.clear();
+    out.margins.clear();
+    out.coef.clear();
+    out.coef.resize(sequences, 0.0);
+
+    let sequence = |s: usize| Sequence {
+        logp: f64::from(logps[s]),
+        ref_logp: ref_logps.map_or(0.0, |ref_logps| f64::from(ref_logps[s])),
+        length: lengths.map_or(1, |lengths| lengths[s]),
+    };
+    let mut sums = Metrics::<f64>::default();
+    for i in 0..pairs {
+        let (w, l) = batch.pairs.get(i, pairs);
+        let terms = loss.pair(sequence(w), sequence(l));
+        let margin = terms.chosen_reward - terms.rejected_reward;
+        out.pair_losses.push(terms.loss as f32);
+        out.chosen_rewards.push(terms.chosen_reward as f32);
+        out.rejected_rewards.push(terms.rejected_reward as f32);
+        out.margins.push(margin as f32);
+        for (s, coef) in [(w, terms.chosen_coef), (l, terms.rejected_coef)] {
+            out.coef[s] = (f64::from(out.coef[s]) + coef / normalizer) as f32;
+        }
+        sums.loss += terms.loss;
+        sums.chosen_reward += terms.chosen_reward;
+        sums.rejected_reward += terms.rejected_reward;
+        sums.margin += margin;
+        sums.accuracy += f64::from(terms.chosen_reward > terms.rejected_reward);
+    }
+    let mean = |sum: f64| (sum / pairs as f64) as f32;
+    out.metrics = Metrics {
+        loss: (sums.loss / normalizer) as f32,
+        chosen_reward: mean(sums.chosen_reward),
+        rejected_reward: mean(sums.rejected_reward),
+        margin: mean(sums.margin),
+        accuracy: mean(sums.accuracy),
+    };
+    Ok(())
+}
+
+/// Floors 1 and 2: from logits to loss, metrics and coefficients.
+///
+/// [`logps`] and [`pair_loss`] one after the other; a length-normalised loss divides by the numbers of scored rows.
+///
+/// # Errors
+///
+/// Those of [`logps`] and [`pair_loss`], all before any work is done.
+pub fn forward<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    ref_logps: Option<&[f32]>,
+    loss: &PairLoss,
+    out: &mut Forward,
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    let sequences = batch.sequences.count();
+    loss.check_inputs(&batch.pairs, sequences, ref_logps.map(<[f32]>::len), Some(sequences))?;
+
+    logps(batch, logits, labels, &mut out.logps)?;
+    pair_loss(batch, &out.logps.logps, ref_logps, Some(&out.logps.scored), loss, &mut out.pairs)
+}
+
+/// Floor 3: the gradient of the loss by the logits.
+///
+/// ```text
+/// dlogits[r, v] = c · (1[v = y_r] − softmax(z[r])[v]),   c = coef[s] · upstream
+/// ```
+///
+/// `logits` and `dlogits` are laid out as for [`logps`]; `coef` is `[S]`: the one of [`PairOutputs`], or a
+/// caller's own ∂loss/∂logp_s. Ignored rows become exactly 0 and are not read, so they may hold NaN; elements
+/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits.
+///
+/// # Errors
+///
+/// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits`, `labels`,
+/// `logsumexp.values`, `logsumexp.residual`, `coef` or `dlogits`, which is untouched then.
+pub fn backward<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: &[f32],
+    upstream: f32,
+    dlogits: &mut [T],
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    check_backward(batch, logsumexp, coef)?;
+    batch.check_logits("dlogits", dlogits.len())?;
+    let load = |row: usize, out: &mut [T]| {
+        out.copy_from_slice(&logits[row * batch.row_stride..][..batch.vocab]);
+    };
+    gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, load);
+    Ok(())
+}
+
+/// [`backward`] that leaves the gradient where the logits were, bit for bit the same.
+///
+/// # Errors
+///
+/// Those of [`backward`]; `logits` is untouched then.
+pub fn backward_in_place<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &mut [T],
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: &[f32],
+    upstream: f32,
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    check_backward(batch, logsumexp, coef)?;
+    gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_, _| ());
+    Ok(())
+}
+
+fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &[f32]) -> Result<()> {
+    Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
+    if let Some(residual) = logsumexp.residual {
+        Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
+    }
+    Error::check_len("coef", "[sequences]", batch.sequences.count(), coef.len())
+}
+
+/// Floor 3 over rows that `load` first fills with logits where they are scored.
+fn gradient_rows<T: Logit>(
+    batch: &HostBatch<'_>,
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: &[f32],
+    upstream: f32,
+    dlogits: &mut [T],
+    load: impl Fn(usize, &mut [T]) + Sync,
+) {
+    dlogits[..batch.logits_len()]
+        .par_chunks_mut(batch.row_stride)
+        .enumerate()
+        .with_min_len(task_rows(batch.vocab))
+        .for_each(|(row, out)| {
+            let out = &mut out[..batch.vocab];
+            let s = batch.sequences.of_row(row);
+            let Some(label) = batch.label(labels, row, batch.sequences.range(s).end) else {
+                out.fill(T::from_f32(0.0));
+                return;
+            };
+            load(row, out);
+            let residual = logsumexp.residual.map_or(0.0, |residual| residual[row]);
+            let c = coef[s] * upstream;
+            softmax::gradient(out, batch.column(label), logsumexp.values[row], residual, c);
+        });
+}

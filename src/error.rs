@@ -1,0 +1,134 @@
+//! The one error type: every variant carries the argument it is about, what was expected, and what came.
+
+use crate::batch::Status;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call was refused, or what a pass found wrong in its data.
+///
+/// Everything a host can see (shapes, strides, values of parameters, index arrays in host memory) is refused
+/// before any work is done. What only the pass itself can see is collected in a [`Status`]; ask it with
+/// [`Status::check`] to turn it into [`Error::Data`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A buffer has the wrong number of elements.
+    #[error("{argument}: expected {expected} elements ({shape}), found {found}")]
+    Length {
+        /// Name of the argument.
+        argument: &'static str,
+        /// What the length stands for, e.g. `"[rows]"`.
+        shape: &'static str,
+        /// Elements needed.
+        expected: usize,
+        /// Elements given.
+        found: usize,
+    },
+    /// A parameter lies outside its domain.
+    #[error("{argument}: expected {expected}, found {found}")]
+    Value {
+        /// Name of the argument.
+        argument: &'static str,
+        /// The domain, in words.
+        expected: String,
+        /// The value given.
+        found: String,
+    },
+    /// An entry of an index array (cu_seqlens, chosen, rejected) is out of order or out of range.
+    #[error("{argument}[{position}]: expected {expected}, found {found}")]
+    Index {
+        /// Name of the array.
+        argument: &'static str,
+        /// Position of the first offending entry.
+        position: usize,
+        /// What this entry may be, in words.
+        expected: String,
+        /// The entry.
+        found: i64,
+    },
+    /// An argument that the call leaves out is needed because of another one.
+    #[error("{argument}: required when {because}")]
+    Missing {
+        /// Name of the argument.
+        argument: &'static str,
+        /// The setting that makes it necessary.
+        because: &'static str,
+    },
+    /// The pass met labels, logits or indices it could not score; see [`Status`].
+    #[error("bad data: {0}")]
+    Data(Status),
+    /// The CUDA driver library could not be loaded.
+    #[cfg(feature = "cuda")]
+    #[error("CUDA driver: expected {} or one of {} other names to load, found none ({reason})",
+        .searched.first().map_or("libcuda", String::as_str), .searched.len().saturating_sub(1))]
+    NoDriver {
+        /// Library names tried.
+        searched: Vec<String>,
+        /// What the loader said of the last one.
+        reason: String,
+    },
+    /// There is no CUDA device with this ordinal.
+    #[cfg(feature = "cuda")]
+    #[error("device {ordinal}: expected an ordinal below {available}, the number of CUDA devices")]
+    NoDevice {
+        /// The ordinal asked for.
+        ordinal: usize,
+        /// How many devices the driver reports.
+        available: usize,
+    },
+    /// No embedded kernel image can run on the device.
+    #[cfg(feature = "cuda")]
+    #[error(
+        "kernel images: expected one for compute capability {}.{}, found {embedded:?} \
+         (set DPO_KERNELS_ARCHS when building)", .device.0, .device.1
+    )]
+    NoImage {
+        /// Compute capability of the device, (major, minor).
+        device: (u32, u32),
+        /// Names of the embedded images, e.g. `sm_90` or `compute_80`.
+        embedded: Vec<String>,
+    },
+    /// A CUDA driver call failed.
+    #[cfg(feature = "cuda")]
+    #[error("{call}: {message}")]
+    Driver {
+        /// The driver function.
+        call: &'static str,
+        /// The driver's name and description of the error.
+        message: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn value(argument: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
+        Error::Value { argument, expected: expected.into(), found: found.to_string() }
+    }
+
+    pub(crate) fn check_len(
+        argument: &'static str,
+        shape: &'static str,
+        expected: usize,
+        found: usize,
+    ) -> Result<()> {
+        if expected == found { Ok(()) } else { Err(Error::Length { argument, shape, expected, found }) }
+    }
+
+    pub(crate) fn check_positive(argument: &'static str, value: f64) -> Result<f64> {
+        if value.is_finite() && value > 0.0 {
+            Ok(value)
+        } else {
+            Err(Error::value(argument, "a finite number above 0", value))
+        }
+    }
+
+    /// For buffers that may be longer than what is used of them.
+    pub(crate) fn check_len_at_least(
+        argument: &'static str,
+        shape: &'static str,
+        expected: usize,
+        found: usize,
+    ) -> Result<()> {
+        Error::check_len(argument, shape, expected, found.min(expected))
+    }
+}

@@ -1,0 +1,55 @@
+//! Fused kernels for Direct Preference Optimization (DPO) over large-vocabulary logits.
+//!
+//! DPO (Rafailov et al. 2023, arXiv:2305.18290) trains a policy π_θ on pairs of a prompt x, a chosen answer y_w and a
+//! rejected one y_l, with a supervised loss. In the notation used throughout:
+//!
+//! ```text
+//! token      logp[r]  = z[r, y_r] − logsumexp_v z[r, v]           one row r of logits per token position
+//! sequence   logp_s   = Σ logp[r]                                 over the scored rows of s
+//! reward     r̂        = β (logp_s − ref_logp_s)
+//! margin     u        = r̂_w − r̂_l
+//! loss       −log σ(u)
+//! coef       c_w      = −β σ(−u) k,   c_l = +β σ(−u) k            k = upstream gradient ÷ normaliser
+//! logits     ∂L/∂z[r,v] = c_s (1[v = y_r] − softmax(z[r])[v])     exactly 0 in rows that are not scored
+//! ```
+//!
+//! **The coefficient contract.** Everything between the sums and the backward pass is one number per sequence, c_s.
+//! The work is three floors: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
+//! and c_s to the gradient. Floors 1 and 2 fuse into one pass over the logits, floor 3 is another, and each is also
+//! callable alone, so a loss of your own needs floors 1 and 3 only.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`batch`] | shapes, layouts, validation, results |
+//! | [`loss`] | the losses: floor 2 |
+//! | [`cpu`] | the three floors in f32 on threads |
+#![cfg_attr(feature = "cuda", doc = "| [`cuda`] | the three floors on a GPU |")]
+//! | [`mod@reference`] | the three floors in f64 and plain loops: the oracle |
+//! | [`theory`] | what DPO is an optimum of, over finite candidate sets |
+//!
+//! Non-finite values are never hidden: a NaN in a scored row is a NaN in its pair's loss, and what a pass finds in its
+//! data is in the [`Status`] beside the results. The same inputs give the same bits, and a row's bits do not depend on
+//! its neighbours. Bad arguments are an [`Error`] that names the argument, what was expected and what came.
+#![deny(missing_docs)]
+#![warn(unsafe_op_in_unsafe_fn)]
+
+pub mod batch;
+pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod error;
+pub mod loss;
+pub mod reference;
+pub mod theory;
+
+pub use batch::{
+    Batch, DType, HostBatch, LabelAlignment, LabelType, Labels, Logit, Logps, Metrics, PairOutputs, Pairs,
+    Sequences, Status,
+};
+pub use error::{Error, Result};
+pub use loss::PairLoss;
+
+/// The README's examples, compiled and run as tests.
+#[cfg(all(doctest, feature = "cuda"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
