@@ -1,0 +1,264 @@
+//! One case of the differential suite: a batch with everything that a pass reads, as plain data.
+
+use dpo_kernels::batch::IGNORE_INDEX;
+use dpo_kernels::{Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences};
+
+/// splitmix64: enough randomness for test data, the same on every machine.
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn symmetric(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn pick<T: Copy>(&mut self, among: &[T]) -> T {
+        among[self.below(among.len())]
+    }
+}
+
+/// Which positions of a sequence are scored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mask {
+    /// Every one.
+    Full,
+    /// A prompt at the start and padding at the end are not.
+    PromptAndPadding,
+    /// Any position may be ignored.
+    Holes,
+    /// One whole sequence is ignored, the others have holes.
+    EmptySequence,
+    /// None at all.
+    Everything,
+}
+
+impl Mask {
+    pub const ALL: [Mask; 5] =
+        [Mask::Full, Mask::PromptAndPadding, Mask::Holes, Mask::EmptySequence, Mask::Everything];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PairKind {
+    Concatenated,
+    Interleaved,
+    Indexed,
+}
+
+/// What a case is drawn from.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    pub vocab: usize,
+    pub row_stride: usize,
+    /// Bytes by which the logits start past a 16-byte boundary.
+    pub phase: usize,
+    /// The same for a separate gradient buffer; `None` is in place.
+    pub gradient_phase: Option<usize>,
+    pub sequences: usize,
+    pub longest: usize,
+    pub packed: bool,
+    pub alignment: LabelAlignment,
+    pub label_type: LabelType,
+    pub pairs: PairKind,
+    pub mask: Mask,
+    pub loss: PairLoss,
+    pub reference_free: bool,
+    /// Largest |logit|.
+    pub scale: f32,
+    pub upstream: f32,
+    pub seed: u64,
+}
+
+impl Spec {
+    /// A small plain case, for tests that change one thing of it.
+    pub fn plain(vocab: usize) -> Spec {
+        Spec {
+            vocab,
+            row_stride: vocab,
+            phase: 0,
+            gradient_phase: None,
+            sequences: 4,
+            longest: 3,
+            packed: false,
+            alignment: LabelAlignment::Aligned,
+            label_type: LabelType::I64,
+            pairs: PairKind::Concatenated,
+            mask: Mask::Full,
+            loss: PairLoss::sigmoid(0.1).unwrap(),
+            reference_free: false,
+            scale: 8.0,
+            upstream: 1.0,
+            seed: 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum OwnedLabels {
+    I32(Vec<i32>),
+    I64(Vec<i64>),
+}
+
+impl OwnedLabels {
+    pub fn set(&mut self, row: usize, label: i64) {
+        match self {
+            OwnedLabels::I32(labels) => labels[row] = label as i32,
+            OwnedLabels::I64(labels) => labels[row] = label,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Case<T> {
+    pub spec: Spec,
+    pub logits: Vec<T>,
+    pub labels: OwnedLabels,
+    /// Row boundaries of the sequences, also where they are padded.
+    pub cu_seqlens: Vec<i32>,
+    pub chosen: Vec<i32>,
+    pub rejected: Vec<i32>,
+    pub ref_logps: Option<Vec<f32>>,
+}
+
+impl<T: Logit> Case<T> {
+    pub fn draw(spec: Spec) -> Case<T> {
+        let mut random = Random(spec.seed);
+        let lengths: Vec<usize> = (0..spec.sequences)
+            .map(|s| match spec.packed {
+                true if s % 5 == 3 && spec.mask == Mask::EmptySequence => 0,
+                true => 1 + random.below(spec.longest),
+                false => spec.longest,
+            })
+            .collect();
+        let mut cu_seqlens = vec![0i32];
+        for length in &lengths {
+            cu_seqlens.push(cu_seqlens.last().unwrap() + *length as i32);
+        }
+        let rows = *cu_seqlens.last().unwrap() as usize;
+        // What lies between rows must never be read: NaN would show.
+        let mut logits = vec![T::from_f32(f32::NAN); (rows - 1) * spec.row_stride + spec.vocab];
+        for row in logits.chunks_mut(spec.row_stride) {
+            for value in row.iter_mut().take(spec.vocab) {
+                *value = T::from_f32(spec.scale * random.symmetric());
+            }
+        }
+        let mut labels = Vec::with_capacity(rows);
+        for (s, &length) in lengths.iter().enumerate() {
+            let prompt = random.below(length.max(1));
+            for t in 0..length {
+                let scored = match spec.mask {
+                    Mask::Full => true,
+                    Mask::PromptAndPadding => t >= prompt && (t + 1 < length || length == 1),
+                    Mask::Holes => random.below(3) > 0,
+                    Mask::EmptySequence => s != 1 && random.below(3) > 0,
+                    Mask::Everything => false,
+                };
+                labels.push(if scored { random.below(spec.vocab) as i64 } else { IGNORE_INDEX });
+            }
+        }
+        let pairs = spec.sequences / 2;
+        let mut index = || (0..pairs).map(|_| random.below(spec.sequences) as i32).collect();
+        let (chosen, rejected) = (index(), index());
+        let ref_logps = (!spec.reference_free)
+            .then(|| lengths.iter().map(|&n| n as f32 * (-6.0 + 2.0 * random.symmetric())).collect());
+        let labels = match spec.label_type {
+            LabelType::I32 => OwnedLabels::I32(labels.iter().map(|&label| label as i32).collect()),
+            LabelType::I64 => OwnedLabels::I64(labels),
+        };
+        Case { spec, logits, labels, cu_seqlens, chosen, rejected, ref_logps }
+    }
+
+    pub fn rows(&self) -> usize {
+        *self.cu_seqlens.last().unwrap() as usize
+    }
+
+    pub fn batch(&self) -> HostBatch<'_> {
+        let spec = &self.spec;
+        let sequences = match spec.packed {
+            true => Sequences::Packed { cu_seqlens: &self.cu_seqlens[..], rows: self.rows() },
+            false => Sequences::Padded { count: spec.sequences, len: spec.longest },
+        };
+        Batch {
+            row_stride: spec.row_stride,
+            pairs: match spec.pairs {
+                PairKind::Concatenated => Pairs::Concatenated,
+                PairKind::Interleaved => Pairs::Interleaved,
+                PairKind::Indexed => Pairs::Indexed { chosen: &self.chosen, rejected: &self.rejected },
+            },
+            label_alignment: spec.alignment,
+            ..Batch::new(spec.vocab, sequences)
+        }
+    }
+
+    pub fn labels(&self) -> Labels<'_> {
+        match &self.labels {
+            OwnedLabels::I32(labels) => Labels::I32(labels),
+            OwnedLabels::I64(labels) => Labels::I64(labels),
+        }
+    }
+
+    /// The label that each row predicts, if it is scored.
+    pub fn targets(&self) -> Vec<Option<usize>> {
+        let shift = usize::from(self.spec.alignment == LabelAlignment::NextToken);
+        let mut targets = Vec::with_capacity(self.rows());
+        for bounds in self.cu_seqlens.windows(2) {
+            for row in bounds[0] as usize..bounds[1] as usize {
+                let label = (row + shift < bounds[1] as usize).then(|| match &self.labels {
+                    OwnedLabels::I32(labels) => i64::from(labels[row + shift]),
+                    OwnedLabels::I64(labels) => labels[row + shift],
+                });
+                targets.push(label.filter(|&label| label != IGNORE_INDEX).map(|label| label as usize));
+            }
+        }
+        targets
+    }
+
+    /// The logits of one row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        let start = row * self.spec.row_stride;
+        &mut self.logits[start..start + self.spec.vocab]
+    }
+
+    /// The same rows laid out otherwise: with another stride and phase.
+    pub fn restrided(&self, row_stride: usize, phase: usize) -> Case<T> {
+        let mut other = self.clone();
+        other.spec = Spec { row_stride, phase, ..self.spec };
+        other.logits = vec![T::from_f32(f32::NAN); (self.rows() - 1) * row_stride + self.spec.vocab];
+        for row in 0..self.rows() {
+            let start = row * self.spec.row_stride;
+            other.row_mut(row).copy_from_slice(&self.logits[start..start + self.spec.vocab]);
+        }
+        other
+    }
+
+    /// Pair `pair` of a padded, concatenated batch on its own.
+    pub fn alone(&self, pair: usize) -> Case<T> {
+        let (len, stride) = (self.spec.longest, self.spec.row_stride);
+        let members = [pair, self.spec.sequences / 2 + pair];
+        let rows = members.iter().flat_map(|&s| s * len..(s + 1) * len);
+        let mut other = self.clone();
+        other.spec.sequences = 2;
+        other.cu_seqlens = vec![0, len as i32, 2 * len as i32];
+        other.logits =
+            rows.clone().flat_map(|row| self.logits[row * stride..][..self.spec.vocab].to_vec()).collect();
+        other.spec.row_stride = self.spec.vocab;
+        other.labels = match &self.labels {
+            OwnedLabels::I32(labels) => OwnedLabels::I32(rows.map(|row| labels[row]).collect()),
+            OwnedLabels::I64(labels) => OwnedLabels::I64(rows.map(|row| labels[row]).collect()),
+        };
+        other.ref_logps = self.ref_logps.as_ref().map(|values| members.map(|s| values[s]).to_vec());
+        other
+    }
+}

@@ -1,0 +1,293 @@
+//! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
+
+use dpo_kernels::batch::{Logps, Metrics, PairOutputs};
+use dpo_kernels::{Logit, cpu};
+
+use crate::case::Case;
+
+/// Everything that the three floors give.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome<T> {
+    pub logps: Logps<f32>,
+    pub pairs: PairOutputs<f32>,
+    /// As the gradient buffer holds it, with what lies between the rows.
+    pub dlogits: Vec<T>,
+}
+
+/// Something that runs forward and backward passes.
+pub trait Executor {
+    fn name(&self) -> String;
+    fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T>;
+}
+
+/// The value that fills a separate gradient buffer before the pass, so that what is not written shows.
+pub fn untouched<T: Logit>() -> T {
+    T::from_f32(12345.0)
+}
+
+pub struct Cpu;
+
+impl Executor for Cpu {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+        let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
+        let mut forward = cpu::Forward::default();
+        cpu::forward(&batch, &case.logits, labels, case.ref_logps.as_deref(), &spec.loss, &mut forward)
+            .unwrap();
+        let cpu::Forward { logps, pairs } = forward;
+        let upstream = spec.upstream;
+        let dlogits = if spec.gradient_phase.is_none() {
+            let mut buffer = case.logits.clone();
+            cpu::backward_in_place(&batch, &mut buffer, labels, (&logps).into(), &pairs.coef, upstream)
+                .unwrap();
+            buffer
+        } else {
+            let mut buffer = vec![untouched(); case.logits.len()];
+            let logits = &case.logits;
+            cpu::backward(&batch, logits, labels, (&logps).into(), &pairs.coef, upstream, &mut buffer)
+                .unwrap();
+            buffer
+        };
+        Outcome { logps, pairs, dlogits }
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub use kernels::{Cuda, OnDevice};
+
+#[cfg(feature = "cuda")]
+mod kernels {
+    use std::mem::size_of;
+
+    use dpo_kernels::batch::{Batch, LabelType};
+    use dpo_kernels::cuda::params::{DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
+    use dpo_kernels::cuda::plan::{
+        self, DeviceAddress, DeviceArray, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
+    };
+    use dpo_kernels::cuda::{Kernels, context};
+    use dpo_kernels::{Error, Pairs};
+
+    use super::*;
+    use crate::case::OwnedLabels;
+
+    /// Memory and launches: a GPU, or something that stands in for one.
+    pub trait Device {
+        fn name(&self) -> String;
+        /// Allocates a copy of `bytes`, `phase` bytes past a 16-byte boundary.
+        fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress;
+        /// Allocates `len` bytes that hold nothing yet.
+        fn reserve(&mut self, len: usize) -> DeviceAddress;
+        fn download(&mut self, address: DeviceAddress, len: usize) -> Vec<u8>;
+        fn launch(&mut self, launch: &Launch);
+        /// Frees everything.
+        fn clear(&mut self);
+    }
+
+    /// Runs plans on a device.
+    pub struct OnDevice<D>(pub D);
+
+    pub fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
+        // SAFETY: plain numbers.
+        unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+    }
+
+    pub fn values_of<T: Copy>(bytes: &[u8]) -> Vec<T> {
+        // SAFETY: plain numbers, read without any claim of alignment.
+        bytes
+            .chunks_exact(size_of::<T>())
+            .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
+            .collect()
+    }
+
+    impl<D: Device> OnDevice<D> {
+        fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
+            values_of(&self.0.download(address, len * size_of::<T>()))
+        }
+
+        fn indices(&mut self, indices: &[i32]) -> DeviceArray {
+            DeviceArray { address: self.0.upload(bytes_of(indices), 0), len: indices.len() }
+        }
+    }
+
+    impl<D: Device> Executor for OnDevice<D> {
+        fn name(&self) -> String {
+            self.0.name()
+        }
+
+        fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+            let spec = &case.spec;
+            let batch: Batch<DeviceArray> =
+                case.batch().try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
+            let (rows, sequences, pairs) = (case.rows(), spec.sequences, batch.pair_count());
+            let (label_type, labels) = match &case.labels {
+                OwnedLabels::I32(labels) => (LabelType::I32, self.0.upload(bytes_of(labels), 0)),
+                OwnedLabels::I64(labels) => (LabelType::I64, self.0.upload(bytes_of(labels), 0)),
+            };
+            let logits = self.0.upload(bytes_of(&case.logits), spec.phase);
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            let out = LogpsBuffers {
+                logps: self.0.reserve(4 * sequences),
+                scored: Some(self.0.reserve(4 * sequences)),
+                token_logps: Some(self.0.reserve(4 * rows)),
+                logsumexp: Some(self.0.reserve(4 * rows)),
+                logsumexp_residual: Some(self.0.reserve(4 * rows)),
+                status: self.0.reserve(size_of::<DpoStatus>()),
+            };
+            let buffers = PairBuffers {
+                ref_logps: case.ref_logps.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
+                pair_losses: self.0.reserve(4 * pairs),
+                chosen_rewards: self.0.reserve(4 * pairs),
+                rejected_rewards: self.0.reserve(4 * pairs),
+                margins: self.0.reserve(4 * pairs),
+                coef: self.0.reserve(4 * sequences),
+                metrics: self.0.reserve(size_of::<DpoMetrics>()),
+            };
+            let workspace_len = plan::workspace_bytes(&batch).unwrap();
+            let workspace = self.0.upload(&vec![0; workspace_len], 0);
+            let forward =
+                plan::forward(&batch, &inputs, &out, Some((&spec.loss, &buffers)), workspace).unwrap();
+            self.0.launch(&forward);
+            // Counters and findings are back at zero, so a captured graph replays.
+            let counters = size_of::<DpoProgress>() + 4 * sequences;
+            assert!(self.0.download(workspace, counters).iter().all(|&byte| byte == 0), "{spec:?}");
+
+            let [loss, chosen_reward, rejected_reward, margin, accuracy]: [f32; 5] =
+                self.fetch(buffers.metrics, 5).try_into().unwrap();
+            let status =
+                DpoStatus { first: self.fetch(out.status, DPO_TROUBLES as usize).try_into().unwrap() };
+            let logps = Logps {
+                logps: self.fetch(out.logps, sequences),
+                scored: self.fetch(out.scored.unwrap(), sequences),
+                token_logps: self.fetch(out.token_logps.unwrap(), rows),
+                logsumexp: self.fetch(out.logsumexp.unwrap(), rows),
+                logsumexp_residual: self.fetch(out.logsumexp_residual.unwrap(), rows),
+                status: status.into(),
+            };
+            let outputs = PairOutputs {
+                metrics: Metrics { loss, chosen_reward, rejected_reward, margin, accuracy },
+                pair_losses: self.fetch(buffers.pair_losses, pairs),
+                chosen_rewards: self.fetch(buffers.chosen_rewards, pairs),
+                rejected_rewards: self.fetch(buffers.rejected_rewards, pairs),
+                margins: self.fetch(buffers.margins, pairs),
+                coef: self.fetch(buffers.coef, sequences),
+            };
+            self.check_floor_two_alone(case, &batch.pairs, &out, &buffers, &outputs);
+
+            let dlogits = match spec.gradient_phase {
+                None => logits,
+                Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
+            };
+            // Half of the upstream gradient comes from the device, half from the host.
+            let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
+            let gradient = GradientBuffers {
+                logsumexp: out.logsumexp.unwrap(),
+                logsumexp_residual: out.logsumexp_residual,
+                coef: buffers.coef,
+                upstream: Some(upstream),
+                upstream_scale: spec.upstream / 2.0,
+                dlogits,
+            };
+            self.0.launch(&plan::backward(&batch, &inputs, &gradient).unwrap());
+            let dlogits = self.fetch(dlogits, case.logits.len());
+            self.0.clear();
+            Outcome { logps, pairs: outputs, dlogits }
+        }
+    }
+
+    impl<D: Device> OnDevice<D> {
+        /// Floor 2 as a launch of its own gives the bits that the fused pass gave.
+        fn check_floor_two_alone<T: Logit>(
+            &mut self,
+            case: &Case<T>,
+            pairs: &Pairs<DeviceArray>,
+            out: &LogpsBuffers,
+            fused: &PairBuffers,
+            outputs: &PairOutputs<f32>,
+        ) {
+            let (sequences, count) = (case.spec.sequences, outputs.margins.len());
+            let status = self.0.reserve(size_of::<DpoStatus>());
+            let alone = PairBuffers {
+                ref_logps: fused.ref_logps,
+                pair_losses: self.0.reserve(4 * count),
+                chosen_rewards: self.0.reserve(4 * count),
+                rejected_rewards: self.0.reserve(4 * count),
+                margins: self.0.reserve(4 * count),
+                coef: self.0.reserve(4 * sequences),
+                metrics: self.0.reserve(size_of::<DpoMetrics>()),
+            };
+            let loss = &case.spec.loss;
+            let launch =
+                plan::pair_loss(pairs, sequences, out.logps, out.scored, loss, &alone, status).unwrap();
+            self.0.launch(&launch);
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            for (name, address, expected) in [
+                ("pair_losses", alone.pair_losses, &outputs.pair_losses),
+                ("chosen_rewards", alone.chosen_rewards, &outputs.chosen_rewards),
+                ("rejected_rewards", alone.rejected_rewards, &outputs.rejected_rewards),
+                ("margins", alone.margins, &outputs.margins),
+                ("coef", alone.coef, &outputs.coef),
+            ] {
+                let found: Vec<f32> = self.fetch(address, expected.len());
+                assert_eq!(bits(&found), bits(expected), "{name} of floor 2 alone, {:?}", case.spec);
+            }
+        }
+    }
+
+    /// A real GPU.
+    pub struct Cuda {
+        kernels: Kernels,
+        context: std::sync::Arc<cudarc::driver::CudaContext>,
+        buffers: Vec<cudarc::driver::sys::CUdeviceptr>,
+    }
+
+    impl Cuda {
+        /// The first device.
+        pub fn open() -> Result<Self, Error> {
+            let context = context(0)?;
+            Ok(Cuda { kernels: Kernels::new(&context)?, context, buffers: vec![] })
+        }
+    }
+
+    impl Device for Cuda {
+        fn name(&self) -> String {
+            self.context.name().unwrap_or_else(|_| "cuda".into())
+        }
+
+        fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress {
+            let address = self.reserve(bytes.len() + phase) + phase as u64;
+            // SAFETY: the buffer was just allocated for as many bytes.
+            unsafe { cudarc::driver::result::memcpy_htod_sync(address, bytes) }.unwrap();
+            address
+        }
+
+        fn reserve(&mut self, len: usize) -> DeviceAddress {
+            // SAFETY: freed in `clear`.
+            let address = unsafe { cudarc::driver::result::malloc_sync(len.max(1)) }.unwrap();
+            self.buffers.push(address);
+            address
+        }
+
+        fn download(&mut self, address: DeviceAddress, len: usize) -> Vec<u8> {
+            let mut bytes = vec![0u8; len];
+            // SAFETY: the suite reads only what it allocated.
+            unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut bytes, address) }.unwrap();
+            bytes
+        }
+
+        fn launch(&mut self, launch: &Launch) {
+            // SAFETY: the suite's buffers have the documented sizes and live until `clear`.
+            unsafe { self.kernels.launch(launch, std::ptr::null_mut()) }.unwrap();
+            self.context.synchronize().unwrap();
+        }
+
+        fn clear(&mut self) {
+            for address in self.buffers.drain(..) {
+                // SAFETY: allocated in `reserve`, freed once.
+                unsafe { cudarc::driver::result::free_sync(address) }.unwrap();
+            }
+        }
+    }
+}

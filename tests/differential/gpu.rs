@@ -1,0 +1,154 @@
+//! What runs on a real GPU only, and the suite itself there.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
+use dpo_kernels::{Error, PairLoss, cpu};
+use half::{bf16, f16};
+
+use crate::case::{Case, OwnedLabels, Spec};
+use crate::executor::{Cuda, OnDevice};
+
+type Test = fn(&Arc<CudaContext>);
+
+const TESTS: [(&str, Test); 6] = [
+    ("differential suite, f32", |_| crate::run_dtype::<f32>(&mut OnDevice(Cuda::open().unwrap()))),
+    ("differential suite, f16", |_| crate::run_dtype::<f16>(&mut OnDevice(Cuda::open().unwrap()))),
+    ("differential suite, bf16", |_| crate::run_dtype::<bf16>(&mut OnDevice(Cuda::open().unwrap()))),
+    ("the convenience gives the CPU backend's numbers", convenience),
+    ("wrong lengths are refused before any launch", refusals),
+    ("forward and backward replay from a graph with changed inputs", graph),
+];
+
+/// Runs every test on the first GPU, or says how many were skipped and why. DPO_REQUIRE_GPU makes that a failure.
+pub fn run() {
+    // Straight to standard output: the test harness would hold it back.
+    let mut out = std::io::stdout();
+    match cuda::context(0) {
+        Ok(context) => {
+            for (name, test) in TESTS {
+                test(&context);
+                writeln!(out, "gpu: {name}: ok").unwrap();
+            }
+        }
+        Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => {
+            assert!(std::env::var_os("DPO_REQUIRE_GPU").is_none(), "{error}");
+            writeln!(out, "gpu: {} tests skipped: {error}", TESTS.len()).unwrap();
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn labels_of(case: &Case<bf16>) -> &[i64] {
+    match &case.labels {
+        OwnedLabels::I64(labels) => labels,
+        OwnedLabels::I32(_) => panic!("the plain case has 64-bit labels"),
+    }
+}
+
+fn close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        approx::assert_relative_eq!(found, expected, max_relative = 1e-4, epsilon = 1e-5);
+    }
+}
+
+fn convenience(context: &Arc<CudaContext>) {
+    let case = Case::<bf16>::draw(Spec::plain(5003));
+    let loss = PairLoss::sigmoid(0.1f32).unwrap();
+    let mut expected = cpu::Forward::default();
+    cpu::forward(&case.batch(), &case.logits, case.labels(), case.ref_logps.as_deref(), &loss, &mut expected)
+        .unwrap();
+
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+    let mut logits = stream.clone_htod(&case.logits).unwrap();
+    let labels = stream.clone_htod(labels_of(&case)).unwrap();
+    let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
+    pass.forward(&logits, DeviceLabels::I64(&labels), Some(&ref_logps), &loss).unwrap();
+    let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
+    assert!(logps.status.is_clean());
+    close(&logps.logps, &expected.logps.logps);
+    close(&pairs.margins, &expected.pairs.margins);
+    close(&pairs.coef, &expected.pairs.coef);
+    close(&[pairs.metrics.loss], &[expected.pairs.metrics.loss]);
+
+    let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
+    let upstream = stream.clone_htod(&[3.0f32]).unwrap();
+    pass.backward(&logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5, &mut apart).unwrap();
+    pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5).unwrap();
+    let (apart, in_place) = (stream.clone_dtoh(&apart).unwrap(), stream.clone_dtoh(&logits).unwrap());
+    let mut gradient = vec![bf16::ZERO; case.logits.len()];
+    let logsumexp = (&expected.logps).into();
+    cpu::backward(
+        &case.batch(),
+        &case.logits,
+        case.labels(),
+        logsumexp,
+        &expected.pairs.coef,
+        1.5,
+        &mut gradient,
+    )
+    .unwrap();
+    assert_eq!(apart, in_place);
+    for (found, expected) in apart.iter().zip(&gradient) {
+        // One rounding apart at most, where the f32 values straddle a tie.
+        approx::assert_relative_eq!(found.to_f32(), expected.to_f32(), max_relative = 8e-3, epsilon = 1e-6);
+    }
+}
+
+fn refusals(context: &Arc<CudaContext>) {
+    let case = Case::<bf16>::draw(Spec::plain(32));
+    let stream = context.default_stream();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+    let short = stream.alloc_zeros::<bf16>(case.logits.len() - 1).unwrap();
+    let logits = stream.clone_htod(&case.logits).unwrap();
+    let labels = stream.clone_htod(labels_of(&case)).unwrap();
+    let few = stream.alloc_zeros::<i32>(3).unwrap();
+    let argument = |result: Result<(), Error>| match result.unwrap_err() {
+        Error::Length { argument, .. } => argument,
+        other => panic!("not a length error: {other}"),
+    };
+    assert_eq!(argument(pass.logps(&short, DeviceLabels::I64(&labels))), "logits");
+    assert_eq!(argument(pass.logps(&logits, DeviceLabels::I32(&few))), "labels");
+    let available = cuda::device_count().unwrap();
+    assert_eq!(cuda::context(available).unwrap_err(), Error::NoDevice { ordinal: available, available });
+}
+
+/// Nothing in a launch allocates, copies or waits, and the counters reset themselves.
+fn graph(context: &Arc<CudaContext>) {
+    use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+    // cudarc's events between streams cannot be captured; one stream needs none.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let loss = PairLoss::sigmoid(0.1f32).unwrap();
+    let first = Case::<bf16>::draw(Spec::plain(5003));
+    let mut pass = DpoPass::new(&kernels, &stream, &first.batch()).unwrap();
+    let mut logits = stream.clone_htod(&first.logits).unwrap();
+    let mut labels = stream.clone_htod(labels_of(&first)).unwrap();
+    stream.synchronize().unwrap();
+
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+    pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
+    pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), None, 1.0).unwrap();
+    let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(instantiate).unwrap().expect("two launches were captured");
+    for seed in 1..4 {
+        let case = Case::<bf16>::draw(Spec { seed, reference_free: true, ..Spec::plain(5003) });
+        stream.memcpy_htod(&case.logits, &mut logits).unwrap();
+        stream.memcpy_htod(labels_of(&case), &mut labels).unwrap();
+        graph.launch().unwrap();
+        let replayed = (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap());
+        stream.memcpy_htod(&case.logits, &mut logits).unwrap();
+        pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
+        pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), None, 1.0).unwrap();
+        assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
+    }
+    unsafe { context.enable_event_tracking() };
+}

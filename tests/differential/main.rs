@@ -1,0 +1,103 @@
+//! The differential suite, written once: every executor against the f64 reference, over every way a batch can be laid
+//! out. The CPU backend always runs; the kernels run on a GPU where there is one, and the suite says so where not.
+
+mod bounds;
+mod case;
+mod executor;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod invariance;
+mod trouble;
+
+use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss};
+use half::{bf16, f16};
+
+use bounds::Expected;
+use case::{Case, Mask, PairKind, Random, Spec};
+use executor::{Cpu, Executor};
+
+const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
+
+/// Every vocab × stride × phase of the base pointer; the other ways a batch can differ are dealt over these in turn, so
+/// that each value of each meets each vocab.
+///
+/// DPO_REDUCED leaves out the large vocabularies, for tools that slow the kernels down a hundredfold.
+fn matrix(element: usize) -> Vec<Spec> {
+    let largest = if std::env::var_os("DPO_REDUCED").is_some() { 4096 } else { usize::MAX };
+    let mut specs = Vec::new();
+    let mut random = Random(42);
+    let phases: Vec<usize> = [0, 2, 4, 8].into_iter().filter(|phase| phase % element == 0).collect();
+    for vocab in VOCABS.into_iter().filter(|&vocab| vocab <= largest) {
+        for row_stride in [vocab, vocab + 1, vocab.next_multiple_of(64)] {
+            for &phase in &phases {
+                let index = specs.len();
+                let large = vocab > 10_000;
+                let loss = PairLoss::sigmoid(random.pick(&[0.01f32, 0.1, 0.5, 2.5])).unwrap();
+                let loss = match index % 4 {
+                    1 => loss.with_label_smoothing(random.pick(&[0.1f32, 0.5])).unwrap(),
+                    2 => loss.with_length_normalization(),
+                    3 => loss.with_normalizer(7.0).unwrap(),
+                    _ => loss,
+                };
+                specs.push(Spec {
+                    vocab,
+                    row_stride,
+                    phase,
+                    gradient_phase: random.pick(&[None, None, Some(0), Some(phases[index % phases.len()])]),
+                    sequences: if large { 2 } else { 2 * (1 + random.below(5)) },
+                    longest: if large { 2 } else { 1 + random.below(9) },
+                    packed: random.below(2) == 1,
+                    alignment: random.pick(&[LabelAlignment::Aligned, LabelAlignment::NextToken]),
+                    label_type: random.pick(&[LabelType::I32, LabelType::I64]),
+                    pairs: random.pick(&[PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed]),
+                    mask: if large { Mask::Full } else { random.pick(&Mask::ALL) },
+                    loss,
+                    reference_free: index % 7 == 6,
+                    scale: random.pick(&[1.0, 8.0, 30.0]),
+                    upstream: random.pick(&[1.0, 3.0, 0.125]),
+                    seed: random.next(),
+                });
+            }
+        }
+    }
+    specs
+}
+
+fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+    for spec in matrix(size_of::<T>()) {
+        let case = Case::<T>::draw(spec);
+        Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
+    }
+}
+
+/// The checks for one dtype.
+fn run_dtype<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+    run_matrix::<T>(executor);
+    invariance::run_twice_gives_the_same_bits::<T>(executor);
+    invariance::a_pair_alone_gives_the_same_bits::<T>(executor);
+    invariance::stride_and_phase_leave_the_bits_alone::<T>(executor);
+    invariance::packed_gives_the_bits_of_padded::<T>(executor);
+    invariance::policy_equal_to_reference_is_exactly_zero::<T>(executor);
+    trouble::bad_labels::<T>(executor);
+    trouble::nonfinite_logits::<T>(executor);
+    trouble::large_logits::<T>(executor);
+    trouble::uniform_rows::<T>(executor);
+}
+
+/// The whole suite, for one executor.
+fn run_suite(executor: &mut impl Executor) {
+    run_dtype::<f32>(executor);
+    run_dtype::<f16>(executor);
+    run_dtype::<bf16>(executor);
+}
+
+#[test]
+fn cpu_backend() {
+    run_suite(&mut Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn gpu() {
+    gpu::run();
+}

@@ -1,0 +1,488 @@
+//! One test per error variant and argument that the CPU side can produce, and what is left untouched by it.
+
+use std::fmt::Debug;
+
+use dpo_kernels::batch::{Logps, PairOutputs, Status};
+use dpo_kernels::cpu::{self, Forward, Logsumexp};
+use dpo_kernels::{Error, HostBatch, Labels, PairLoss, Pairs, reference, theory};
+
+const SEQUENCES: usize = 4;
+const LEN: usize = 2;
+const VOCAB: usize = 3;
+const ROWS: usize = SEQUENCES * LEN;
+const LOGITS: [f32; ROWS * VOCAB] = [0.5; ROWS * VOCAB];
+const LABELS: [i32; ROWS] = [0; ROWS];
+
+fn batch() -> HostBatch<'static> {
+    HostBatch::padded(SEQUENCES, LEN, VOCAB)
+}
+
+fn labels() -> Labels<'static> {
+    (&LABELS[..]).into()
+}
+
+fn loss() -> PairLoss {
+    PairLoss::sigmoid(0.1).unwrap()
+}
+
+/// Asserts an error's variant and its whole text.
+macro_rules! refused {
+    ($result:expr, $variant:ident, $text:expr) => {{
+        let error = $result.unwrap_err();
+        assert!(matches!(error, Error::$variant { .. }), "{error:?}");
+        assert_eq!(error.to_string(), $text);
+    }};
+}
+
+/// The value that a refused call must not have touched.
+fn untouched<T: Default + PartialEq + Debug>(out: T) {
+    assert_eq!(out, T::default());
+}
+
+mod shapes {
+    use super::*;
+    use dpo_kernels::Sequences;
+
+    #[test]
+    fn vocab() {
+        refused!(
+            HostBatch::padded(2, 1, 0).validate(),
+            Value,
+            "vocab: expected between 1 and 2147483647, found 0"
+        );
+    }
+
+    #[test]
+    fn row_stride_below_vocab() {
+        let batch = HostBatch { row_stride: 2, ..batch() };
+        refused!(batch.validate(), Value, "row_stride: expected at least vocab = 3, found 2");
+    }
+
+    #[test]
+    fn row_stride_beyond_offsets() {
+        let batch = HostBatch { row_stride: usize::MAX / 2, ..batch() };
+        let text = format!("row_stride: expected rows * row_stride below 2^61, found {}", usize::MAX / 2);
+        refused!(batch.validate(), Value, text);
+    }
+
+    #[test]
+    fn no_sequences() {
+        let batch = HostBatch::padded(0, 2, 3);
+        refused!(batch.validate(), Value, "sequences: expected between 1 and 2147483647, found 0");
+    }
+
+    #[test]
+    fn odd_number_of_sequences() {
+        for pairs in [Pairs::Concatenated, Pairs::Interleaved] {
+            let batch = HostBatch { pairs, ..HostBatch::padded(3, 2, 3) };
+            refused!(
+                batch.validate(),
+                Value,
+                "sequences: expected an even number, chosen and rejected, found 3"
+            );
+        }
+    }
+
+    #[test]
+    fn rows() {
+        let empty = HostBatch::padded(2, 0, 3);
+        refused!(empty.validate(), Value, "rows: expected between 1 and 2147483647, found 0");
+        let overflowing = HostBatch::padded(1 << 30, usize::MAX / 2, 3);
+        let text = format!("rows: expected between 1 and 2147483647, found {}", usize::MAX);
+        refused!(overflowing.validate(), Value, text);
+    }
+
+    #[test]
+    fn cu_seqlens_too_short() {
+        for cu_seqlens in [&[][..], &[0]] {
+            let batch = HostBatch::packed(cu_seqlens, 2, 3);
+            let text =
+                format!("cu_seqlens: expected at least 2 entries, [S + 1], found {}", cu_seqlens.len());
+            refused!(batch.validate(), Value, text);
+        }
+    }
+
+    #[test]
+    fn cu_seqlens_entries() {
+        for (cu_seqlens, text) in [
+            ([1, 2, 4], "cu_seqlens[0]: expected 0, found 1"),
+            ([0, -1, 4], "cu_seqlens[1]: expected between 0 and 4, found -1"),
+            ([0, 5, 4], "cu_seqlens[1]: expected between 0 and 4, found 5"),
+            ([0, 2, 3], "cu_seqlens[2]: expected the number of rows, 4, found 3"),
+            ([0, 2, 5], "cu_seqlens[2]: expected the number of rows, 4, found 5"),
+        ] {
+            refused!(HostBatch::packed(&cu_seqlens, 4, 3).validate(), Index, text);
+        }
+        let falling = HostBatch::packed(&[0, 3, 2, 4, 4], 4, 3);
+        refused!(falling.validate(), Index, "cu_seqlens[2]: expected between 3 and 4, found 2");
+    }
+
+    #[test]
+    fn no_pairs() {
+        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[], rejected: &[] }, ..batch() };
+        refused!(batch.validate(), Value, "pairs: expected between 1 and 2147483647, found 0");
+    }
+
+    #[test]
+    fn chosen_and_rejected_of_different_lengths() {
+        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 1], rejected: &[2] }, ..batch() };
+        refused!(batch.validate(), Length, "rejected: expected 2 elements ([pairs]), found 1");
+    }
+
+    #[test]
+    fn chosen_and_rejected_entries() {
+        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 4], rejected: &[1, 2] }, ..batch() };
+        refused!(batch.validate(), Index, "chosen[1]: expected a sequence index below 4, found 4");
+        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 3], rejected: &[-1, 2] }, ..batch };
+        refused!(batch.validate(), Index, "rejected[0]: expected a sequence index below 4, found -1");
+    }
+
+    #[test]
+    fn every_entry_point_validates_its_batch() {
+        let bad = HostBatch { row_stride: 2, ..batch() };
+        let text = "row_stride: expected at least vocab = 3, found 2";
+        let (mut logps, mut pairs, mut forward) =
+            (Logps::default(), PairOutputs::default(), Forward::default());
+        let logsumexp = Logsumexp { values: &[0.0; ROWS], residual: None };
+        let (coef, mut dlogits) = ([0.0; SEQUENCES], LOGITS);
+        refused!(cpu::logps(&bad, &LOGITS, labels(), &mut logps), Value, text);
+        refused!(cpu::pair_loss(&bad, &[0.0; 4], None, None, &loss(), &mut pairs), Value, text);
+        refused!(cpu::forward(&bad, &LOGITS, labels(), None, &loss(), &mut forward), Value, text);
+        refused!(cpu::backward(&bad, &LOGITS, labels(), logsumexp, &coef, 1.0, &mut dlogits), Value, text);
+        refused!(cpu::backward_in_place(&bad, &mut dlogits, labels(), logsumexp, &coef, 1.0), Value, text);
+        refused!(reference::logps(&bad, &LOGITS, labels()), Value, text);
+        refused!(reference::pair_loss(&bad, &[0.0; 4], None, None, &loss()), Value, text);
+        refused!(reference::backward(&bad, &LOGITS, labels(), &[0.0; ROWS], &[0.0; 4], 1.0), Value, text);
+        untouched((logps, pairs));
+        untouched(forward);
+        assert_eq!(dlogits, LOGITS);
+    }
+
+    #[test]
+    fn valid_shapes_at_their_limits() {
+        let whole = Sequences::Packed { cu_seqlens: &[0, 0, 1, 1][..], rows: 1 };
+        HostBatch { pairs: Pairs::None, ..HostBatch::new(1, whole) }.validate().unwrap();
+    }
+}
+
+mod parameters {
+    use super::*;
+
+    #[test]
+    fn beta() {
+        for (beta, found) in [(0.0, "0"), (-0.1, "-0.1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+            let text = format!("beta: expected a finite number above 0, found {found}");
+            refused!(PairLoss::sigmoid(beta), Value, text);
+        }
+    }
+
+    #[test]
+    fn label_smoothing() {
+        for (epsilon, found) in [(-0.1, "-0.1"), (0.6, "0.6"), (f64::NAN, "NaN")] {
+            let text = format!("label_smoothing: expected a number from 0 to 0.5, found {found}");
+            refused!(loss().with_label_smoothing(epsilon), Value, text);
+        }
+    }
+
+    #[test]
+    fn normalizer() {
+        for (normalizer, found) in [(0.0, "0"), (-1.0, "-1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+            let text = format!("normalizer: expected a finite number above 0, found {found}");
+            refused!(loss().with_normalizer(normalizer), Value, text);
+        }
+    }
+}
+
+mod lengths {
+    use super::*;
+
+    const SHORT_LOGITS: &str =
+        "logits: expected 24 elements (at least (rows - 1) * row_stride + vocab), found 23";
+    const SHORT_LABELS: &str = "labels: expected 8 elements ([rows]), found 7";
+    const SHORT_REF_LOGPS: &str = "ref_logps: expected 4 elements ([sequences]), found 3";
+    const SHORT_COEF: &str = "coef: expected 4 elements ([sequences]), found 3";
+
+    #[test]
+    fn of_logits_and_labels_in_floor_1() {
+        let mut out = Logps::default();
+        let few = Labels::I32(&LABELS[1..]);
+        refused!(cpu::logps(&batch(), &LOGITS[1..], labels(), &mut out), Length, SHORT_LOGITS);
+        refused!(cpu::logps(&batch(), &LOGITS, few, &mut out), Length, SHORT_LABELS);
+        refused!(reference::logps(&batch(), &LOGITS[1..], labels()), Length, SHORT_LOGITS);
+        refused!(reference::logps(&batch(), &LOGITS, few), Length, SHORT_LABELS);
+        untouched(out);
+
+        let many = Labels::I64(&[0; ROWS + 1]);
+        let text = "labels: expected 8 elements ([rows]), found 9";
+        refused!(reference::logps(&batch(), &LOGITS, many), Length, text);
+    }
+
+    #[test]
+    fn of_floor_2() {
+        let (logps, wide) = ([0.0f32; SEQUENCES], [0.0f64; SEQUENCES]);
+        let (lengths, loss) = ([1; SEQUENCES], loss());
+        let mut out = PairOutputs::default();
+
+        let text = "logps: expected 4 elements ([sequences]), found 3";
+        refused!(cpu::pair_loss(&batch(), &logps[1..], None, None, &loss, &mut out), Length, text);
+        refused!(reference::pair_loss(&batch(), &wide[1..], None, None, &loss), Length, text);
+
+        let ref_logps = Some(&logps[1..]);
+        refused!(cpu::pair_loss(&batch(), &logps, ref_logps, None, &loss, &mut out), Length, SHORT_REF_LOGPS);
+        refused!(
+            reference::pair_loss(&batch(), &wide, Some(&wide[1..]), None, &loss),
+            Length,
+            SHORT_REF_LOGPS
+        );
+
+        let text = "lengths: expected 4 elements ([sequences]), found 3";
+        let few = Some(&lengths[1..]);
+        refused!(cpu::pair_loss(&batch(), &logps, None, few, &loss, &mut out), Length, text);
+        refused!(reference::pair_loss(&batch(), &wide, None, few, &loss), Length, text);
+        untouched(out);
+    }
+
+    #[test]
+    fn of_the_fused_forward() {
+        let mut out = Forward::default();
+        let (few, loss) = (Labels::I32(&LABELS[1..]), loss());
+        refused!(cpu::forward(&batch(), &LOGITS[1..], labels(), None, &loss, &mut out), Length, SHORT_LOGITS);
+        refused!(cpu::forward(&batch(), &LOGITS, few, None, &loss, &mut out), Length, SHORT_LABELS);
+        let ref_logps = Some(&[0.0; 3][..]);
+        refused!(
+            cpu::forward(&batch(), &LOGITS, labels(), ref_logps, &loss, &mut out),
+            Length,
+            SHORT_REF_LOGPS
+        );
+        untouched(out);
+    }
+
+    #[test]
+    fn of_floor_3() {
+        let (batch, coef) = (batch(), [1.0f32; SEQUENCES]);
+        let rows = [0.0f32; ROWS];
+        let all = Logsumexp { values: &rows, residual: None };
+        let mut dlogits = LOGITS;
+        let mut backward = |logits: &[f32], labels, logsumexp, coef: &[f32]| {
+            cpu::backward(&batch, logits, labels, logsumexp, coef, 1.0, &mut dlogits)
+        };
+        refused!(backward(&LOGITS[1..], labels(), all, &coef), Length, SHORT_LOGITS);
+        refused!(backward(&LOGITS, Labels::I32(&LABELS[1..]), all, &coef), Length, SHORT_LABELS);
+        refused!(backward(&LOGITS, labels(), all, &coef[1..]), Length, SHORT_COEF);
+
+        let values = Logsumexp { values: &rows[1..], residual: None };
+        let text = "logsumexp.values: expected 8 elements ([rows]), found 7";
+        refused!(backward(&LOGITS, labels(), values, &coef), Length, text);
+        let residual = Logsumexp { values: &rows, residual: Some(&rows[1..]) };
+        let text = "logsumexp.residual: expected 8 elements ([rows]), found 7";
+        refused!(backward(&LOGITS, labels(), residual, &coef), Length, text);
+
+        let text = "dlogits: expected 24 elements (at least (rows - 1) * row_stride + vocab), found 23";
+        refused!(cpu::backward(&batch, &LOGITS, labels(), all, &coef, 1.0, &mut dlogits[1..]), Length, text);
+        assert_eq!(dlogits, LOGITS, "untouched");
+    }
+
+    #[test]
+    fn of_floor_3_in_place() {
+        let (batch, coef, rows) = (batch(), [1.0f32; SEQUENCES], [0.0f32; ROWS]);
+        let all = Logsumexp { values: &rows, residual: None };
+        let mut logits = LOGITS;
+        refused!(
+            cpu::backward_in_place(&batch, &mut logits[1..], labels(), all, &coef, 1.0),
+            Length,
+            SHORT_LOGITS
+        );
+        refused!(
+            cpu::backward_in_place(&batch, &mut logits, labels(), all, &coef[1..], 1.0),
+            Length,
+            SHORT_COEF
+        );
+        assert_eq!(logits, LOGITS, "untouched");
+    }
+
+    #[test]
+    fn of_the_reference_s_floor_3() {
+        let (batch, coef, rows) = (batch(), [1.0f64; SEQUENCES], [0.0f64; ROWS]);
+        let backward = |logits: &[f32], logsumexp: &[f64], coef: &[f64]| {
+            reference::backward(&batch, logits, labels(), logsumexp, coef, 1.0)
+        };
+        refused!(backward(&LOGITS[1..], &rows, &coef), Length, SHORT_LOGITS);
+        let text = "logsumexp: expected 8 elements ([rows]), found 7";
+        refused!(backward(&LOGITS, &rows[1..], &coef), Length, text);
+        refused!(backward(&LOGITS, &rows, &coef[1..]), Length, SHORT_COEF);
+    }
+
+    #[test]
+    fn longer_logits_are_welcome() {
+        let logits = [0.5f32; ROWS * VOCAB + 1];
+        let mut out = Logps::default();
+        cpu::logps(&batch(), &logits, labels(), &mut out).unwrap();
+        reference::logps(&batch(), &logits, labels()).unwrap();
+        let (mut dlogits, coef) = (logits, [1.0; SEQUENCES]);
+        cpu::backward(&batch(), &logits, labels(), (&out).into(), &coef, 1.0, &mut dlogits).unwrap();
+        assert_eq!(dlogits[ROWS * VOCAB], 0.5, "untouched");
+    }
+}
+
+mod missing {
+    use super::*;
+
+    #[test]
+    fn lengths() {
+        let loss = loss().with_length_normalization();
+        let text = "lengths: required when the loss is length-normalised";
+        let mut out = PairOutputs::default();
+        refused!(cpu::pair_loss(&batch(), &[0.0; 4], None, None, &loss, &mut out), Missing, text);
+        refused!(reference::pair_loss(&batch(), &[0.0; 4], None, None, &loss), Missing, text);
+        untouched(out);
+    }
+
+    #[test]
+    fn pairs() {
+        let batch = HostBatch { pairs: Pairs::None, ..batch() };
+        let text = "pairs: expected a layout with pairs, for a loss, found Pairs::None";
+        let (mut pairs, mut forward) = (PairOutputs::default(), Forward::default());
+        refused!(cpu::pair_loss(&batch, &[0.0; 4], None, None, &loss(), &mut pairs), Value, text);
+        refused!(cpu::forward(&batch, &LOGITS, labels(), None, &loss(), &mut forward), Value, text);
+        refused!(reference::pair_loss(&batch, &[0.0; 4], None, None, &loss()), Value, text);
+        untouched(pairs);
+        untouched(forward);
+    }
+}
+
+mod data {
+    use super::*;
+
+    /// Status of both backends, which must agree, and the CPU backend's results.
+    fn pass(logits: &[f32], labels: &[i32]) -> (Status, Logps<f32>) {
+        let mut out = Logps::default();
+        cpu::logps(&batch(), logits, labels.into(), &mut out).unwrap();
+        assert_eq!(reference::logps(&batch(), logits, labels.into()).unwrap().status, out.status);
+        (out.status, out)
+    }
+
+    #[test]
+    fn clean() {
+        let (status, _) = pass(&LOGITS, &LABELS);
+        assert_eq!(status, Status::default());
+        status.check().unwrap();
+    }
+
+    #[test]
+    fn bad_label() {
+        for bad in [VOCAB as i32, i32::MAX, -1, i32::MIN] {
+            let mut labels = LABELS;
+            (labels[3], labels[6]) = (bad, bad);
+            let (status, out) = pass(&LOGITS, &labels);
+            // The log-prob of a bad label is NaN, so this is also the first row without a finite one.
+            assert_eq!(status, Status { bad_label: Some(3), nonfinite_row: Some(3), ..Status::default() });
+            let text = "bad data: label out of range, first in row 3; non-finite log-prob, first in row 3";
+            refused!(status.check(), Data, text);
+            assert!(out.token_logps[3].is_nan() && out.logps[1].is_nan() && out.logps[0].is_finite());
+
+            let mut dlogits = LOGITS;
+            let labels = labels[..].into();
+            cpu::backward_in_place(&batch(), &mut dlogits, labels, (&out).into(), &[1.0; 4], 1.0).unwrap();
+            assert!(dlogits[3 * VOCAB..4 * VOCAB].iter().all(|g| g.is_nan()), "row 3");
+            assert!(dlogits[..3 * VOCAB].iter().all(|g| g.is_finite()), "rows before");
+        }
+    }
+
+    #[test]
+    fn nonfinite_row() {
+        for bad in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+            let mut logits = LOGITS;
+            (logits[5 * VOCAB], logits[7 * VOCAB]) = (bad, bad);
+            let (status, _) = pass(&logits, &LABELS);
+            assert_eq!(status, Status { nonfinite_row: Some(5), ..Status::default() });
+            refused!(status.check(), Data, "bad data: non-finite log-prob, first in row 5");
+        }
+    }
+
+    #[test]
+    fn empty_sequence() {
+        let mut labels = LABELS;
+        labels[4..].fill(-100);
+        let (status, out) = pass(&LOGITS, &labels);
+        assert_eq!(status, Status { empty_sequence: Some(2), ..Status::default() });
+        refused!(status.check(), Data, "bad data: no scored token, first in sequence 2");
+        assert_eq!((out.logps[2], out.scored[2]), (0.0, 0));
+    }
+
+    #[test]
+    fn a_clean_pass_clears_the_status() {
+        let mut out = Logps::default();
+        cpu::logps(&batch(), &LOGITS, Labels::I32(&[9; ROWS]), &mut out).unwrap();
+        assert!(!out.status.is_clean());
+        cpu::logps(&batch(), &LOGITS, labels(), &mut out).unwrap();
+        assert!(out.status.is_clean());
+    }
+}
+
+mod candidate_sets {
+    use super::*;
+
+    const POLICY: [f64; 2] = [0.5, 0.5];
+
+    #[test]
+    fn probabilities() {
+        for (policy, problem) in [
+            ([0.5, 0.4], "that sum to 1, found a sum of 0.9"),
+            ([-0.5, 1.5], "from 0 to 1, found -0.5"),
+            ([f64::NAN, 1.0], "from 0 to 1, found NaN"),
+        ] {
+            let text = |argument: &str| format!("{argument}: expected probabilities {problem}");
+            refused!(theory::kl_divergence(&policy, &POLICY), Value, text("policy"));
+            refused!(theory::kl_divergence(&POLICY, &policy), Value, text("reference"));
+            refused!(theory::rlhf_objective(&policy, &POLICY, &[0.0; 2], 1.0), Value, text("policy"));
+            refused!(theory::gibbs_policy(&policy, &[0.0; 2], 1.0), Value, text("reference"));
+            refused!(theory::log_partition(&policy, &[0.0; 2], 1.0), Value, text("reference"));
+            refused!(theory::reward_from_policy(&policy, &POLICY, 1.0, 0.0), Value, text("policy"));
+            refused!(theory::reward_difference(&POLICY, &policy, 1.0, 0, 1), Value, text("reference"));
+        }
+        let text = "reference: expected probabilities that sum to 1, found a sum of 0";
+        refused!(theory::log_partition(&[], &[], 1.0), Value, text);
+    }
+
+    #[test]
+    fn lengths() {
+        let text = "reference: expected 2 elements ([candidates]), found 1";
+        refused!(theory::kl_divergence(&POLICY, &[1.0]), Length, text);
+        refused!(theory::reward_from_policy(&POLICY, &[1.0], 1.0, 0.0), Length, text);
+        let text = "rewards: expected 2 elements ([candidates]), found 3";
+        refused!(theory::rlhf_objective(&POLICY, &POLICY, &[0.0; 3], 1.0), Length, text);
+        refused!(theory::gibbs_policy(&POLICY, &[0.0; 3], 1.0), Length, text);
+    }
+
+    #[test]
+    fn beta() {
+        for (beta, found) in [(0.0, "0"), (-1.0, "-1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+            let text = format!("beta: expected a finite number above 0, found {found}");
+            refused!(theory::rlhf_objective(&POLICY, &POLICY, &[0.0; 2], beta), Value, text);
+            refused!(theory::gibbs_policy(&POLICY, &[0.0; 2], beta), Value, text);
+            refused!(theory::reward_from_policy(&POLICY, &POLICY, beta, 0.0), Value, text);
+        }
+    }
+
+    #[test]
+    fn rewards() {
+        for (reward, found) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")] {
+            let text = format!("rewards: expected finite numbers, found {found}");
+            refused!(theory::gibbs_policy(&POLICY, &[0.0, reward], 1.0), Value, text);
+        }
+    }
+
+    #[test]
+    fn log_partition() {
+        let text = "log_partition: expected a finite number, found NaN";
+        refused!(theory::reward_from_policy(&POLICY, &POLICY, 1.0, f64::NAN), Value, text);
+    }
+
+    #[test]
+    fn candidates() {
+        let text = "chosen: expected a candidate below 2, found 2";
+        refused!(theory::reward_difference(&POLICY, &POLICY, 1.0, 2, 0), Value, text);
+        let text = "rejected: expected a candidate below 2, found 9";
+        refused!(theory::reward_difference(&POLICY, &POLICY, 1.0, 0, 9), Value, text);
+    }
+}

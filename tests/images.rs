@@ -1,0 +1,94 @@
+//! The embedded images: that each kernel is there for each architecture, without spills, and that the right one is
+//! picked for a device.
+#![cfg(feature = "cuda")]
+
+use dpo_kernels::Error;
+use dpo_kernels::cuda::images::{IMAGES, Image, Kind, select};
+use dpo_kernels::cuda::plan::KERNELS;
+
+fn targets(unit: &str) -> Vec<String> {
+    IMAGES.iter().filter(|image| image.unit == unit).map(Image::target).collect()
+}
+
+/// The numbers before `unit` in the compiler's report, summed over lines.
+fn sum_of(report: &str, unit: &str) -> u64 {
+    let number = |(at, _)| {
+        let before: &str = &report[..at];
+        before.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+    };
+    report.match_indices(unit).map(number).sum()
+}
+
+#[test]
+fn every_kernel_is_embedded_for_every_architecture() {
+    if std::env::var_os("DPO_KERNELS_ARCHS").is_some() {
+        return; // another set was asked for
+    }
+    for (unit, kernel) in KERNELS {
+        assert_eq!(targets(unit), ["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"], "{unit}");
+        for image in IMAGES.iter().filter(|image| image.unit == unit) {
+            let name = kernel.as_bytes();
+            assert!(
+                image.bytes.windows(name.len()).any(|window| window == name),
+                "{kernel} is not in the image for {}",
+                image.target()
+            );
+        }
+    }
+}
+
+#[test]
+fn images_are_what_they_say() {
+    for image in IMAGES {
+        match image.kind {
+            Kind::Cubin => assert!(image.bytes.starts_with(b"\x7fELF"), "{}", image.target()),
+            Kind::Ptx => {
+                let text = std::str::from_utf8(image.bytes).unwrap().trim_end_matches('\0');
+                assert!(text.contains(&format!(".target sm_{}", image.capability)));
+                assert_eq!(image.bytes.last(), Some(&0), "the driver needs a terminated string");
+            }
+        }
+        assert_eq!(image.bytes.as_ptr() as usize % 64, 0, "the driver reads ELF files in place");
+    }
+}
+
+#[test]
+fn nothing_spills() {
+    for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
+        let kernels = KERNELS.iter().filter(|(unit, _)| *unit == image.unit).count();
+        let report = image.report;
+        let target = image.target();
+        assert_eq!(report.matches("bytes spill stores").count(), kernels, "{target}: {report}");
+        assert_eq!(sum_of(report, " bytes stack frame"), 0, "{target}: {report}");
+        assert_eq!(sum_of(report, " bytes spill stores"), 0, "{target}: {report}");
+        assert_eq!(sum_of(report, " bytes spill loads"), 0, "{target}: {report}");
+    }
+}
+
+#[test]
+fn the_best_image_for_a_device_is_picked() {
+    let image = |kind, capability| Image { unit: "forward", kind, capability, report: "", bytes: b"" };
+    let images = [
+        image(Kind::Cubin, 80),
+        image(Kind::Cubin, 86),
+        image(Kind::Cubin, 90),
+        image(Kind::Cubin, 120),
+        image(Kind::Ptx, 80),
+    ];
+    let pick = |device| select(&images, "forward", device).map(Image::target);
+    assert_eq!(pick((8, 0)).unwrap(), "sm_80");
+    assert_eq!(pick((8, 6)).unwrap(), "sm_86");
+    assert_eq!(pick((8, 9)).unwrap(), "sm_86");
+    assert_eq!(pick((9, 0)).unwrap(), "sm_90");
+    assert_eq!(pick((10, 3)).unwrap(), "compute_80");
+    assert_eq!(pick((12, 1)).unwrap(), "sm_120");
+    let error = pick((7, 5)).unwrap_err();
+    assert!(matches!(&error, Error::NoImage { device: (7, 5), embedded } if embedded.len() == 5));
+    let message = error.to_string();
+    assert!(
+        message.contains("7.5") && message.contains("compute_80") && message.contains("DPO_KERNELS_ARCHS")
+    );
+    assert!(
+        matches!(select(&images, "backward", (9, 0)), Err(Error::NoImage { embedded, .. }) if embedded.is_empty())
+    );
+}

@@ -1,0 +1,260 @@
+//! Plans are pure, so everything about them can be checked without a device: offsets, limits, alignment, overlaps.
+#![cfg(feature = "cuda")]
+
+use dpo_kernels::batch::LabelType;
+use dpo_kernels::cuda::params::{
+    DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone,
+};
+use dpo_kernels::cuda::plan::{
+    self, Arguments, DeviceArray, DeviceBatch, GradientBuffers, Inputs, LogpsBuffers, PairBuffers,
+    row_threads,
+};
+use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences};
+
+const INPUTS: Inputs =
+    Inputs { dtype: DType::BF16, logits: 0x1000_0000, label_type: LabelType::I64, labels: 0x2000 };
+const OUT: LogpsBuffers = LogpsBuffers {
+    logps: 0x3000,
+    scored: None,
+    token_logps: None,
+    logsumexp: Some(0x4000),
+    logsumexp_residual: Some(0x5000),
+    status: 0x6000,
+};
+const PAIRS: PairBuffers = PairBuffers {
+    ref_logps: Some(0x7000),
+    pair_losses: 0x8000,
+    chosen_rewards: 0x9000,
+    rejected_rewards: 0xa000,
+    margins: 0xb000,
+    coef: 0xc000,
+    metrics: 0xd000,
+};
+const WORKSPACE: u64 = 0xe000;
+
+fn batch() -> DeviceBatch {
+    Batch::padded(4, 8, 1000)
+}
+
+fn loss() -> PairLoss {
+    PairLoss::sigmoid(0.1f32).unwrap()
+}
+
+fn gradient(dlogits: u64) -> GradientBuffers {
+    GradientBuffers {
+        logsumexp: 0x4000,
+        logsumexp_residual: None,
+        coef: 0xc000,
+        upstream: None,
+        upstream_scale: 1.0,
+        dlogits,
+    }
+}
+
+fn forward_params(batch: &DeviceBatch) -> DpoForward {
+    match plan::forward(batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap().arguments {
+        Arguments::Forward(params) => params,
+        other => panic!("not a forward launch: {other:?}"),
+    }
+}
+
+fn backward_params(batch: &DeviceBatch, dlogits: u64) -> DpoBackward {
+    match plan::backward(batch, &INPUTS, &gradient(dlogits)).unwrap().arguments {
+        Arguments::Backward(params) => params,
+        other => panic!("not a backward launch: {other:?}"),
+    }
+}
+
+fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
+    match result.unwrap_err() {
+        Error::Value { argument, found, .. } => (argument, found),
+        other => panic!("not a value error: {other}"),
+    }
+}
+
+#[test]
+fn forward_is_one_launch_of_one_block_per_row() {
+    let launch = plan::forward(&batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
+    assert_eq!((launch.unit, launch.kernel), ("forward", "dpo_forward_bf16"));
+    assert_eq!((launch.grid, launch.block), (32, row_threads(1000, DType::BF16)));
+    assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
+    let params = forward_params(&batch());
+    assert_eq!((params.batch.rows, params.batch.vocab, params.batch.sequence_len), (32, 1000, 8));
+    assert_eq!((params.loss.pairs, params.loss.normalizer, params.loss.beta), (2, 2.0, 0.1));
+}
+
+#[test]
+fn every_entry_point_is_planned_for() {
+    let mut planned = Vec::new();
+    for dtype in DType::ALL {
+        let inputs = Inputs { dtype, ..INPUTS };
+        let forward = plan::forward(&batch(), &inputs, &OUT, None, WORKSPACE).unwrap();
+        let backward = plan::backward(&batch(), &inputs, &gradient(INPUTS.logits)).unwrap();
+        planned.extend([forward, backward].map(|launch| (launch.unit, launch.kernel)));
+    }
+    let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
+    planned.push((alone.unit, alone.kernel));
+    planned.sort();
+    let mut kernels = plan::KERNELS;
+    kernels.sort();
+    assert_eq!(planned, kernels);
+}
+
+#[test]
+fn floor_one_alone_has_no_pairs() {
+    let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000) };
+    let launch = plan::forward(&batch, &INPUTS, &OUT, None, WORKSPACE).unwrap();
+    let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
+    assert_eq!(params.loss.pairs, 0);
+    let (argument, _) = value_error(plan::forward(&batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE));
+    assert_eq!(argument, "pairs");
+}
+
+#[test]
+fn parameters_that_f32_cannot_hold_are_refused() {
+    let launch = |loss: &PairLoss| plan::forward(&batch(), &INPUTS, &OUT, Some((loss, &PAIRS)), WORKSPACE);
+    assert_eq!(value_error(launch(&PairLoss::sigmoid(1e-60).unwrap())).0, "beta");
+    assert_eq!(value_error(launch(&loss().with_normalizer(1e60).unwrap())).0, "normalizer");
+}
+
+#[test]
+fn offsets_pass_two_to_the_31() {
+    // 65536 rows of 262144 + 64 elements: 1.7e10 elements, far past 2^31.
+    let batch = Batch { row_stride: 262_208, ..Batch::padded(32, 2048, 262_144) };
+    let params = forward_params(&batch);
+    assert_eq!(params.batch.row_stride, 262_208i64);
+    assert_eq!(params.batch.rows, 65_536);
+    assert_eq!(batch.logits_len(), 65_535 * 262_208 + 262_144);
+    // A gradient buffer that overlaps only beyond 2^31 elements is found out.
+    let bytes = batch.logits_len() as u64 * 2;
+    let launch = plan::backward(&batch, &INPUTS, &gradient(INPUTS.logits + bytes - 2));
+    assert_eq!(value_error(launch).0, "dlogits");
+    assert_eq!(backward_params(&batch, INPUTS.logits + bytes).dlogits, INPUTS.logits + bytes);
+}
+
+#[test]
+fn counts_beyond_the_grid_are_refused() {
+    let rows = |count, len| plan::forward(&Batch::padded(count, len, 10), &INPUTS, &OUT, None, WORKSPACE);
+    assert!(rows(2, (i32::MAX / 2) as usize).is_ok());
+    assert_eq!(value_error(rows(2, 1 << 30)).0, "rows");
+    assert_eq!(value_error(rows(2, usize::MAX)).0, "rows");
+    assert_eq!(value_error(rows(0, 5)).0, "sequences");
+    assert_eq!(value_error(rows(2, 0)).0, "rows");
+    let vocab = |vocab| plan::forward(&Batch::padded(2, 2, vocab), &INPUTS, &OUT, None, WORKSPACE);
+    assert_eq!(value_error(vocab(0)).0, "vocab");
+    assert_eq!(value_error(vocab(1 << 31)).0, "vocab");
+    assert!(vocab(i32::MAX as usize).is_ok());
+    let wide = Batch { row_stride: usize::MAX / 8, ..Batch::padded(2, 1000, 10) };
+    assert_eq!(value_error(plan::forward(&wide, &INPUTS, &OUT, None, WORKSPACE)).0, "row_stride");
+}
+
+#[test]
+fn in_place_or_apart_but_never_overlapping() {
+    let bytes = batch().logits_len() as u64 * 2;
+    assert_eq!(backward_params(&batch(), INPUTS.logits).dlogits, INPUTS.logits);
+    for apart in [INPUTS.logits + bytes, INPUTS.logits - bytes] {
+        assert_eq!(backward_params(&batch(), apart).dlogits, apart);
+    }
+    for overlapping in [INPUTS.logits + 2, INPUTS.logits + bytes - 2, INPUTS.logits - bytes + 2] {
+        let (argument, found) = value_error(plan::backward(&batch(), &INPUTS, &gradient(overlapping)));
+        assert_eq!((argument, found), ("dlogits", format!("{overlapping:#x}")));
+    }
+}
+
+#[test]
+fn null_and_misaligned_addresses_are_named() {
+    type Change = fn(&mut Inputs, &mut LogpsBuffers, &mut PairBuffers, &mut u64);
+    let changes: [(&str, Change); 16] = [
+        ("logits", |inputs, _, _, _| inputs.logits = 0),
+        ("logits", |inputs, _, _, _| inputs.logits = 0x1001),
+        ("labels", |inputs, _, _, _| inputs.labels = 0),
+        ("labels", |inputs, _, _, _| inputs.labels = 0x2004),
+        ("logps", |_, out, _, _| out.logps = 0),
+        ("scored", |_, out, _, _| out.scored = Some(0)),
+        ("token_logps", |_, out, _, _| out.token_logps = Some(2)),
+        ("logsumexp", |_, out, _, _| out.logsumexp = Some(2)),
+        ("logsumexp_residual", |_, out, _, _| out.logsumexp_residual = Some(0)),
+        ("status", |_, out, _, _| out.status = 0),
+        ("ref_logps", |_, _, pairs, _| pairs.ref_logps = Some(0)),
+        ("pair_losses", |_, _, pairs, _| pairs.pair_losses = 0),
+        ("margins", |_, _, pairs, _| pairs.margins = 1),
+        ("coef", |_, _, pairs, _| pairs.coef = 0),
+        ("metrics", |_, _, pairs, _| pairs.metrics = 0),
+        ("workspace", |_, _, _, workspace| *workspace = 0),
+    ];
+    for (name, change) in changes {
+        let (mut inputs, mut out, mut pairs, mut workspace) = (INPUTS, OUT, PAIRS, WORKSPACE);
+        change(&mut inputs, &mut out, &mut pairs, &mut workspace);
+        let launch = plan::forward(&batch(), &inputs, &out, Some((&loss(), &pairs)), workspace);
+        assert_eq!(value_error(launch).0, name);
+    }
+    let packed = Batch::packed(DeviceArray { address: 0, len: 5 }, 32, 1000);
+    assert_eq!(value_error(plan::forward(&packed, &INPUTS, &OUT, None, WORKSPACE)).0, "cu_seqlens");
+}
+
+#[test]
+fn layouts_reach_the_kernels() {
+    let interleaved = DeviceBatch { pairs: Pairs::Interleaved, ..batch() };
+    assert_eq!(forward_params(&interleaved).loss.pair_layout, DPO_PAIRS_INTERLEAVED);
+    let (chosen, rejected) = (DeviceArray { address: 0x10, len: 3 }, DeviceArray { address: 0x20, len: 3 });
+    let indexed = DeviceBatch { pairs: Pairs::Indexed { chosen, rejected }, ..batch() };
+    let params = forward_params(&indexed).loss;
+    assert_eq!((params.pair_layout, params.pairs), (DPO_PAIRS_INDEXED, 3));
+    assert_eq!((params.chosen, params.rejected), (0x10, 0x20));
+    let next = DeviceBatch { label_alignment: LabelAlignment::NextToken, ..batch() };
+    assert_eq!((forward_params(&batch()).batch.next_token, forward_params(&next).batch.next_token), (0, 1));
+    let packed = DeviceBatch {
+        sequences: Sequences::Packed { cu_seqlens: DeviceArray { address: 0x30, len: 5 }, rows: 17 },
+        ..batch()
+    };
+    let params = forward_params(&packed).batch;
+    assert_eq!((params.cu_seqlens, params.sequences, params.rows), (0x30, 4, 17));
+    let uneven = DeviceArray { address: 0x20, len: 2 };
+    let broken = DeviceBatch { pairs: Pairs::Indexed { chosen, rejected: uneven }, ..batch() };
+    assert_eq!(
+        plan::forward(&broken, &INPUTS, &OUT, None, WORKSPACE).unwrap_err(),
+        Error::Length { argument: "rejected", shape: "[pairs]", expected: 3, found: 2 }
+    );
+}
+
+#[test]
+fn workspace_parts_do_not_overlap() {
+    let params = forward_params(&batch());
+    let bytes = plan::workspace_bytes(&batch()).unwrap() as u64;
+    // progress | sequence_rows_done [4] | token_logps [32] | scored [4]
+    assert_eq!(params.progress, WORKSPACE);
+    assert!(params.sequence_rows_done >= WORKSPACE + 24);
+    assert!(params.token_logps >= params.sequence_rows_done + 4 * 4);
+    assert!(params.scored >= params.token_logps + 32 * 4);
+    assert!(params.scored + 4 * 4 <= WORKSPACE + bytes);
+}
+
+#[test]
+fn row_threads_depend_on_the_bytes_of_a_row() {
+    for dtype in DType::ALL {
+        let mut last = 0;
+        for vocab in [1, 31, 1000, 4096, 32000, 50257, 128256, 262144, i32::MAX as usize] {
+            let threads = row_threads(vocab, dtype);
+            assert!(threads.is_multiple_of(32) && (32..=512).contains(&threads) && threads >= last);
+            last = threads;
+        }
+    }
+    assert_eq!(row_threads(128_256, DType::BF16), 512);
+}
+
+#[test]
+fn floor_two_alone_needs_lengths_for_length_normalisation() {
+    let plan = |lengths| {
+        let loss = loss().with_length_normalization();
+        plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, lengths, &loss, &PAIRS, 0x6000)
+    };
+    assert_eq!(
+        plan(None).unwrap_err(),
+        Error::Missing { argument: "lengths", because: "the loss is length-normalised" }
+    );
+    let launch = plan(Some(0x40)).unwrap();
+    assert_eq!(launch.grid, 1);
+    assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoPairLossAlone>());
+    let odd = plan::pair_loss(&Pairs::Concatenated, 3, 0x3000, None, &loss(), &PAIRS, 0x6000);
+    assert_eq!(value_error(odd).0, "sequences");
+}
