@@ -1,0 +1,47 @@
+# make train   a DPO run on real text (CPU; CUDA=1 for a GPU), results in target/train/
+# make test    everything that can be tested here
+# make help    the rest
+
+CARGO ?= cargo
+# Where NVRTC and libclang are; installed under target/tools where the machine has none.
+TOOLS := target/tools/env
+WITH_TOOLS = . ./$(TOOLS) &&
+
+# make train BETA=0.2 SEED=3 STEPS=100 ARGS="--lr 1e-3"
+TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(BETA),--beta $(BETA)) \
+	$(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: help train test bench gpu-bundle params doc lint
+
+help:
+	@echo "make train        a DPO run on real text: BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
+	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
+	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
+	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
+	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
+	@echo "make params       src/cuda/params.rs anew from kernels/params.h"
+
+# The CPU run needs neither NVRTC nor CUDA.
+train: $(if $(CUDA),$(TOOLS))
+	$(if $(CUDA),$(WITH_TOOLS)) $(CARGO) run --release -p dpo-train $(if $(CUDA),--features cuda) -- $(TRAIN_ARGS)
+
+test: $(TOOLS)
+	$(WITH_TOOLS) $(CARGO) test --workspace
+
+bench: $(TOOLS)
+	$(WITH_TOOLS) $(CARGO) bench -p dpo-kernels
+
+gpu-bundle: $(TOOLS)
+	$(WITH_TOOLS) scripts/gpu-bundle.sh
+
+params: $(TOOLS)
+	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels --test params
+
+lint: $(TOOLS)
+	$(CARGO) fmt --all --check
+	$(WITH_TOOLS) $(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(WITH_TOOLS) $(CARGO) clippy -p dpo-kernels --no-default-features --all-targets -- -D warnings
+	$(WITH_TOOLS) RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+$(TOOLS): scripts/tools.sh
+	./scripts/tools.sh

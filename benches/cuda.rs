@@ -1,0 +1,121 @@
+//! The kernels on the first GPU, timed by CUDA events: bytes of logits per second, beside a device-to-device copy of as
+//! many bytes in the same run. A forward must read S; a backward must read S and write S, as the copy does.
+//!
+//! Without a device it says so and passes.
+
+#[cfg(feature = "cuda")]
+mod common;
+
+#[cfg(feature = "cuda")]
+mod device {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use criterion::{Criterion, Throughput};
+    use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
+    use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+    use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
+    use dpo_kernels::{Logit, PairLoss};
+    use half::{bf16, f16};
+
+    use crate::common::{Shape, criterion, labels, logits, summarize};
+
+    const SHAPES: [Shape; 6] = [
+        Shape { rows: 8192, vocab: 128_256 },
+        Shape { rows: 64, vocab: 128_256 },
+        Shape { rows: 4096, vocab: 50_257 },
+        Shape { rows: 4096, vocab: 32_000 },
+        Shape { rows: 256, vocab: 32_000 },
+        Shape { rows: 4096, vocab: 4096 },
+    ];
+
+    pub fn main() {
+        let context = match cuda::context(0) {
+            Ok(context) => context,
+            Err(error) => return println!("cuda benchmarks skipped: {error}"),
+        };
+        let mut criterion = criterion();
+        for shape in SHAPES {
+            bench::<bf16>(&mut criterion, &context, shape);
+            bench::<f16>(&mut criterion, &context, shape);
+            bench::<f32>(&mut criterion, &context, shape);
+        }
+        criterion.final_summary();
+        summarize("cuda");
+    }
+
+    /// Device time of `iterations` calls.
+    fn timed(stream: &Arc<CudaStream>, iterations: u64, mut call: impl FnMut()) -> Duration {
+        let record = || stream.record_event(Some(CU_EVENT_DEFAULT)).expect("an event");
+        let start = record();
+        (0..iterations).for_each(|_| call());
+        let end = record();
+        Duration::from_secs_f64(f64::from(start.elapsed_ms(&end).expect("recorded events")) / 1e3)
+    }
+
+    /// Fills a device buffer with 64 rows over and over.
+    fn upload<T: Logit + DeviceRepr + ValidAsZeroBits>(
+        stream: &Arc<CudaStream>,
+        shape: Shape,
+    ) -> CudaSlice<T> {
+        let tile = logits::<T>(64 * shape.vocab);
+        let mut all = stream.alloc_zeros::<T>(shape.rows * shape.vocab).expect("device memory");
+        for start in (0..shape.rows).step_by(64) {
+            let mut part = all.slice_mut(start * shape.vocab..(start + 64) * shape.vocab);
+            stream.memcpy_htod(&tile, &mut part).expect("a copy");
+        }
+        all
+    }
+
+    fn bench<T>(criterion: &mut Criterion, context: &Arc<CudaContext>, shape: Shape)
+    where
+        T: Logit + DeviceRepr + ValidAsZeroBits,
+    {
+        let stream = context.default_stream();
+        let kernels = Arc::new(Kernels::new(context).expect("kernels for this device"));
+        let mut pass = DpoPass::new(&kernels, &stream, &shape.batch()).expect("device memory");
+        let loss = PairLoss::sigmoid(0.1f32).expect("a valid beta");
+        let mut logits = upload::<T>(&stream, shape);
+        let mut dlogits = stream.alloc_zeros::<T>(shape.rows * shape.vocab).expect("device memory");
+        let host_labels = labels(shape, false);
+        let labels = stream.clone_htod(&host_labels).expect("a copy");
+        let labels = DeviceLabels::I64(&labels);
+        let mut group = criterion.benchmark_group(shape.name::<T>());
+        // Bytes that have to move: the copy reads S and writes S.
+        group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
+        group.bench_function("floor: copy", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || stream.memcpy_dtod(&logits, &mut dlogits).expect("a copy"))
+            })
+        });
+        group.throughput(Throughput::Bytes(shape.bytes::<T>()));
+        group.bench_function("forward", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || pass.forward(&logits, labels, None, &loss).expect("a launch"))
+            })
+        });
+        group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
+        group.bench_function("backward", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || {
+                    pass.backward(&logits, labels, None, 1.0, &mut dlogits).expect("a launch")
+                })
+            })
+        });
+        group.bench_function("backward in place", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || {
+                    pass.backward_in_place(&mut logits, labels, None, 1.0).expect("a launch")
+                })
+            })
+        });
+        group.finish();
+    }
+}
+
+fn main() {
+    #[cfg(feature = "cuda")]
+    device::main();
+    #[cfg(not(feature = "cuda"))]
+    println!("cuda benchmarks skipped: built without the feature cuda");
+}

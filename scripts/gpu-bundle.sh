@@ -1,0 +1,29 @@
+#!/bin/sh
+# Builds target/gpu-bundle: the test and benchmark executables, stripped, and run.sh. Called by `make gpu-bundle`.
+set -eu
+
+bundle=target/gpu-bundle
+rm -rf "$bundle"
+mkdir -p "$bundle"
+
+# name of the target -> the executable that cargo made of it
+build() {
+    cargo "$@" --message-format=json | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("reason") == "compiler-artifact" and message.get("executable") and message["target"]["kind"] != ["custom-build"]:
+        print(message["target"]["name"], message["executable"])'
+}
+
+{
+    build test --release -p dpo-kernels --test differential --no-run
+    build bench -p dpo-kernels --bench cuda --no-run
+} | while read -r name executable; do
+    strip -o "$bundle/$name" "$executable"
+done
+install -m 755 scripts/gpu-run.sh "$bundle/run.sh"
+
+kib=$(du -sk "$bundle" | cut -f1)
+[ "$kib" -le 61440 ] || { echo "$bundle is $kib KiB, over 60 MiB" >&2; exit 1; }
+echo "$bundle: $kib KiB; on the machine with the GPU: ./run.sh RESULTS_FOLDER"
