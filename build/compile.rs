@@ -99,6 +99,9 @@ pub fn compile(source: &Source, headers: &[Source], target: Target) -> Result<Co
     let options = [
         format!("--gpu-architecture={target}"),
         "--std=c++17".to_string(),
+        // Multiplications and additions fuse only where the source says fmaf: otherwise each kernel's own optimisation
+        // decides, and the same function gives other bits in another kernel.
+        "--fmad=false".to_string(),
         // The lines of the .cu files stay in the PTX and in profiles.
         "--generate-line-info".to_string(),
         "--ptxas-options=-v".to_string(),

@@ -64,22 +64,20 @@ __device__ void sum_sequence(const DpoForward &p, const Position &at) {
 // Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
 // settled here, by the last block.
 __device__ void settle_packed(const DpoForward &p) {
-    __shared__ bool in_order;
-    if (threadIdx.x == 0) in_order = true;
-    __syncthreads();
+    bool out_of_order = false;
     const int *cu_seqlens = p.batch.cu_seqlens;
     for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
         const int least = s == 0 ? 0 : cu_seqlens[s - 1];
         const int most = s == 0 ? 0 : int(p.batch.rows);
         const bool ends = s < p.batch.sequences || cu_seqlens[s] == int(p.batch.rows);
         if (cu_seqlens[s] < least || cu_seqlens[s] > most || !ends) {
-            in_order = false;
+            out_of_order = true;
             report(p.progress, DPO_BAD_CU_SEQLENS, s);
         }
     }
-    __syncthreads();
+    out_of_order = __syncthreads_or(out_of_order);
     for (u32 s = threadIdx.x; s < p.batch.sequences; s += blockDim.x) {
-        if (!in_order) {
+        if (out_of_order) {
             p.logps[s] = not_a_number();
             p.scored[s] = 0;
             p.sequence_rows_done[s] = 0;

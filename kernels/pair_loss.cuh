@@ -81,18 +81,23 @@ struct PairStage {
         return {logps[s] - ref_logp, loss.beta / float(length)};
     }
 
-    __device__ PairTerms terms(u32 pair) const {
+    // NaN for a pair with an index out of range.
+    __device__ PairTerms checked_terms(u32 pair) const {
+        const float nan = not_a_number();
+        if (!in_range(pair)) return {nan, nan, nan, nan, nan};
         return sigmoid_loss(sequence(chosen(pair)), sequence(rejected(pair)), loss.label_smoothing);
     }
 
     // The coefficient of one sequence among indexed pairs: it may stand in several, which are added in pair order by
-    // one thread, so that no atomic can reorder them.
+    // one thread, so that no atomic can reorder them. A pair with a bad index spoils its other member.
     __device__ float gathered_coef(u32 s) const {
         float coef = 0.0f;
         for (u32 pair = 0; pair < loss.pairs; ++pair) {
-            if (!in_range(pair)) continue;
-            if (chosen(pair) == s) coef += terms(pair).chosen_coef;
-            if (rejected(pair) == s) coef += terms(pair).rejected_coef;
+            const bool as_chosen = chosen(pair) == s, as_rejected = rejected(pair) == s;
+            if (!as_chosen && !as_rejected) continue;
+            const PairTerms t = checked_terms(pair);
+            if (as_chosen) coef += t.chosen_coef;
+            if (as_rejected) coef += t.rejected_coef;
         }
         return coef;
     }
@@ -102,9 +107,8 @@ struct PairStage {
         __shared__ PairSums partials[kMaxWarps];
         PairSums sums;
         for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x) {
-            const bool valid = in_range(pair);
-            if (!valid) report(progress, DPO_BAD_PAIR, pair);
-            const PairTerms t = valid ? terms(pair) : PairTerms{not_a_number(), not_a_number(), not_a_number(), not_a_number(), not_a_number()};
+            if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
+            const PairTerms t = checked_terms(pair);
             const float margin = t.chosen_reward - t.rejected_reward;
             loss.pair_losses[pair] = t.loss;
             loss.chosen_rewards[pair] = t.chosen_reward;

@@ -56,7 +56,7 @@ impl Executor for Cpu {
 }
 
 #[cfg(feature = "cuda")]
-pub use kernels::{Cuda, OnDevice};
+pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
 
 #[cfg(feature = "cuda")]
 mod kernels {
@@ -100,6 +100,10 @@ mod kernels {
             .chunks_exact(size_of::<T>())
             .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
             .collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
     }
 
     impl<D: Device> OnDevice<D> {
@@ -174,6 +178,7 @@ mod kernels {
                 margins: self.fetch(buffers.margins, pairs),
                 coef: self.fetch(buffers.coef, sequences),
             };
+            self.check_floor_one_alone(&batch, &inputs, &logps);
             self.check_floor_two_alone(case, &batch.pairs, &out, &buffers, &outputs);
 
             let dlogits = match spec.gradient_phase {
@@ -198,6 +203,17 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
+        /// Floor 1 alone, as for a reference model, with no output but what it must have.
+        fn check_floor_one_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
+            let status = self.0.reserve(size_of::<DpoStatus>());
+            let logps = self.0.reserve(4 * fused.logps.len());
+            let out = LogpsBuffers { logps, status, ..LogpsBuffers::default() };
+            let workspace = self.0.upload(&vec![0; plan::workspace_bytes(batch).unwrap()], 0);
+            self.0.launch(&plan::forward(batch, inputs, &out, None, workspace).unwrap());
+            let found: Vec<f32> = self.fetch(logps, fused.logps.len());
+            assert_eq!(bits(&found), bits(&fused.logps), "logps of floor 1 alone, {batch:?}");
+        }
+
         /// Floor 2 as a launch of its own gives the bits that the fused pass gave.
         fn check_floor_two_alone<T: Logit>(
             &mut self,
@@ -222,7 +238,6 @@ mod kernels {
             let launch =
                 plan::pair_loss(pairs, sequences, out.logps, out.scored, loss, &alone, status).unwrap();
             self.0.launch(&launch);
-            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             for (name, address, expected) in [
                 ("pair_losses", alone.pair_losses, &outputs.pair_losses),
                 ("chosen_rewards", alone.chosen_rewards, &outputs.chosen_rewards),

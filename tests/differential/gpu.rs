@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
-use dpo_kernels::{Error, PairLoss, cpu};
+use dpo_kernels::{Error, Logit, PairLoss, cpu};
 use half::{bf16, f16};
 
 use crate::case::{Case, OwnedLabels, Spec};
 use crate::executor::{Cuda, OnDevice};
+use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
 const TESTS: [(&str, Test); 6] = [
-    ("differential suite, f32", |_| crate::run_dtype::<f32>(&mut OnDevice(Cuda::open().unwrap()))),
-    ("differential suite, f16", |_| crate::run_dtype::<f16>(&mut OnDevice(Cuda::open().unwrap()))),
-    ("differential suite, bf16", |_| crate::run_dtype::<bf16>(&mut OnDevice(Cuda::open().unwrap()))),
+    ("differential suite, f32", suite::<f32>),
+    ("differential suite, f16", suite::<f16>),
+    ("differential suite, bf16", suite::<bf16>),
     ("the convenience gives the CPU backend's numbers", convenience),
     ("wrong lengths are refused before any launch", refusals),
     ("forward and backward replay from a graph with changed inputs", graph),
@@ -39,6 +40,10 @@ pub fn run() {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {
+    crate::run_on_device::<T>(&mut OnDevice(Cuda::open().unwrap()));
 }
 
 fn labels_of(case: &Case<bf16>) -> &[i64] {

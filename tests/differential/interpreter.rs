@@ -1,25 +1,45 @@
 //! The kernels on the PTX interpreter: what runs where there is no GPU, under a stricter checker than the hardware.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::plan::{DeviceAddress, Launch};
+use dpo_kernels::cuda::params::DpoStatus;
+use dpo_kernels::cuda::plan::{
+    self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, KERNELS, Launch, LogpsBuffers,
+};
+use dpo_kernels::{Batch, DType, LabelType, Logit, PairLoss, Pairs};
+use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
-use crate::executor::Device;
+use crate::bounds::Expected;
+use crate::case::{Case, Mask, PairKind, Random, Spec};
+use crate::executor::{Cpu, Device, Executor, OnDevice, bytes_of, values_of};
 
-/// The embedded PTX, by unit.
+/// The embedded PTX, by unit; or, for the mutants, that of the folder which DPO_PTX_DIR names.
 fn modules() -> &'static BTreeMap<&'static str, Module> {
     static MODULES: OnceLock<BTreeMap<&'static str, Module>> = OnceLock::new();
     MODULES.get_or_init(|| {
-        let ptx = IMAGES.iter().filter(|image| image.kind == Kind::Ptx);
-        ptx.map(|image| {
-            let text = std::str::from_utf8(image.bytes).expect("PTX is text").trim_end_matches('\0');
-            let module = Module::parse(text).unwrap_or_else(|error| panic!("{}.cu: {error}", image.unit));
-            (image.unit, module)
-        })
-        .collect()
+        let folder = std::env::var_os("DPO_PTX_DIR");
+        let text = |unit: &str| match &folder {
+            Some(folder) => std::fs::read(Path::new(folder).join(format!("{unit}.ptx"))).expect("PTX of a mutant"),
+            None => IMAGES
+                .iter()
+                .find(|image| image.unit == unit && image.kind == Kind::Ptx)
+                .expect("every unit is embedded as PTX")
+                .bytes
+                .to_vec(),
+        };
+        KERNELS
+            .iter()
+            .map(|&(unit, _)| {
+                let text = String::from_utf8(text(unit)).expect("PTX is text");
+                let module = Module::parse(text.trim_end_matches('\0'));
+                (unit, module.unwrap_or_else(|error| panic!("{unit}.cu: {error}")))
+            })
+            .collect()
     })
 }
 
@@ -61,7 +81,7 @@ impl Device for Interpreter {
 
     fn launch(&mut self, launch: &Launch) {
         let bytes = launch.arguments.as_bytes();
-        let module = modules().get(launch.unit).expect("every unit is embedded as PTX");
+        let module = &modules()[launch.unit];
         let stats = self
             .vm
             .launch(module, &ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes))
@@ -73,5 +93,140 @@ impl Device for Interpreter {
         for address in self.buffers.drain(..) {
             self.vm.memory.free(address).unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+}
+
+/// Everything that runs on the interpreter, and at the end what ran.
+pub fn run() {
+    let mut stats = Stats::default();
+    // Every dtype meets another order of blocks and warps.
+    let mut suite = |schedule_seed, run: fn(&mut OnDevice<Interpreter>)| {
+        let mut executor = OnDevice(Interpreter::new(Options { schedule_seed, ..Options::default() }));
+        run(&mut executor);
+        stats.merge(&executor.0.stats);
+    };
+    suite(0, |executor| crate::run_on_device::<f32>(executor));
+    suite(1, |executor| crate::run_on_device::<f16>(executor));
+    suite(2, |executor| crate::run_on_device::<bf16>(executor));
+    for (dtype, rows) in [(DType::BF16, far_rows::<bf16>()), (DType::F32, far_rows::<f32>())] {
+        assert_eq!(rows, 2, "{dtype:?}");
+    }
+    any_schedule_gives_the_same_bits();
+    approximations_stay_within_the_bounds();
+    report(&stats);
+}
+
+/// Prints what was executed, and insists that it was everything.
+fn report(stats: &Stats) {
+    let mut out = std::io::stdout();
+    let header = ["kernel", "launches", "blocks", "PTX instructions", "lines reached"];
+    let [kernel, launches, blocks, instructions, reached] = header;
+    writeln!(out, "{kernel:<20} {launches:>9} {blocks:>9} {instructions:>17} {reached:>14}").unwrap();
+    for (name, kernel) in &stats.kernels {
+        let (launches, blocks, instructions) = (kernel.launches, kernel.blocks, kernel.instructions);
+        let reached = 100.0 * kernel.coverage();
+        writeln!(out, "{name:<20} {launches:>9} {blocks:>9} {instructions:>17} {reached:>13.1}%").unwrap();
+    }
+    for module in modules().values() {
+        for kernel in module.kernels() {
+            let ran = stats.kernels.get(kernel).is_some_and(|kernel| kernel.instructions > 0);
+            assert!(ran, "{kernel} is embedded, but nothing ran it");
+        }
+    }
+}
+
+/// Two sequences of one row, whose rows lie more than 2^31 elements apart: offsets must be 64 bits wide everywhere.
+/// Returns the number of rows that came out right.
+fn far_rows<T: Logit + Into<f64>>() -> usize {
+    let vocab = 1001;
+    let case = Case::<T>::draw(Spec { sequences: 2, longest: 1, ..Spec::plain(vocab) });
+    let expected = Cpu.run(&case);
+    let mut device = Interpreter::new(Options::default());
+    // The interpreter puts allocations far apart; one row each, and the stride is the distance.
+    let rows = [0, 1].map(|row| device.upload(bytes_of(&case.logits[row * vocab..][..vocab]), 0));
+    let row_stride = (rows[1] - rows[0]) as usize / size_of::<T>();
+    assert!(row_stride > 1 << 31);
+    let batch: DeviceBatch = Batch { row_stride, pairs: Pairs::Concatenated, ..Batch::padded(2, 1, vocab) };
+    let labels: Vec<i64> = case.targets().iter().map(|target| target.expect("all are scored") as i64).collect();
+    let inputs = Inputs {
+        dtype: T::DTYPE,
+        logits: rows[0],
+        label_type: LabelType::I64,
+        labels: device.upload(bytes_of(&labels), 0),
+    };
+    let out = LogpsBuffers {
+        logps: device.reserve(8),
+        logsumexp: Some(device.reserve(8)),
+        status: device.reserve(size_of::<DpoStatus>()),
+        ..LogpsBuffers::default()
+    };
+    let workspace = device.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
+    device.launch(&plan::forward(&batch, &inputs, &out, None, workspace).unwrap());
+    let gradient = GradientBuffers {
+        logsumexp: out.logsumexp.unwrap(),
+        logsumexp_residual: None,
+        coef: device.upload(bytes_of(&expected.pairs.coef), 0),
+        upstream: None,
+        upstream_scale: 1.0,
+        dlogits: rows[0],
+    };
+    device.launch(&plan::backward(&batch, &inputs, &gradient).unwrap());
+    let logps: Vec<f32> = values_of(&device.download(out.logps, 8));
+    let close = |row: &usize| {
+        let row = *row;
+        let dlogits: Vec<T> = values_of(&device.download(rows[row], vocab * size_of::<T>()));
+        (logps[row] - expected.logps.logps[row]).abs() < 1e-5
+            && dlogits.iter().zip(&expected.dlogits[row * vocab..]).all(|(found, expected)| {
+                (found.to_f32() - expected.to_f32()).abs() <= 1e-2 * expected.to_f32().abs() + 1e-6
+            })
+    };
+    (0..2).filter(close).count()
+}
+
+/// A few cases of every kind.
+fn samples<T: Logit>() -> Vec<Case<T>> {
+    let mut random = Random(7);
+    let mut sample = |vocab: usize| {
+        let spec = Spec {
+            row_stride: vocab + random.below(3),
+            gradient_phase: random.pick(&[None, Some(4)]),
+            sequences: 12,
+            longest: 6,
+            packed: random.below(2) == 0,
+            pairs: random.pick(&[PairKind::Concatenated, PairKind::Indexed]),
+            mask: random.pick(&[Mask::Holes, Mask::EmptySequence]),
+            loss: PairLoss::sigmoid(0.3).unwrap().with_label_smoothing(0.1).unwrap(),
+            seed: random.next(),
+            ..Spec::plain(vocab)
+        };
+        Case::draw(spec)
+    };
+    [7, 33, 1000, 5003, 12_345, 40_001].map(&mut sample).into()
+}
+
+/// Blocks and warps come in any order; no bit may depend on it.
+fn any_schedule_gives_the_same_bits() {
+    let run = |schedule_seed| {
+        let mut executor = OnDevice(Interpreter::new(Options { schedule_seed, ..Options::default() }));
+        let outcomes = |case: &Case<bf16>| format!("{:?}", executor.run(case));
+        samples().iter().map(outcomes).collect::<Vec<_>>()
+    };
+    let expected = run(0);
+    for schedule_seed in 1..5 {
+        assert!(run(schedule_seed) == expected, "the results depend on the schedule, seed {schedule_seed}");
+    }
+}
+
+/// ex2.approx and its kind may be off by their documented error on other hardware: the bounds must hold all the same.
+fn approximations_stay_within_the_bounds() {
+    fn check<T: Logit + Into<f64>>(approx_seed: u32) {
+        let mut executor = OnDevice(Interpreter::new(Options { approx_seed, ..Options::default() }));
+        for case in samples::<T>() {
+            Expected::of(&case).check(&format!("perturbed, seed {approx_seed}"), &case, &executor.run(&case));
+        }
+    }
+    for approx_seed in 1..4 {
+        check::<f32>(approx_seed);
+        check::<f16>(approx_seed);
     }
 }

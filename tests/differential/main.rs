@@ -1,13 +1,21 @@
 //! The differential suite, written once: every executor against the f64 reference, over every way a batch can be laid
-//! out. The CPU backend always runs; the kernels run on a GPU where there is one, and the suite says so where not.
+//! out. The CPU backend and the PTX interpreter always run; a GPU where there is one, and the suite says so where not.
 
 mod bounds;
 mod case;
+#[cfg(feature = "cuda")]
+mod device_trouble;
 mod executor;
+mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
+mod interpreter;
 mod invariance;
 mod trouble;
+#[path = "../common/golden.rs"]
+#[allow(dead_code)] // tests/golden.rs uses all of it
+mod vectors;
 
 use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss};
 use half::{bf16, f16};
@@ -15,6 +23,7 @@ use half::{bf16, f16};
 use bounds::Expected;
 use case::{Case, Mask, PairKind, Random, Spec};
 use executor::{Cpu, Executor};
+use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
 
@@ -71,8 +80,9 @@ fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
 }
 
 /// The checks for one dtype.
-fn run_dtype<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     run_matrix::<T>(executor);
+    golden::inputs::<T>(executor);
     invariance::run_twice_gives_the_same_bits::<T>(executor);
     invariance::a_pair_alone_gives_the_same_bits::<T>(executor);
     invariance::stride_and_phase_leave_the_bits_alone::<T>(executor);
@@ -84,20 +94,29 @@ fn run_dtype<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     trouble::uniform_rows::<T>(executor);
 }
 
-/// The whole suite, for one executor.
-fn run_suite(executor: &mut impl Executor) {
-    run_dtype::<f32>(executor);
-    run_dtype::<f16>(executor);
-    run_dtype::<bf16>(executor);
+/// The same on a device, and what only a device can meet.
+#[cfg(feature = "cuda")]
+fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevice<impl executor::Device>) {
+    run_dtype::<T>(executor);
+    device_trouble::bad_cu_seqlens::<T>(executor);
+    device_trouble::bad_pairs::<T>(executor);
 }
 
 #[test]
 fn cpu_backend() {
-    run_suite(&mut Cpu);
+    run_dtype::<f32>(&mut Cpu);
+    run_dtype::<f16>(&mut Cpu);
+    run_dtype::<bf16>(&mut Cpu);
 }
 
 #[cfg(feature = "cuda")]
 #[test]
 fn gpu() {
     gpu::run();
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn interpreted() {
+    interpreter::run();
 }

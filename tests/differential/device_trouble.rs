@@ -1,0 +1,62 @@
+//! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
+
+use dpo_kernels::Logit;
+
+use crate::case::{Case, Mask, PairKind, Spec};
+use crate::executor::{Device, Executor, OnDevice};
+
+/// Out-of-order entries are named, everything becomes NaN, nothing is touched out of bounds, and the counters are back
+/// at zero (which every run of the executor checks).
+pub fn bad_cu_seqlens<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    let spec = Spec { sequences: 40, longest: 6, packed: true, mask: Mask::Holes, ..Spec::plain(33) };
+    let healthy = Case::<T>::draw(spec);
+    let rows = healthy.rows() as i32;
+    for (entry, value) in
+        [(0, 1), (0, -5), (5, rows), (3, rows + 1), (7, -1), (20, 2), (39, i32::MAX), (1, i32::MIN)]
+    {
+        let mut case = healthy.clone();
+        case.cu_seqlens[entry] = value;
+        let outcome = executor.run(&case);
+        // An entry is also out of order when the one before it is too large.
+        let first =
+            if entry > 0 && value > case.cu_seqlens[entry + 1] && value <= rows { entry + 1 } else { entry };
+        assert_eq!(outcome.logps.status.bad_cu_seqlens, Some(first), "entry {entry} = {value}");
+        assert!(outcome.logps.logps.iter().all(|logp| logp.is_nan()), "entry {entry} = {value}");
+        assert!(outcome.pairs.metrics.loss.is_nan() && outcome.pairs.coef.iter().all(|c| c.is_nan()));
+    }
+}
+
+/// A pair out of range is named and NaN; the other pairs keep their numbers, the sequences theirs.
+pub fn bad_pairs<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    let spec = Spec { sequences: 8, pairs: PairKind::Indexed, ..Spec::plain(33) };
+    let mut healthy = Case::<T>::draw(spec);
+    healthy.chosen = vec![0, 1, 2, 3];
+    healthy.rejected = vec![4, 5, 6, 7];
+    let expected = executor.run(&healthy);
+    for bad in [-1, 8, i32::MAX, i32::MIN] {
+        for side in [0, 1] {
+            let mut case = healthy.clone();
+            let indices = if side == 0 { &mut case.chosen } else { &mut case.rejected };
+            indices[2] = bad;
+            let outcome = executor.run(&case);
+            assert_eq!(outcome.logps.status.bad_pair, Some(2));
+            assert_eq!(outcome.logps.logps, expected.logps.logps);
+            assert!(outcome.pairs.metrics.loss.is_nan());
+            for pair in 0..4 {
+                let (found, expected) = (outcome.pairs.pair_losses[pair], expected.pairs.pair_losses[pair]);
+                assert!(if pair == 2 { found.is_nan() } else { found == expected }, "pair {pair}: {found}");
+            }
+            // The bad pair's other member is spoilt; the sequence that the index should have named is in no pair.
+            let (spoilt, unpaired) = if side == 0 { (6, 2) } else { (2, 6) };
+            for s in 0..8 {
+                let (found, expected) = (outcome.pairs.coef[s], expected.pairs.coef[s]);
+                let right = match s {
+                    _ if s == spoilt => found.is_nan(),
+                    _ if s == unpaired => found == 0.0,
+                    _ => found == expected,
+                };
+                assert!(right, "coef[{s}] is {found}, without the bad index {expected}");
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The inputs of the golden vectors, on every executor, judged by the reference. (tests/golden.rs judges the reference
+//! by the vectors.)
+
+use std::path::Path;
+
+use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss};
+
+use crate::bounds::Expected;
+use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec};
+use crate::executor::Executor;
+use crate::vectors::{self, Element, Golden};
+
+pub fn inputs<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
+    let golden = Golden::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")));
+    let mut ran = 0;
+    for vector in golden.cases.iter().filter(|vector| vector.dtype == T::DTYPE.name()) {
+        let case = case::<T>(&golden, vector);
+        Expected::of(&case).check(
+            &format!("{} ({})", executor.name(), vector.name),
+            &case,
+            &executor.run(&case),
+        );
+        ran += 1;
+    }
+    assert!(ran > 0, "no vectors for {}", T::DTYPE.name());
+}
+
+/// The vector's batch under the sigmoid loss, whatever the vector's own.
+fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> {
+    let tensors = golden.tensors(vector);
+    let unshifted = vector.layout == "unshifted";
+    let (sequences, len) = (2 * vector.pairs, vector.len + usize::from(unshifted));
+    let spec = Spec {
+        vocab: vector.vocab,
+        row_stride: vector.vocab,
+        phase: 0,
+        gradient_phase: None,
+        sequences,
+        longest: len,
+        packed: false,
+        alignment: if unshifted { LabelAlignment::NextToken } else { LabelAlignment::Aligned },
+        label_type: LabelType::I32,
+        pairs: PairKind::Concatenated,
+        mask: Mask::Holes,
+        loss: PairLoss::sigmoid(vector.beta).unwrap(),
+        reference_free: false,
+        scale: f32::NAN, // the logits are given
+        upstream: 1.0,
+        seed: 0,
+    };
+    let ref_logps: Vec<f64> = tensors.required("ref_logps");
+    Case {
+        spec,
+        logits: vector.logits(&tensors),
+        labels: OwnedLabels::I32(tensors.required(if unshifted { "labels" } else { "targets" })),
+        cu_seqlens: (0..=sequences).map(|s| (s * len) as i32).collect(),
+        chosen: vec![],
+        rejected: vec![],
+        ref_logps: Some(ref_logps.into_iter().map(|logp| logp as f32).collect()),
+    }
+}
