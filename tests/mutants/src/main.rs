@@ -1,0 +1,121 @@
+//! `make mutants`: applies each mutation to a scratch copy of the kernels, compiles it to PTX, and runs the differential
+//! suite on the interpreter with it. Every mutant must be killed; a table says by what.
+
+#[path = "../../../build/compile.rs"]
+#[allow(dead_code)] // the build script uses all of it
+mod compile;
+#[path = "../../../build/nvrtc.rs"]
+#[allow(dead_code)]
+mod nvrtc;
+mod table;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use compile::{Source, Target};
+use table::{MUTANTS, Mutant};
+
+/// Sources by file name.
+type Kernels = BTreeMap<String, String>;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(alive) => {
+            eprintln!("{alive} mutants survived");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Number of survivors.
+fn run() -> Result<usize, String> {
+    let search = nvrtc::search(|name| env::var_os(name), nvrtc::site_packages(env::var_os("VIRTUAL_ENV")));
+    compile::load(search.found.as_ref().ok_or_else(|| search.to_string())?)?;
+    let scratch = Path::new("target/mutants");
+    fs::create_dir_all(scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
+    let kernels = read("kernels")?;
+
+    build_ptx(&kernels, scratch)?;
+    if let Some(complaint) = suite_complains(scratch)? {
+        return Err(format!("the suite fails on the kernels as they are: {complaint}"));
+    }
+    println!("{:>3}  {:<44} {:<14} killed by", "", "mutant", "file");
+    let mut alive = 0;
+    for (number, mutant) in MUTANTS.iter().enumerate() {
+        build_ptx(&apply(mutant, &kernels)?, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
+        let verdict = suite_complains(scratch)?.unwrap_or_else(|| {
+            alive += 1;
+            "SURVIVED".into()
+        });
+        println!("{:>3}  {:<44} {:<14} {verdict}", number + 1, mutant.what, mutant.file);
+    }
+    println!("{} mutants, {} killed", MUTANTS.len(), MUTANTS.len() - alive);
+    Ok(alive)
+}
+
+fn read(folder: &str) -> Result<Kernels, String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))?;
+    entries
+        .flatten()
+        .map(|entry| {
+            let text = fs::read_to_string(entry.path()).map_err(|error| format!("{:?}: {error}", entry.path()))?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), text))
+        })
+        .collect()
+}
+
+fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
+    let mut mutated = kernels.clone();
+    let text = mutated.get_mut(mutant.file).ok_or_else(|| format!("no file kernels/{}", mutant.file))?;
+    let times = text.matches(mutant.from).count();
+    if times != 1 {
+        return Err(format!("{}: {:?} stands {times} times in kernels/{}", mutant.what, mutant.from, mutant.file));
+    }
+    *text = text.replacen(mutant.from, mutant.to, 1);
+    Ok(mutated)
+}
+
+/// Compiles every .cu file into `UNIT.ptx` in `folder`.
+fn build_ptx(kernels: &Kernels, folder: &Path) -> Result<(), String> {
+    let source = |(name, text): (&String, &String)| Source {
+        name: CString::new(name.as_str()).expect("file names have no NUL"),
+        text: CString::new(text.as_str()).expect("sources have no NUL"),
+    };
+    let is_unit = |(name, _): &(&String, &String)| name.ends_with(".cu");
+    let headers: Vec<Source> = kernels.iter().filter(|entry| !is_unit(entry)).map(source).collect();
+    for unit in kernels.iter().filter(is_unit) {
+        let path = folder.join(unit.0.replace(".cu", ".ptx"));
+        let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80))?;
+        fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs the interpreted suite on the PTX of a folder; what it complains of, in one line, or `None`.
+fn suite_complains(folder: &Path) -> Result<Option<String>, String> {
+    let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["test", "--quiet", "-p", "dpo-kernels", "--test", "differential", "interpreted"])
+        .env("DPO_PTX_DIR", folder)
+        .env("DPO_REDUCED", "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .map_err(|error| format!("cargo test: {error}"))?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let mut lines = said.lines().skip_while(|line| !line.contains("panicked at"));
+    lines.next().ok_or_else(|| format!("the suite did not run:\n{said}"))?;
+    let complaint: String = lines.next().unwrap_or("").chars().take(110).collect();
+    Ok(Some(complaint))
+}

@@ -1,0 +1,109 @@
+//! The mutations: each replaces one text, which stands exactly once in its file, by another.
+
+/// One mutation of a kernel source.
+pub struct Mutant {
+    /// What is broken, in words.
+    pub what: &'static str,
+    /// File in kernels/.
+    pub file: &'static str,
+    /// Text that stands there once.
+    pub from: &'static str,
+    /// What it becomes.
+    pub to: &'static str,
+}
+
+const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: &'static str) -> Mutant {
+    Mutant { what, file, from, to }
+}
+
+/// Every mutation.
+pub const MUTANTS: [Mutant; 47] = [
+    // Barriers, fences and counters.
+    mutant(
+        "no barrier between partials and their sum",
+        "reduce.cuh",
+        "partials[warp] = value;\n    __syncthreads();",
+        "partials[warp] = value;",
+    ),
+    mutant(
+        "no barrier before an arrival",
+        "reduce.cuh",
+        "__syncthreads();\n    if (threadIdx.x == 0) {\n        __threadfence(); // release",
+        "if (threadIdx.x == 0) {\n        __threadfence(); // release",
+    ),
+    mutant("no barrier after an arrival", "reduce.cuh", "    }\n    __syncthreads();\n    return last;", "    }\n    return last;"),
+    mutant("no release fence before the count", "reduce.cuh", "__threadfence(); // release", "// release"),
+    mutant("no acquire fence after the count", "reduce.cuh", "__threadfence(); // acquire", "// acquire"),
+    mutant("the count is one short", "reduce.cuh", "expected - 1) == expected - 1", "expected - 1) == expected - 2"),
+    mutant("the counter does not reset", "reduce.cuh", "atomicInc(counter, expected - 1)", "atomicAdd(counter, 1u)"),
+    mutant("the counter wraps one late", "reduce.cuh", "atomicInc(counter, expected - 1)", "atomicInc(counter, expected)"),
+    mutant(
+        "findings are not cleared",
+        "batch.cuh",
+        "        progress->worst[kind] = 0;\n",
+        "",
+    ),
+    mutant("the last offender is kept, not the first", "batch.cuh", "[kind], ~index)", "[kind], index + 1)"),
+    mutant(
+        "each thread judges the order of cu_seqlens alone",
+        "forward.cu",
+        "out_of_order = __syncthreads_or(out_of_order);",
+        "",
+    ),
+    mutant(
+        "no barrier before the findings are published",
+        "pair_loss.cu",
+        ".run(&progress);\n    __syncthreads();",
+        ".run(&progress);",
+    ),
+    mutant(
+        "the findings of floor 2 start as garbage",
+        "pair_loss.cu",
+        "reinterpret_cast<u32 *>(&progress)[threadIdx.x] = 0;",
+        "return;",
+    ),
+    // Loads at every phase, heads and tails.
+    mutant("bits shift the wrong way", "row.cuh", "__funnelshift_r(", "__funnelshift_l("),
+    mutant("a phase of 8 shifts by one word", "row.cuh", "w[i] = w[i + 2]", "w[i] = w[i + 1]"),
+    mutant("a phase of 4 is not shifted", "row.cuh", "if (phase & 4u)", "if (phase & 16u)"),
+    mutant("straddling loads run past the row", "row.cuh", "int((vocab + lead - after) / width)", "int((vocab + lead) / width)"),
+    mutant("straddling loads start before the row", "row.cuh", "(lead + before + width - 1)", "(lead + width - 1)"),
+    mutant("one element too many", "row.cuh", "return element < vocab;", "return element <= vocab;"),
+    mutant("padding counts as a logit of 0", "row.cuh", ": -infinity();", ": 0.0f;"),
+    mutant("the last vector is skipped", "softmax.cuh", "threadIdx.x; j < count; j +=", "threadIdx.x; j + 1 < count; j +="),
+    mutant("bf16 halves swapped", "dtypes.cuh", "out[0] = __uint_as_float(word << 16);", "out[0] = __uint_as_float(word >> 16);"),
+    mutant("f16 halves swapped on the way out", "dtypes.cuh", "cvt.rn.f16x2.f32 %0, %2, %1;", "cvt.rn.f16x2.f32 %0, %1, %2;"),
+    mutant("bf16 is truncated", "dtypes.cuh", "cvt.rn.bf16x2.f32 %0, %2, %1;", "cvt.rz.bf16x2.f32 %0, %2, %1;"),
+    // The softmax.
+    mutant(
+        "log2(e) is missing",
+        "softmax.cuh",
+        "return exp2_approx((x - reference) * kLog2e);",
+        "return exp2_approx(x - reference);",
+    ),
+    mutant("the sum is not rescaled", "softmax.cuh", "sum *= exp2_approx((reference - raised) * kLog2e);", ""),
+    mutant("the other sum is not rescaled", "softmax.cuh", " * exp2_approx((other.reference - reference) * kLog2e)", ""),
+    mutant("an infinite reference", "softmax.cuh", "fminf(fmaxf(reference, candidate), kMaxFloat)", "fmaxf(reference, candidate)"),
+    mutant("the residual has the wrong sign", "forward.cu", "(log_sum - log_sum_kept);", "(log_sum_kept - log_sum);"),
+    mutant("the residual of infinity is NaN", "forward.cu", "if (!isfinite(logsumexp)) residual = 0.0f;", ""),
+    // Rows, labels and sequences.
+    mutant("bad labels are followed", "forward.cu", "at.scored && at.label_in(p.batch.vocab)", "at.scored"),
+    mutant("next-token labels are not shifted", "batch.cuh", "const u32 at = row + batch.next_token;", "const u32 at = row;"),
+    mutant("labels leak into the next sequence", "batch.cuh", "if (at >= end)", "if (at >= batch.rows)"),
+    mutant("a row belongs to the sequence before", "batch.cuh", "<= i64(row));", "< i64(row));"),
+    mutant("the search skips sequences", "batch.cuh", "(high - low + kWarp - 1) / kWarp", "(high - low) / kWarp + 1"),
+    mutant("empty sequences are forgotten", "forward.cu", "} else if (cu_seqlens[s] == cu_seqlens[s + 1]) {", "} else if (false) {"),
+    mutant("a sequence's sum in its neighbour's place", "forward.cu", "p.logps[at.sequence] =", "p.logps[at.sequence ^ 1] ="),
+    // Pairs.
+    mutant("chosen and rejected swapped", "pair_loss.cuh", "sequence(chosen(pair)), sequence(rejected(pair))", "sequence(rejected(pair)), sequence(chosen(pair))"),
+    mutant("label smoothing with the wrong sign", "pair_loss.cuh", "const float slope = flip -", "const float slope = -flip -"),
+    mutant("an empty sequence divides by zero", "pair_loss.cuh", "max(lengths[s], 1u)", "lengths[s]"),
+    mutant("a tie counts as right", "pair_loss.cuh", "t.chosen_reward > t.rejected_reward", "t.chosen_reward >= t.rejected_reward"),
+    mutant("no normaliser for indexed pairs", "pair_loss.cuh", "gathered_coef(s) / loss.normalizer", "gathered_coef(s)"),
+    // The gradient.
+    mutant("the coefficient of the wrong sequence", "backward.cu", "p.coef[at.sequence]", "p.coef[at.sequence ^ 1]"),
+    mutant("the label is a token like any other", "backward.cu", "if (j == label_vector)", "if (j == -1)"),
+    mutant("ignored rows are left as they are", "backward.cu", "return zero_row<Logit>(out, vocab, lead);", "return;"),
+    mutant("writes between the rows", "backward.cu", "if (logits.contains(logits.first(j) + e)) out", "out"),
+    mutant("row * stride in 32 bits", "backward.cu", "i64(row) * p.batch.row_stride", "i64(row * u32(p.batch.row_stride))"),
+];

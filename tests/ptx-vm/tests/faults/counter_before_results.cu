@@ -1,0 +1,21 @@
+// kind=GlobalRace grid=4 block=32
+// The block counts itself before it has written.
+struct Params { const float *in; float *out; float *scratch; unsigned *counter; float *freed; float *padded; long long n; };
+extern "C" __global__ void run(const __grid_constant__ Params p) {
+    __shared__ bool last;
+#ifdef FIXED
+    p.scratch[blockIdx.x * 32 + threadIdx.x] = p.in[threadIdx.x];
+#endif
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(p.counter, 1) == gridDim.x - 1;
+#ifndef FIXED
+    p.scratch[blockIdx.x * 32 + threadIdx.x] = p.in[threadIdx.x];
+#endif
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    float sum = 0.0f;
+    for (int b = 0; b < gridDim.x; ++b) sum += p.scratch[b * 32 + threadIdx.x]; // FAULT
+    p.out[threadIdx.x] = sum;
+}
