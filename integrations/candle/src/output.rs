@@ -1,0 +1,70 @@
+//! What a trainer gets from a batch of pairs.
+
+use candle_core::{Result, Tensor};
+use dpo_kernels::batch::{Metrics, Status};
+
+/// The loss of a batch of pairs, and what there is to know about it.
+///
+/// S is the number of sequences, N of pairs; everything is f32 and on the device of the logits. Only
+/// [`loss`](Self::loss) carries a gradient.
+#[derive(Debug, Clone)]
+pub struct DpoOutput {
+    /// Scalar: Σ `pair_losses` ÷ normaliser. Its `backward()` is the fused gradient.
+    pub loss: Tensor,
+    /// `[N]`: loss of each pair, before the normaliser.
+    pub pair_losses: Tensor,
+    /// `[N]`: r̂_w = β(logp_w − ref_logp_w).
+    pub chosen_rewards: Tensor,
+    /// `[N]`: r̂_l = β(logp_l − ref_logp_l).
+    pub rejected_rewards: Tensor,
+    /// `[N]`: u = r̂_w − r̂_l.
+    pub margins: Tensor,
+    /// `[S]`: sum of the scored token log-probs of each sequence, in nats.
+    pub logps: Tensor,
+    /// `[S]`: c_s = ∂loss/∂logp_s.
+    pub coef: Tensor,
+    pub(crate) figures: Figures,
+}
+
+/// Metrics and status, where the pass left them.
+#[derive(Debug, Clone)]
+pub(crate) enum Figures {
+    Host {
+        metrics: Metrics<f32>,
+        status: Status,
+    },
+    #[cfg(feature = "cuda")]
+    Device {
+        metrics: Tensor,
+        status: Tensor,
+    },
+}
+
+impl DpoOutput {
+    /// Loss, and means of rewards, margin and accuracy. On a GPU this waits for the pass.
+    ///
+    /// # Errors
+    ///
+    /// On a GPU, the failure of anything queued before.
+    pub fn metrics(&self) -> Result<Metrics<f32>> {
+        match &self.figures {
+            Figures::Host { metrics, .. } => Ok(*metrics),
+            #[cfg(feature = "cuda")]
+            Figures::Device { metrics, .. } => crate::cuda::read_metrics(metrics),
+        }
+    }
+
+    /// What the pass found in its data: labels out of range, non-finite rows, sequences without a scored token,
+    /// each with the first place. [`Status::check`] makes it an error. On a GPU this waits for the pass.
+    ///
+    /// # Errors
+    ///
+    /// On a GPU, the failure of anything queued before.
+    pub fn status(&self) -> Result<Status> {
+        match &self.figures {
+            Figures::Host { status, .. } => Ok(*status),
+            #[cfg(feature = "cuda")]
+            Figures::Device { status, .. } => crate::cuda::read_status(status),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The operation on a GPU against the operation on the CPU. Without a GPU it says so and passes.
+#![cfg(feature = "cuda")]
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use dpo_kernels_candle::{DpoOutput, PairLoss, Pairs, Targets, dpo_loss, sequence_logps};
+
+const VOCAB: usize = 1003;
+
+fn gpu() -> Option<Device> {
+    let device = Device::new_cuda(0);
+    if let Err(error) = &device {
+        println!("1 GPU test skipped: {error}");
+    }
+    device.ok()
+}
+
+/// Numbers from −4 to 4.
+fn logits(shape: &[usize], dtype: DType) -> Result<Tensor> {
+    let values: Vec<f32> =
+        (0..shape.iter().product::<usize>()).map(|i| (i * 7919 % 2003) as f32 / 250.0 - 4.0).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
+}
+
+fn labels(rows: usize) -> Vec<i64> {
+    (0..rows).map(|row| if row % 5 == 2 { -100 } else { (row * 389 % VOCAB) as i64 }).collect()
+}
+
+/// Loss and gradient by `logits`, three times as large, on `device`.
+fn pass(logits: &Tensor, targets: &Targets, device: &Device) -> Result<(DpoOutput, Tensor)> {
+    let logits = Var::from_tensor(&logits.to_device(device)?)?;
+    let view = logits.narrow(logits.rank() - 1, 0, VOCAB)?;
+    let loss = PairLoss::sigmoid(0.1).unwrap().with_label_smoothing(0.1).unwrap();
+    let ref_logps = (sequence_logps(&view, targets)? * 0.9)?;
+    let output = dpo_loss(&view, targets, Some(&ref_logps), &loss)?;
+    let gradient = (&output.loss * 3.0)?.backward()?.remove(&logits).expect("a gradient");
+    Ok((output, gradient))
+}
+
+/// What both devices compute from the same values agrees within `tolerance` of the largest.
+fn assert_close(name: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f32) -> Result<()> {
+    let values = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    let (gpu, cpu) = (values(gpu)?, values(cpu)?);
+    let scale = cpu.iter().fold(0f32, |scale, x| scale.max(x.abs()));
+    for (i, (gpu, cpu)) in gpu.iter().zip(&cpu).enumerate() {
+        assert!((gpu - cpu).abs() <= tolerance * scale, "{name}[{i}]: {gpu} on the GPU, {cpu} on the CPU");
+    }
+    Ok(())
+}
+
+fn check(logits: &Tensor, targets: impl Fn(&Device) -> Result<Targets>, gpu: &Device) -> Result<()> {
+    let (on_gpu, gpu_gradient) = pass(logits, &targets(gpu)?, gpu)?;
+    let (on_cpu, cpu_gradient) = pass(logits, &targets(&Device::Cpu)?, &Device::Cpu)?;
+    assert_eq!(on_gpu.status()?, on_cpu.status()?);
+    assert_eq!(on_gpu.metrics()?.loss, on_gpu.loss.to_scalar::<f32>()?);
+    assert_eq!(on_gpu.metrics()?.accuracy, on_cpu.metrics()?.accuracy);
+    for (name, gpu, cpu) in [
+        ("loss", &on_gpu.loss, &on_cpu.loss),
+        ("logps", &on_gpu.logps, &on_cpu.logps),
+        ("margins", &on_gpu.margins, &on_cpu.margins),
+        ("chosen_rewards", &on_gpu.chosen_rewards, &on_cpu.chosen_rewards),
+        ("rejected_rewards", &on_gpu.rejected_rewards, &on_cpu.rejected_rewards),
+        ("pair_losses", &on_gpu.pair_losses, &on_cpu.pair_losses),
+        ("coef", &on_gpu.coef, &on_cpu.coef),
+    ] {
+        assert_close(name, gpu, cpu, 1e-5)?;
+    }
+    // One rounding to the logits' type on either side.
+    let epsilon = match logits.dtype() {
+        DType::F16 => 1e-3,
+        DType::BF16 => 8e-3,
+        _ => 1e-5,
+    };
+    assert_close("gradient", &gpu_gradient, &cpu_gradient, epsilon)
+}
+
+#[test]
+fn gpu_and_cpu_agree() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        // Rows of a padded vocabulary; indices in either type.
+        let padded = |device: &Device| {
+            let pairs = Pairs::Indexed {
+                chosen: Tensor::new(&[3u32, 0], device)?,
+                rejected: Tensor::new(&[1i64, 2], device)?,
+            };
+            Targets::padded(&Tensor::from_vec(labels(24), (4, 6), device)?)?.with_pairs(pairs)
+        };
+        check(&logits(&[4, 6, VOCAB + 5], dtype)?, padded, &gpu)?;
+
+        let packed = |device: &Device| {
+            let labels = Tensor::from_vec(labels(20), 20, device)?;
+            Targets::packed(&labels, &Tensor::new(&[0u32, 7, 9, 15, 20], device)?)?
+                .with_pairs(Pairs::Interleaved)
+        };
+        check(&logits(&[20, VOCAB], dtype)?, packed, &gpu)?;
+    }
+    Ok(())
+}
