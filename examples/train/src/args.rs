@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Trains a small byte-level transformer on preference pairs: supervised warm-up on the chosen answers, then
+/// Direct Preference Optimization against a frozen copy.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Training pairs: JSONL with "prompt", "chosen" and "rejected", each a string or a list of messages
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/train.jsonl"))]
+    pub data: PathBuf,
+
+    /// Held-out pairs, in the same form
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/eval.jsonl"))]
+    pub eval_data: PathBuf,
+
+    /// Folder for metrics.csv, curves.png, reference.safetensors and policy.safetensors
+    #[arg(long, value_name = "DIR", default_value = "target/train")]
+    pub out: PathBuf,
+
+    /// Where to train
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
+
+    /// Seed of the initial weights and of the order of the pairs
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Pairs per DPO step; the warm-up takes twice as many chosen answers per step
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub batch: usize,
+
+    /// Steps of the supervised warm-up
+    #[arg(long, default_value_t = 100)]
+    pub sft_steps: usize,
+
+    /// Peak learning rate of the supervised warm-up
+    #[arg(long, default_value_t = 3e-3, value_parser = positive)]
+    pub sft_lr: f64,
+
+    /// DPO steps
+    #[arg(long, default_value_t = 80, value_parser = at_least_one)]
+    pub steps: usize,
+
+    /// Peak learning rate of DPO
+    #[arg(long, default_value_t = 1.5e-4, value_parser = positive)]
+    pub lr: f64,
+
+    /// DPO steps from one look at the held-out pairs to the next
+    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
+    pub eval_every: usize,
+
+    /// Temperature: how much a nat of log-ratio between policy and reference counts
+    #[arg(long, default_value_t = 0.1)]
+    pub beta: f32,
+
+    /// Probability that a preference is flipped, from 0 to 0.5 (conservative DPO)
+    #[arg(long, default_value_t = 0.0)]
+    pub label_smoothing: f32,
+
+    /// Divide each log-ratio by the number of scored tokens
+    #[arg(long)]
+    pub length_normalized: bool,
+}
+
+/// Where the tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceKind {
+    /// The processor
+    Cpu,
+    /// The first NVIDIA GPU; needs a build with `--features cuda`
+    Cuda,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("expected a whole number above 0".to_string()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a finite number above 0".to_string()),
+    }
+}

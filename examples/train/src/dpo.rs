@@ -1,0 +1,98 @@
+//! Preferences: the reference's log-probs, the loss of a batch of pairs, and the judgement on held-out ones.
+
+use candle_core::{Device, Result, Tensor};
+use dpo_kernels_candle::{DpoOutput, Metrics, PairLoss, dpo_loss, sequence_logps};
+
+use crate::batches::{PairTokens, collate_pairs};
+use crate::model::Transformer;
+
+/// Pairs per forward pass where no gradient is needed.
+const EVAL_PAIRS: usize = 16;
+
+/// A preference pair with what the reference makes of it.
+pub struct ScoredPair {
+    tokens: PairTokens,
+    chosen_ref_logp: f32,
+    rejected_ref_logp: f32,
+}
+
+/// How a policy does on held-out pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluation {
+    /// Loss, and means of rewards, margin and reward accuracy.
+    pub metrics: Metrics<f32>,
+    /// Share of pairs with logp_w > logp_l, whatever the reference.
+    pub preference_accuracy: f32,
+}
+
+/// Scores `pairs` under the reference model, once and for all.
+pub fn score(reference: &Transformer, pairs: Vec<PairTokens>, device: &Device) -> Result<Vec<ScoredPair>> {
+    let mut ref_logps = Vec::with_capacity(pairs.len());
+    for pairs in pairs.chunks(EVAL_PAIRS) {
+        let (tokens, targets) = collate_pairs(&pairs.iter().collect::<Vec<_>>(), device)?;
+        let logps: Vec<f32> = sequence_logps(&reference.forward(&tokens)?, &targets)?.to_vec1()?;
+        let (chosen, rejected) = logps.split_at(pairs.len());
+        ref_logps.extend(chosen.iter().copied().zip(rejected.iter().copied()));
+    }
+    Ok(pairs
+        .into_iter()
+        .zip(ref_logps)
+        .map(|(tokens, (chosen_ref_logp, rejected_ref_logp))| ScoredPair {
+            tokens,
+            chosen_ref_logp,
+            rejected_ref_logp,
+        })
+        .collect())
+}
+
+/// The DPO loss of a batch of pairs.
+pub fn loss(
+    policy: &Transformer,
+    pairs: &[&ScoredPair],
+    loss: &PairLoss,
+    device: &Device,
+) -> Result<DpoOutput> {
+    let (tokens, targets) =
+        collate_pairs(&pairs.iter().map(|pair| &pair.tokens).collect::<Vec<_>>(), device)?;
+    let chosen = pairs.iter().map(|pair| pair.chosen_ref_logp);
+    let ref_logps: Vec<f32> = chosen.chain(pairs.iter().map(|pair| pair.rejected_ref_logp)).collect();
+    dpo_loss(&policy.forward(&tokens)?, &targets, Some(&Tensor::new(ref_logps, device)?), loss)
+}
+
+/// Judges `policy` by `pairs`.
+///
+/// They go through the model in the same batches as in [`score`], so that a policy that is the reference has
+/// rewards of exactly 0: a matrix product may round otherwise in a batch of another shape.
+pub fn evaluate(
+    policy: &Transformer,
+    pairs: &[ScoredPair],
+    pair_loss: &PairLoss,
+    device: &Device,
+) -> Result<Evaluation> {
+    let mut sums = Metrics::<f64>::default();
+    let mut preferred = 0;
+    for pairs in pairs.chunks(EVAL_PAIRS) {
+        let output = loss(policy, &pairs.iter().collect::<Vec<_>>(), pair_loss, device)?;
+        let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = output.metrics()?;
+        let weight = pairs.len() as f64;
+        sums.loss += weight * f64::from(loss);
+        sums.chosen_reward += weight * f64::from(chosen_reward);
+        sums.rejected_reward += weight * f64::from(rejected_reward);
+        sums.margin += weight * f64::from(margin);
+        sums.accuracy += weight * f64::from(accuracy);
+        let logps: Vec<f32> = output.logps.to_vec1()?;
+        let (chosen, rejected) = logps.split_at(pairs.len());
+        preferred += chosen.iter().zip(rejected).filter(|(w, l)| w > l).count();
+    }
+    let mean = |sum: f64| (sum / pairs.len() as f64) as f32;
+    Ok(Evaluation {
+        metrics: Metrics {
+            loss: mean(sums.loss),
+            chosen_reward: mean(sums.chosen_reward),
+            rejected_reward: mean(sums.rejected_reward),
+            margin: mean(sums.margin),
+            accuracy: mean(sums.accuracy),
+        },
+        preference_accuracy: preferred as f32 / pairs.len() as f32,
+    })
+}
