@@ -22,9 +22,9 @@ help:
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       src/cuda/params.rs anew from kernels/params.h"
 
-# The CPU run needs neither NVRTC nor CUDA.
+# The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels.
 train: $(if $(CUDA),$(TOOLS))
-	$(if $(CUDA),$(WITH_TOOLS)) $(CARGO) run --release -p dpo-train $(if $(CUDA),--features cuda) -- $(TRAIN_ARGS)
+	$(if $(CUDA),$(WITH_TOOLS)) $(CARGO) run --release -p dpo-train $(if $(CUDA),--features cuda) -- $(if $(CUDA),--device cuda) $(TRAIN_ARGS)
 
 test: $(TOOLS)
 	$(WITH_TOOLS) $(CARGO) test --workspace

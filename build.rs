@@ -54,6 +54,8 @@ mod images {
         println!("cargo:rerun-if-changed={}", library.display());
         compile::load(library)?;
         let targets = targets()?;
+        // NVRTC takes the names of the sources to be relative to here, and puts the result into the line information.
+        env::set_current_dir("kernels").map_err(|error| format!("kernels: {error}"))?;
         let headers = sources(&["cuh", "h"])?;
         let units = sources(&["cu"])?;
         let compiled = thread::scope(|scope| {
@@ -126,10 +128,9 @@ mod images {
         }
     }
 
-    /// The files of kernels/ with one of these extensions, by name.
+    /// The files of the current folder, kernels/, with one of these extensions, by name.
     fn sources(extensions: &[&str]) -> Result<Vec<Source>, String> {
-        let folder = Path::new("kernels");
-        let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let entries = fs::read_dir(".").map_err(|error| format!("kernels: {error}"))?;
         let mut paths: Vec<_> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {

@@ -98,7 +98,6 @@ template <class Logit> __device__ void forward(const DpoForward &p) {
     if (!arrive_last(&p.progress->rows_done, p.batch.rows)) return;
     if (p.batch.cu_seqlens) settle_packed(p);
     if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
-    __syncthreads();
     if (threadIdx.x == 0) publish(p.progress, p.status);
 }
 

@@ -102,7 +102,8 @@ struct PairStage {
         return coef;
     }
 
-    // Runs in one block. `progress` collects bad pairs.
+    // Runs in one block. `progress` collects bad pairs, and is complete for thread 0 at the end: the reduction's barrier
+    // comes after every report.
     __device__ void run(DpoProgress *progress) const {
         __shared__ PairSums partials[kMaxWarps];
         PairSums sums;

@@ -60,11 +60,10 @@ pub enum Error {
     Data(Status),
     /// The CUDA driver library could not be loaded.
     #[cfg(feature = "cuda")]
-    #[error("CUDA driver: expected {} or one of {} other names to load, found none ({reason})",
-        .searched.first().map_or("libcuda", String::as_str), .searched.len().saturating_sub(1))]
+    #[error("CUDA driver: expected one of {searched:?} to load, found none ({reason})")]
     NoDriver {
         /// Library names tried.
-        searched: Vec<String>,
+        searched: &'static [&'static str],
         /// What the loader said of the last one.
         reason: String,
     },

@@ -39,11 +39,13 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     driver("cuDevicePrimaryCtxRetain", CudaContext::new(ordinal))
 }
 
+/// Names of the driver library, as the driver's installers and their packages for development have it.
+const DRIVER_LIBRARIES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+
 /// cudarc panics where it cannot load the library, so this comes before every first use.
 fn require_driver() -> Result<()> {
-    let searched = cudarc::get_lib_name_candidates("cuda");
     let mut reason = String::new();
-    for name in &searched {
+    for name in DRIVER_LIBRARIES {
         // SAFETY: the driver library is made to be loaded by name.
         match unsafe { libloading::Library::new(name) } {
             Ok(library) => {
@@ -54,7 +56,7 @@ fn require_driver() -> Result<()> {
             Err(error) => reason = error.to_string(),
         }
     }
-    Err(Error::NoDriver { searched, reason })
+    Err(Error::NoDriver { searched: &DRIVER_LIBRARIES, reason })
 }
 
 pub(super) fn driver<T>(call: &'static str, result: std::result::Result<T, DriverError>) -> Result<T> {

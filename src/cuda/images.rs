@@ -48,6 +48,7 @@ impl Image {
 }
 
 /// The driver reads an image as an ELF file, in place.
+#[allow(dead_code)] // where the table is empty
 #[repr(align(64))]
 struct Aligned<const N: usize>([u8; N]);
 

@@ -44,14 +44,17 @@ fn run() -> Result<usize, String> {
     fs::create_dir_all(scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
     let kernels = read("kernels")?;
 
+    let mutated: Vec<Kernels> =
+        MUTANTS.iter().map(|mutant| apply(mutant, &kernels)).collect::<Result<_, _>>()?;
+
     build_ptx(&kernels, scratch)?;
     if let Some(complaint) = suite_complains(scratch)? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
     println!("{:>3}  {:<44} {:<14} killed by", "", "mutant", "file");
     let mut alive = 0;
-    for (number, mutant) in MUTANTS.iter().enumerate() {
-        build_ptx(&apply(mutant, &kernels)?, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
+    for (number, (mutant, mutated)) in MUTANTS.iter().zip(&mutated).enumerate() {
+        build_ptx(mutated, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
         let verdict = suite_complains(scratch)?.unwrap_or_else(|| {
             alive += 1;
             "SURVIVED".into()

@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 47] = [
+pub const MUTANTS: [Mutant; 48] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -51,10 +51,16 @@ pub const MUTANTS: [Mutant; 47] = [
         "",
     ),
     mutant(
-        "no barrier before the findings are published",
+        "no barrier between the findings' zeros and their use",
         "pair_loss.cu",
-        ".run(&progress);\n    __syncthreads();",
-        ".run(&progress);",
+        "    __syncthreads();\n",
+        "",
+    ),
+    mutant(
+        "no barrier between settled sequences and pairs",
+        "forward.cu",
+        "        }\n    }\n    __syncthreads();\n}",
+        "        }\n    }\n}",
     ),
     mutant(
         "the findings of floor 2 start as garbage",
@@ -90,7 +96,7 @@ pub const MUTANTS: [Mutant; 47] = [
     mutant("bad labels are followed", "forward.cu", "at.scored && at.label_in(p.batch.vocab)", "at.scored"),
     mutant("next-token labels are not shifted", "batch.cuh", "const u32 at = row + batch.next_token;", "const u32 at = row;"),
     mutant("labels leak into the next sequence", "batch.cuh", "if (at >= end)", "if (at >= batch.rows)"),
-    mutant("a row belongs to the sequence before", "batch.cuh", "<= i64(row));", "< i64(row));"),
+    mutant("a row belongs to the sequence before", "batch.cuh", "<= i64(row);", "< i64(row);"),
     mutant("the search skips sequences", "batch.cuh", "(high - low + kWarp - 1) / kWarp", "(high - low) / kWarp + 1"),
     mutant("empty sequences are forgotten", "forward.cu", "} else if (cu_seqlens[s] == cu_seqlens[s + 1]) {", "} else if (false) {"),
     mutant("a sequence's sum in its neighbour's place", "forward.cu", "p.logps[at.sequence] =", "p.logps[at.sequence ^ 1] ="),
