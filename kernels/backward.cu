@@ -1,5 +1,6 @@
 // Floor 3: dlogits = c (1[v = label] - softmax(logits)), with c = coef[sequence] * upstream, and exactly 0 in rows that
-// are not scored. Reads the logits once, unless the row is not scored, and writes the gradient once, over them or elsewhere.
+// are not scored. The logits are read once (those of rows that are not scored, never), and the gradient is written once,
+// over them or elsewhere.
 //
 // One block per row; blocks share nothing. Vectors are counted from the gradient's 16-byte boundaries, so that every
 // store is aligned; where the logits stand at another phase, the loads straddle. In place both phases are one, and each
@@ -114,10 +115,9 @@ template <class Logit> __device__ void backward(const DpoBackward &p) {
         pass.template run<false>();
 }
 
-#define DPO_ENTRY(name, Logit)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(512, 2) dpo_backward_##name(const __grid_constant__ DpoBackward p) { \
-        backward<Logit>(p);                                                                                       \
+#define DPO_BACKWARD(name, Logit)                                         \
+    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) \
+        dpo_backward_##name(const __grid_constant__ DpoBackward p) {      \
+        backward<Logit>(p);                                               \
     }
-DPO_ENTRY(f32, F32)
-DPO_ENTRY(f16, F16)
-DPO_ENTRY(bf16, BF16)
+DPO_FOR_EACH_DTYPE(DPO_BACKWARD)

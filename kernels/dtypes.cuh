@@ -85,3 +85,9 @@ template <class Logit> __device__ Vector narrow(const float (&in)[kWidth<Logit>]
     for (int w = 0; w < 4; ++w) vector.word[w] = Logit::narrow(in + w * Logit::kPerWord);
     return vector;
 }
+
+// The entry points of a kernel: `ENTRY(name, Logit)` for every element type.
+#define DPO_FOR_EACH_DTYPE(ENTRY) \
+    ENTRY(f32, F32)               \
+    ENTRY(f16, F16)               \
+    ENTRY(bf16, BF16)

@@ -101,10 +101,9 @@ template <class Logit> __device__ void forward(const DpoForward &p) {
     if (threadIdx.x == 0) publish(p.progress, p.status);
 }
 
-#define DPO_ENTRY(name, Logit)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512, 2) dpo_forward_##name(const __grid_constant__ DpoForward p) { \
-        forward<Logit>(p);                                                                                      \
+#define DPO_FORWARD(name, Logit)                                          \
+    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) \
+        dpo_forward_##name(const __grid_constant__ DpoForward p) {        \
+        forward<Logit>(p);                                                \
     }
-DPO_ENTRY(f32, F32)
-DPO_ENTRY(f16, F16)
-DPO_ENTRY(bf16, BF16)
+DPO_FOR_EACH_DTYPE(DPO_FORWARD)

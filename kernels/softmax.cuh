@@ -55,6 +55,9 @@ struct OnlineSum {
     }
 };
 
+// Threads of a block at most, and blocks that must fit on a multiprocessor at least: 64 registers a thread.
+constexpr int kMaxThreads = 512, kMinBlocks = 2;
+
 // Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
 constexpr int kInFlight = 4;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUcontext, CUfunction, CUmodule, CUresult, CUstream};
 use cudarc::driver::{CudaContext, DriverError, result};
 
-use super::images::{IMAGES, select};
+use super::images::{IMAGES, Image, select};
 use super::plan::{Arguments, KERNELS, Launch};
 use crate::error::{Error, Result};
 
@@ -89,8 +89,17 @@ impl Kernels {
     ///
     /// Those of [`Kernels::load_current`].
     pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        Kernels::from_images(context, IMAGES)
+    }
+
+    /// As [`Kernels::new`], from some of the embedded images only: the PTX, say, to see what the driver makes of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Kernels::load_current`].
+    pub fn from_images(context: &Arc<CudaContext>, images: &[Image]) -> Result<Self> {
         driver("cuCtxSetCurrent", context.bind_to_thread())?;
-        let mut kernels = Kernels::load_current()?;
+        let mut kernels = Kernels::load(images)?;
         kernels.owner = Some(context.clone());
         Ok(kernels)
     }
@@ -102,6 +111,10 @@ impl Kernels {
     /// [`Error::NoDriver`], [`Error::NoImage`], and [`Error::Driver`], also where no context is current.
     pub fn load_current() -> Result<Self> {
         require_driver()?;
+        Kernels::load(IMAGES)
+    }
+
+    fn load(images: &[Image]) -> Result<Self> {
         let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(|| {
             Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
         })?;
@@ -110,7 +123,7 @@ impl Kernels {
         let mut loaded = "";
         for (unit, name) in KERNELS {
             if unit != loaded {
-                let image = select(IMAGES, unit, capability)?;
+                let image = select(images, unit, capability)?;
                 // SAFETY: the image is complete, aligned, and NUL-terminated where it is PTX.
                 let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
                 kernels.modules.push(driver("cuModuleLoadData", module)?);

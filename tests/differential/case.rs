@@ -62,7 +62,8 @@ pub enum PairKind {
 pub struct Spec {
     pub vocab: usize,
     pub row_stride: usize,
-    /// Bytes by which the logits start past a 16-byte boundary.
+    /// Bytes by which the logits start past a 16-byte boundary, where the executor can choose.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub phase: usize,
     /// The same for a separate gradient buffer; `None` is in place.
     pub gradient_phase: Option<usize>,

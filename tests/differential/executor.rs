@@ -1,6 +1,6 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
-use dpo_kernels::batch::{Logps, Metrics, PairOutputs};
+use dpo_kernels::batch::{Logps, PairOutputs};
 use dpo_kernels::{Logit, cpu};
 
 use crate::case::Case;
@@ -61,8 +61,10 @@ pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
 #[cfg(feature = "cuda")]
 mod kernels {
     use std::mem::size_of;
+    use std::sync::Arc;
 
-    use dpo_kernels::batch::{Batch, LabelType};
+    use cudarc::driver::CudaContext;
+    use dpo_kernels::batch::{Batch, LabelType, Metrics};
     use dpo_kernels::cuda::params::{DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
     use dpo_kernels::cuda::plan::{
         self, DeviceAddress, DeviceArray, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
@@ -254,7 +256,7 @@ mod kernels {
     /// A real GPU.
     pub struct Cuda {
         kernels: Kernels,
-        context: std::sync::Arc<cudarc::driver::CudaContext>,
+        context: Arc<CudaContext>,
         buffers: Vec<cudarc::driver::sys::CUdeviceptr>,
     }
 
@@ -262,7 +264,12 @@ mod kernels {
         /// The first device.
         pub fn open() -> Result<Self, Error> {
             let context = context(0)?;
-            Ok(Cuda { kernels: Kernels::new(&context)?, context, buffers: vec![] })
+            Ok(Cuda::with(&context, Kernels::new(&context)?))
+        }
+
+        /// A device with kernels loaded otherwise.
+        pub fn with(context: &Arc<CudaContext>, kernels: Kernels) -> Self {
+            Cuda { kernels, context: context.clone(), buffers: vec![] }
         }
     }
 

@@ -4,20 +4,24 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
+use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
 use dpo_kernels::{Error, Logit, PairLoss, cpu};
 use half::{bf16, f16};
 
+use crate::bounds::Expected;
 use crate::case::{Case, OwnedLabels, Spec};
-use crate::executor::{Cuda, OnDevice};
+use crate::executor::{Cuda, Executor, OnDevice};
+use crate::interpreter::{Interpreter, samples};
 use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
+    ("the PTX, which the interpreter runs, gives the same here", ptx),
     ("the convenience gives the CPU backend's numbers", convenience),
     ("wrong lengths are refused before any launch", refusals),
     ("forward and backward replay from a graph with changed inputs", graph),
@@ -44,6 +48,26 @@ pub fn run() {
 
 fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {
     crate::run_on_device::<T>(&mut OnDevice(Cuda::open().unwrap()));
+}
+
+/// The driver's own translation of the PTX. What the arithmetic determines is the same bit for bit; what goes through
+/// exp2 may differ within its documented error, for which both are within the bounds.
+fn ptx(context: &Arc<CudaContext>) {
+    let images: Vec<_> = IMAGES.iter().filter(|image| image.kind == Kind::Ptx).copied().collect();
+    let kernels = Kernels::from_images(context, &images).unwrap();
+    let mut gpu = OnDevice(Cuda::with(context, kernels));
+    let mut interpreter = OnDevice(Interpreter::new(ptx_vm::Options::default()));
+    for case in samples::<f16>() {
+        let (found, expected) = (gpu.run(&case), interpreter.run(&case));
+        Expected::of(&case).check("PTX on a GPU", &case, &found);
+        assert_eq!(found.logps.status, expected.logps.status);
+        assert_eq!(found.logps.scored, expected.logps.scored);
+        // Sequence sums and floor 2's differences are exact arithmetic on the same token log-probs, where those agree.
+        if found.logps.token_logps == expected.logps.token_logps {
+            assert_eq!(found.logps.logps, expected.logps.logps);
+            assert_eq!(found.pairs.margins, expected.pairs.margins);
+        }
+    }
 }
 
 fn labels_of(case: &Case<bf16>) -> &[i64] {

@@ -1,6 +1,7 @@
 //! The kernels on the PTX interpreter: what runs where there is no GPU, under a stricter checker than the hardware.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -17,41 +18,46 @@ use ptx_vm::{Module, Options, Placement, Stats, Vm};
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::{Cpu, Device, Executor, OnDevice, bytes_of, values_of};
+use crate::{compile, nvrtc};
 
-/// The embedded PTX, by unit; or, for the mutants, that of the folder which DPO_PTX_DIR names.
-fn modules() -> &'static BTreeMap<&'static str, Module> {
-    static MODULES: OnceLock<BTreeMap<&'static str, Module>> = OnceLock::new();
-    MODULES.get_or_init(|| {
-        let folder = std::env::var_os("DPO_PTX_DIR");
-        let text = |unit: &str| match &folder {
-            Some(folder) => std::fs::read(Path::new(folder).join(format!("{unit}.ptx"))).expect("PTX of a mutant"),
-            None => IMAGES
-                .iter()
-                .find(|image| image.unit == unit && image.kind == Kind::Ptx)
-                .expect("every unit is embedded as PTX")
-                .bytes
-                .to_vec(),
-        };
-        KERNELS
-            .iter()
-            .map(|&(unit, _)| {
-                let text = String::from_utf8(text(unit)).expect("PTX is text");
-                let module = Module::parse(text.trim_end_matches('\0'));
-                (unit, module.unwrap_or_else(|error| panic!("{unit}.cu: {error}")))
-            })
-            .collect()
+/// Parsed PTX, by unit.
+type Modules = BTreeMap<&'static str, Module>;
+
+fn parse(text: impl Fn(&str) -> Vec<u8>) -> Modules {
+    let module = |&(unit, _): &(&'static str, _)| {
+        let text = String::from_utf8(text(unit)).expect("PTX is text");
+        let module = Module::parse(text.trim_end_matches('\0'));
+        (unit, module.unwrap_or_else(|error| panic!("{unit}.cu: {error}")))
+    };
+    KERNELS.iter().map(module).collect()
+}
+
+fn embedded(unit: &str) -> Vec<u8> {
+    let image = IMAGES.iter().find(|image| image.unit == unit && image.kind == Kind::Ptx);
+    image.expect("every unit is embedded as PTX").bytes.to_vec()
+}
+
+/// The embedded PTX; or, for the mutants, that of the folder which DPO_PTX_DIR names.
+fn modules() -> &'static Modules {
+    static MODULES: OnceLock<Modules> = OnceLock::new();
+    MODULES.get_or_init(|| match std::env::var_os("DPO_PTX_DIR") {
+        Some(folder) => parse(|unit| {
+            std::fs::read(Path::new(&folder).join(format!("{unit}.ptx"))).expect("PTX of a mutant")
+        }),
+        None => parse(embedded),
     })
 }
 
 pub struct Interpreter {
     vm: Vm,
+    modules: &'static Modules,
     buffers: Vec<DeviceAddress>,
     pub stats: Stats,
 }
 
 impl Interpreter {
     pub fn new(options: Options) -> Self {
-        Interpreter { vm: Vm::new(options), buffers: vec![], stats: Stats::default() }
+        Interpreter { vm: Vm::new(options), modules: modules(), buffers: vec![], stats: Stats::default() }
     }
 
     fn place(&mut self, address: DeviceAddress) -> DeviceAddress {
@@ -81,7 +87,7 @@ impl Device for Interpreter {
 
     fn launch(&mut self, launch: &Launch) {
         let bytes = launch.arguments.as_bytes();
-        let module = &modules()[launch.unit];
+        let module = &self.modules[launch.unit];
         let stats = self
             .vm
             .launch(module, &ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes))
@@ -105,12 +111,13 @@ pub fn run() {
         run(&mut executor);
         stats.merge(&executor.0.stats);
     };
-    suite(0, |executor| crate::run_on_device::<f32>(executor));
-    suite(1, |executor| crate::run_on_device::<f16>(executor));
-    suite(2, |executor| crate::run_on_device::<bf16>(executor));
+    suite(0, crate::run_on_device::<f32>);
+    suite(1, crate::run_on_device::<f16>);
+    suite(2, crate::run_on_device::<bf16>);
     for (dtype, rows) in [(DType::BF16, far_rows::<bf16>()), (DType::F32, far_rows::<f32>())] {
         assert_eq!(rows, 2, "{dtype:?}");
     }
+    further_architectures();
     any_schedule_gives_the_same_bits();
     approximations_stay_within_the_bounds();
     report(&stats);
@@ -147,7 +154,8 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
     let row_stride = (rows[1] - rows[0]) as usize / size_of::<T>();
     assert!(row_stride > 1 << 31);
     let batch: DeviceBatch = Batch { row_stride, pairs: Pairs::Concatenated, ..Batch::padded(2, 1, vocab) };
-    let labels: Vec<i64> = case.targets().iter().map(|target| target.expect("all are scored") as i64).collect();
+    let labels: Vec<i64> =
+        case.targets().iter().map(|target| target.expect("all are scored") as i64).collect();
     let inputs = Inputs {
         dtype: T::DTYPE,
         logits: rows[0],
@@ -184,7 +192,7 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
 }
 
 /// A few cases of every kind.
-fn samples<T: Logit>() -> Vec<Case<T>> {
+pub fn samples<T: Logit>() -> Vec<Case<T>> {
     let mut random = Random(7);
     let mut sample = |vocab: usize| {
         let spec = Spec {
@@ -202,6 +210,54 @@ fn samples<T: Logit>() -> Vec<Case<T>> {
         Case::draw(spec)
     };
     [7, 33, 1000, 5003, 12_345, 40_001].map(&mut sample).into()
+}
+
+/// NVRTC may make other PTX of a source for a newer architecture: where it does, that runs too.
+fn further_architectures() {
+    let capability = |modules: &Modules| modules.values().map(Module::target).next();
+    let instructions = |text: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(text);
+        text.lines()
+            .filter(|line| !line.starts_with(".target") && !line.contains(".file"))
+            .map(str::to_owned)
+            .collect()
+    };
+    for target in [90, 100, 120] {
+        let compiled = ptx_for(target);
+        if KERNELS.iter().all(|(unit, _)| instructions(&compiled[unit]) == instructions(&embedded(unit))) {
+            continue;
+        }
+        let modules: &'static Modules = Box::leak(Box::new(parse(|unit| compiled[unit].clone())));
+        assert_eq!(capability(modules), Some(target));
+        let mut executor = OnDevice(Interpreter { modules, ..Interpreter::new(Options::default()) });
+        for case in samples::<bf16>() {
+            Expected::of(&case).check(&format!("compute_{target}"), &case, &executor.run(&case));
+        }
+    }
+}
+
+/// The kernels as PTX for a capability, by unit.
+fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
+    let variable = |name: &str| std::env::var_os(name);
+    let library = nvrtc::search(variable, nvrtc::site_packages(variable("VIRTUAL_ENV"))).found;
+    compile::load(&library.expect("the crate was built with it")).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let source = |name: &str| compile::Source {
+        name: CString::new(name).expect("file names have no NUL"),
+        text: CString::new(std::fs::read(folder.join(name)).unwrap()).expect("sources have no NUL"),
+    };
+    let names: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let headers: Vec<_> =
+        names.iter().filter(|name| !name.ends_with(".cu")).map(|name| source(name)).collect();
+    let compiled = |&(unit, _): &(&'static str, _)| {
+        let compiled =
+            compile::compile(&source(&format!("{unit}.cu")), &headers, compile::Target::Ptx(capability));
+        (unit, compiled.unwrap_or_else(|log| panic!("compute_{capability}: {log}")).image)
+    };
+    KERNELS.iter().map(compiled).collect()
 }
 
 /// Blocks and warps come in any order; no bit may depend on it.

@@ -4,6 +4,10 @@
 mod bounds;
 mod case;
 #[cfg(feature = "cuda")]
+#[path = "../../build/compile.rs"]
+#[allow(dead_code)] // the build script uses all of it
+mod compile;
+#[cfg(feature = "cuda")]
 mod device_trouble;
 mod executor;
 mod golden;
@@ -12,6 +16,10 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod interpreter;
 mod invariance;
+#[cfg(feature = "cuda")]
+#[path = "../../build/nvrtc.rs"]
+#[allow(dead_code)] // the build script uses all of it
+mod nvrtc;
 mod trouble;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it

@@ -70,7 +70,8 @@ fn read(folder: &str) -> Result<Kernels, String> {
     entries
         .flatten()
         .map(|entry| {
-            let text = fs::read_to_string(entry.path()).map_err(|error| format!("{:?}: {error}", entry.path()))?;
+            let text =
+                fs::read_to_string(entry.path()).map_err(|error| format!("{:?}: {error}", entry.path()))?;
             Ok((entry.file_name().to_string_lossy().into_owned(), text))
         })
         .collect()
@@ -81,7 +82,10 @@ fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
     let text = mutated.get_mut(mutant.file).ok_or_else(|| format!("no file kernels/{}", mutant.file))?;
     let times = text.matches(mutant.from).count();
     if times != 1 {
-        return Err(format!("{}: {:?} stands {times} times in kernels/{}", mutant.what, mutant.from, mutant.file));
+        return Err(format!(
+            "{}: {:?} stands {times} times in kernels/{}",
+            mutant.what, mutant.from, mutant.file
+        ));
     }
     *text = text.replacen(mutant.from, mutant.to, 1);
     Ok(mutated)
