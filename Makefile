@@ -11,13 +11,14 @@ WITH_TOOLS = . ./$(TOOLS) &&
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(BETA),--beta $(BETA)) \
 	$(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench gpu-bundle mutants params lint
+.PHONY: help train test bench gpu-bundle mutants kernels-report params lint
 
 help:
 	@echo "make train        a DPO run on real text: BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
 	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
+	@echo "make kernels-report  registers, occupancy and instructions per element, from the machine code"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       src/cuda/params.rs anew from kernels/params.h"
@@ -38,6 +39,9 @@ gpu-bundle: $(TOOLS)
 # Breaks the kernels one line at a time; the suite must notice each.
 mutants: $(TOOLS)
 	$(WITH_TOOLS) $(CARGO) run -q -p dpo-mutants
+
+kernels-report: $(TOOLS)
+	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels --test params

@@ -3,6 +3,12 @@
 //
 // One block per row. The last block to finish a sequence sums it; the last of all computes the pairs. Nobody waits for
 // anybody, so the order in which the device runs the blocks does not matter, and neither does it show in the results.
+//
+// SASS instructions per element of the main loops, for any dtype and architecture. What issues in a 16-bit element's time
+// at 90% of the bandwidth of device memory: 21 on an A100 (2.0 TB/s, 108 multiprocessors of 128 lanes at 1.41 GHz), 15
+// on an H200 (4.8, 132, 1.98), 9.7 on a B200 (8, 148, 1.85); twice as many for f32. The exponentials take one of 16 lanes
+// a clock: 1.9 an element on an H200, 1.2 on a B200.
+// Budget: 8 aligned, 14 straddling
 #include "batch.cuh"
 #include "pair_loss.cuh"
 #include "softmax.cuh"

@@ -65,16 +65,18 @@ template <class Logit, bool kStraddling>
 __device__ OnlineSum sum_own_vectors(const RowVectors<Logit> &vectors) {
     OnlineSum own;
     const int threads = blockDim.x, count = vectors.count();
+    const int span = (kInFlight - 1) * threads + 1; // from a group's first vector to behind its last
+    Vector group[kInFlight];
     for (int j = threadIdx.x; j < count; j += kInFlight * threads) {
-        Vector group[kInFlight];
-        // The same elements in the same places on both paths, hence the same bits in the sum.
-        if (vectors.interior(j, j + (kInFlight - 1) * threads + 1)) {
+        // A loop of its own, so that the code for the edges stays out of the way.
+        for (; vectors.interior(j, j + span); j += kInFlight * threads) {
 #pragma unroll
             for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * threads);
-        } else {
-#pragma unroll
-            for (int k = 0; k < kInFlight; ++k) group[k] = vectors.load_edge(j + k * threads);
+            own.template add<Logit>(group);
         }
+        // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.load_edge(j + k * threads);
         own.template add<Logit>(group);
     }
     return own;

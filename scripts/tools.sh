@@ -43,4 +43,15 @@ if [ -z "${LIBCLANG_PATH:-}" ]; then
     fi
 fi
 
+# The disassembler that reads the kernels' machine code; of any recent version.
+if [ -z "${DPO_NVDISASM:-}" ]; then
+    nvdisasm=$(first "${CUDA_HOME:-/nowhere}/bin/nvdisasm" "${CUDA_PATH:-/nowhere}/bin/nvdisasm" \
+        /usr/local/cuda/bin/nvdisasm)
+    if [ -z "$nvdisasm" ]; then
+        wheel nvdisasm nvidia-cuda-nvdisasm==13.5.37
+        nvdisasm=$(first "$tools"/nvdisasm/nvidia/*/bin/nvdisasm)
+    fi
+    echo "export DPO_NVDISASM='$nvdisasm'" >>"$tools/env.new"
+fi
+
 mv "$tools/env.new" "$tools/env"

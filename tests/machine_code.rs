@@ -1,0 +1,231 @@
+//! The machine code, from the embedded CUBINs: what bounds the speed of a kernel that no GPU has timed yet.
+//!
+//! For every kernel, dtype and architecture: registers, spills, shared memory and the occupancy that follows (from the
+//! compiler's report), and of each main loop its 16-byte loads and stores and its instructions per element (from the
+//! disassembly by nvdisasm, which DPO_NVDISASM names and `make test` provides). `make kernels-report` prints the table.
+#![cfg(feature = "cuda")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
+use dpo_kernels::cuda::plan::KERNELS;
+
+/// What a multiprocessor has.
+struct Multiprocessor {
+    threads: u32,
+    blocks: u32,
+    shared_bytes: u32,
+}
+
+const REGISTERS: u32 = 65_536;
+
+fn multiprocessor(capability: u32) -> Multiprocessor {
+    match capability {
+        80 => Multiprocessor { threads: 2048, blocks: 32, shared_bytes: 164 << 10 },
+        90 | 100 => Multiprocessor { threads: 2048, blocks: 32, shared_bytes: 228 << 10 },
+        120 => Multiprocessor { threads: 1536, blocks: 24, shared_bytes: 100 << 10 },
+        other => panic!("no figures for sm_{other}"),
+    }
+}
+
+/// Threads of the largest block.
+const BLOCK: u32 = 512;
+
+/// What ptxas said of one kernel.
+#[derive(Debug, Clone, Copy)]
+struct Resources {
+    registers: u32,
+    shared_bytes: u32,
+    spilled_bytes: u32,
+}
+
+impl Resources {
+    /// Share of a multiprocessor's threads that blocks of `BLOCK` fill.
+    fn occupancy(&self, capability: u32) -> f64 {
+        let sm = multiprocessor(capability);
+        // Registers are dealt to warps in units of 256, shared memory to blocks with 1 KiB on top.
+        let by_registers = REGISTERS / ((self.registers * 32).next_multiple_of(256) * BLOCK / 32);
+        let by_shared = sm.shared_bytes / (self.shared_bytes + 1024);
+        let blocks = by_registers.min(by_shared).min(sm.blocks).min(sm.threads / BLOCK);
+        f64::from(blocks * BLOCK) / f64::from(sm.threads)
+    }
+}
+
+/// The number that ends right before `unit`.
+fn number_before(line: &str, unit: &str) -> Option<u32> {
+    let before = line[..line.find(unit)?].trim_end();
+    before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn resources(image: &Image) -> BTreeMap<String, Resources> {
+    let mut kernels = BTreeMap::new();
+    let mut current = None;
+    let mut spilled = 0;
+    for line in image.report.lines() {
+        if line.contains("Compiling entry function") {
+            current = line.split('\'').nth(1).map(str::to_owned);
+        } else if line.contains("bytes spill stores") {
+            let of = |unit| number_before(line, unit).unwrap_or(0);
+            spilled = of(" bytes stack frame") + of(" bytes spill stores") + of(" bytes spill loads");
+        } else if let (Some(registers), Some(name)) = (number_before(line, " registers"), &current) {
+            let shared_bytes = number_before(line, " bytes smem").unwrap_or(0);
+            kernels.insert(name.clone(), Resources { registers, shared_bytes, spilled_bytes: spilled });
+        }
+    }
+    kernels
+}
+
+/// An innermost loop over 16-byte vectors of logits.
+#[derive(Debug, Clone, Copy)]
+struct MainLoop {
+    instructions: usize,
+    loads: usize,
+    stores: usize,
+    /// Global accesses of any other width: there should be none.
+    narrow: usize,
+    elements: usize,
+}
+
+impl MainLoop {
+    /// Two loads for a vector: the row starts off a 16-byte boundary.
+    fn straddling(&self, width: usize) -> bool {
+        self.loads * width > self.elements
+    }
+
+    fn per_element(&self) -> f64 {
+        self.instructions as f64 / self.elements as f64
+    }
+}
+
+/// The innermost loops of each function of a disassembly that load vectors and exponentiate them.
+fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
+    let mut functions = BTreeMap::new();
+    for section in disassembly.split("\n.text.").skip(1) {
+        let name = section.split([':', '\n']).next().unwrap_or("").to_owned();
+        let mut labels = BTreeMap::new();
+        let mut code: Vec<&str> = Vec::new();
+        for line in section.lines().map(str::trim) {
+            if let Some(label) = line.strip_prefix(".L_x_").and_then(|rest| rest.strip_suffix(':')) {
+                labels.insert(label, code.len());
+            } else if let Some((_, instruction)) =
+                line.strip_prefix("/*").and_then(|rest| rest.split_once("*/"))
+                && instruction.contains(';')
+            {
+                code.push(instruction.trim());
+            }
+        }
+        let back_edges: Vec<(usize, usize)> = code
+            .iter()
+            .enumerate()
+            .filter(|(_, instruction)| instruction.contains("BRA"))
+            .filter_map(|(end, instruction)| {
+                let label = instruction.split(".L_x_").nth(1)?.split(')').next()?;
+                labels.get(label).filter(|&&start| start <= end).map(|&start| (start, end))
+            })
+            .collect();
+        let loops = back_edges.iter().filter(|&&(start, end)| {
+            !back_edges.iter().any(|&(s, e)| (s, e) != (start, end) && start <= s && e <= end)
+        });
+        let count = |body: &[&str], f: &dyn Fn(&str) -> bool| body.iter().filter(|i| f(i)).count();
+        let measured = loops.map(|&(start, end)| {
+            let body = &code[start..=end];
+            let loads = count(body, &|i| i.contains("LDG") && i.contains(".128"));
+            let stores = count(body, &|i| i.contains("STG") && i.contains(".128"));
+            let global = count(body, &|i| i.contains("LDG") || i.contains("STG"));
+            // One exponential an element, and in the forward one a round that rescales the sum.
+            let elements = count(body, &|i| i.contains("MUFU.EX2")) & !1;
+            MainLoop { instructions: body.len(), loads, stores, narrow: global - loads - stores, elements }
+        });
+        functions.insert(name, measured.filter(|l| l.loads > 0 && l.elements > 0).collect());
+    }
+    functions
+}
+
+/// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops.
+fn budget(unit: &str) -> Option<(f64, f64)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{unit}.cu"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once("// Budget: ")?;
+    let mut numbers = rest.split_whitespace().filter_map(|word| word.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn disassemble(nvdisasm: &Path, image: &Image) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}.{}.cubin", image.unit, image.target()));
+    std::fs::write(&file, image.bytes).unwrap();
+    let output = Command::new(nvdisasm).arg("-c").arg(&file).output().unwrap();
+    assert!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
+    format!("\n{}", String::from_utf8_lossy(&output.stdout))
+}
+
+#[test]
+fn kernels_fit_their_budgets() {
+    let nvdisasm = std::env::var_os("DPO_NVDISASM");
+    if nvdisasm.is_none() {
+        writeln!(std::io::stdout(), "machine code: loops not checked: DPO_NVDISASM names no nvdisasm")
+            .unwrap();
+    }
+    let mut table = format!(
+        "{:<18} {:<7} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
+        "kernel", "target", "regs", "shared", "spilled", "occ."
+    );
+    for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
+        let resources = resources(image);
+        let loops = nvdisasm.as_ref().map(|path| main_loops(&disassemble(Path::new(path), image)));
+        for (_, kernel) in KERNELS.iter().filter(|(unit, _)| *unit == image.unit) {
+            let target = image.target();
+            let found = resources[*kernel];
+            let occupancy = found.occupancy(image.capability);
+            write!(
+                table,
+                "{kernel:<18} {target:<7} {:>4} {:>6} {:>7} {:>4.0}% ",
+                found.registers,
+                found.shared_bytes,
+                found.spilled_bytes,
+                100.0 * occupancy
+            )
+            .unwrap();
+            assert_eq!(found.spilled_bytes, 0, "{kernel} spills for {target}");
+            assert!(
+                occupancy >= 0.5,
+                "{kernel} for {target}: {found:?} fills {occupancy} of a multiprocessor"
+            );
+            if let (Some(loops), Some(budget)) = (&loops, budget(image.unit)) {
+                check_loops(kernel, &target, &loops[*kernel], budget, &mut table);
+            }
+            table.push('\n');
+        }
+    }
+    if std::env::var_os("DPO_KERNELS_REPORT").is_some() {
+        write!(std::io::stdout(), "{table}").unwrap();
+    }
+}
+
+/// One aligned and one straddling loop, both by 16-byte accesses alone, several in flight, within the budget.
+fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64), table: &mut String) {
+    let width = if kernel.ends_with("f16") { 8 } else { 4 };
+    let mut seen = [false; 2];
+    for found in loops {
+        let straddling = found.straddling(width);
+        let (name, budget) = if straddling { ("straddling", budget.1) } else { ("aligned", budget.0) };
+        write!(table, " {name} {:.1} ({}+{})", found.per_element(), found.loads, found.stores).unwrap();
+        assert!(found.loads >= 4, "{kernel} for {target}: {found:?} has too few loads in flight");
+        assert_eq!(found.narrow, 0, "{kernel} for {target}: {found:?} has narrow accesses");
+        assert_eq!(found.stores > 0, kernel.contains("backward"), "{kernel} for {target}: {found:?}");
+        assert!(
+            found.per_element() <= budget,
+            "{kernel} for {target}: {found:?} is over {budget} an element"
+        );
+        seen[usize::from(straddling)] = true;
+    }
+    assert_eq!(
+        seen,
+        [true, true],
+        "{kernel} for {target}: expected an aligned and a straddling loop, found {loops:?}"
+    );
+}
