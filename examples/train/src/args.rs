@@ -54,11 +54,11 @@ pub struct Args {
     pub eval_every: usize,
 
     /// Temperature: how much a nat of log-ratio between policy and reference counts
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub beta: f32,
 
     /// Probability that a preference is flipped, from 0 to 0.5 (conservative DPO)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub label_smoothing: f32,
 
     /// Divide each log-ratio by the number of scored tokens

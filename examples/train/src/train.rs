@@ -231,6 +231,7 @@ mod tests {
     #[test]
     fn bad_arguments_are_named() {
         let message = |flag| tiny_run(&[flag]).expect_err("an error").to_string();
+        assert!(message("--beta=-1").starts_with("beta: expected"));
         assert!(message("--beta=0").starts_with("beta: expected"), "{}", message("--beta=0"));
         assert!(message("--label-smoothing=0.6").starts_with("label_smoothing: expected"));
         for flag in ["--steps=0", "--batch=0", "--lr=-1", "--sft-lr=nan", "--device=tpu"] {
