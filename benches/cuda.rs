@@ -1,7 +1,7 @@
 //! The kernels on the first GPU, timed by CUDA events: bytes of logits per second, beside a device-to-device copy of as
 //! many bytes in the same run. A forward must read S; a backward must read S and write S, as the copy does.
 //!
-//! Without a device it says so and passes.
+//! Without a device it says so and passes, unless DPO_REQUIRE_GPU is set.
 
 #[cfg(feature = "cuda")]
 mod common;
@@ -32,6 +32,7 @@ mod device {
     pub fn main() {
         let context = match cuda::context(0) {
             Ok(context) => context,
+            Err(error) if std::env::var_os("DPO_REQUIRE_GPU").is_some() => panic!("{error}"),
             Err(error) => return println!("cuda benchmarks skipped: {error}"),
         };
         let mut criterion = criterion();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds target/gpu-bundle: the test and benchmark executables, stripped, and run.sh. Called by `make gpu-bundle`.
+# Builds target/gpu-bundle: the test and benchmark executables, stripped, the golden vectors, and run.sh. Called by `make gpu-bundle`.
 set -eu
 
 bundle=target/gpu-bundle
@@ -22,6 +22,7 @@ for line in sys.stdin:
 } | while read -r name executable; do
     strip -o "$bundle/$name" "$executable"
 done
+cp -r tests/golden "$bundle/golden"
 install -m 755 scripts/gpu-run.sh "$bundle/run.sh"
 
 kib=$(du -sk "$bundle" | cut -f1)

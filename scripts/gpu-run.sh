@@ -34,8 +34,9 @@ skip() {
     json="$json${json:+, }{\"step\": \"$1\", \"result\": \"skipped\", \"why\": \"$2\"}"
 }
 
-# Without a device the tests would skip themselves; here that is a failure.
+# Without a device the tests and benchmarks would skip themselves; here that is a failure.
 export DPO_REQUIRE_GPU=1
+export DPO_VECTORS="$here/golden"
 step tests "$here/differential" gpu --nocapture
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null 2>&1; then
