@@ -35,16 +35,18 @@ use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
 
+/// DPO_REDUCED leaves out the large vocabularies, for tools that slow the kernels down a hundredfold.
+fn largest_vocab() -> usize {
+    if std::env::var_os("DPO_REDUCED").is_some() { 4096 } else { usize::MAX }
+}
+
 /// Every vocab × stride × phase of the base pointer; the other ways a batch can differ are dealt over these in turn, so
 /// that each value of each meets each vocab.
-///
-/// DPO_REDUCED leaves out the large vocabularies, for tools that slow the kernels down a hundredfold.
 fn matrix(element: usize) -> Vec<Spec> {
-    let largest = if std::env::var_os("DPO_REDUCED").is_some() { 4096 } else { usize::MAX };
     let mut specs = Vec::new();
     let mut random = Random(42);
     let phases: Vec<usize> = [0, 2, 4, 8].into_iter().filter(|phase| phase % element == 0).collect();
-    for vocab in VOCABS.into_iter().filter(|&vocab| vocab <= largest) {
+    for vocab in VOCABS.into_iter().filter(|&vocab| vocab <= largest_vocab()) {
         for row_stride in [vocab, vocab + 1, vocab.next_multiple_of(64)] {
             for &phase in &phases {
                 let index = specs.len();
