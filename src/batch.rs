@@ -350,6 +350,21 @@ impl<A: IndexArray> Batch<A> {
         (self.rows() - 1) * self.row_stride + self.vocab
     }
 
+    /// Checks that a gradient buffer is the logits buffer itself, or lies apart from it: both are addresses in the
+    /// same memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] that names `dlogits`.
+    pub fn check_dlogits(&self, dtype: DType, logits: u64, dlogits: u64) -> Result<()> {
+        let bytes = (self.logits_len() * dtype.size()) as u64;
+        if dlogits == logits || dlogits.abs_diff(logits) >= bytes {
+            return Ok(());
+        }
+        let expected = format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away");
+        Err(Error::value("dlogits", expected, format!("{dlogits:#x}")))
+    }
+
     /// Checks everything that does not need the elements of an index array.
     ///
     /// # Errors

@@ -302,14 +302,7 @@ pub fn backward(batch: &DeviceBatch, inputs: &Inputs, buffers: &GradientBuffers)
     let kernel_batch = kernel_batch(batch, inputs)?;
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
-    let bytes = (batch.logits_len() * inputs.dtype.size()) as u64;
-    if dlogits != logits && dlogits.abs_diff(logits) < bytes {
-        return Err(Error::value(
-            "dlogits",
-            format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away"),
-            format!("{dlogits:#x}"),
-        ));
-    }
+    batch.check_dlogits(inputs.dtype, logits, dlogits)?;
     let params = DpoBackward {
         batch: kernel_batch,
         logits,
