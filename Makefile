@@ -21,7 +21,7 @@ help:
 	@echo "make kernels-report  registers, occupancy and instructions per element, from the machine code"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
-	@echo "make params       src/cuda/params.rs anew from kernels/params.h"
+	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
 
 # The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels.
 train: $(if $(CUDA),$(TOOLS))
@@ -45,11 +45,12 @@ kernels-report: $(TOOLS)
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels --test params
+	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels-c --no-default-features --test header
 
 lint: $(TOOLS)
 	$(CARGO) fmt --all --check
 	$(WITH_TOOLS) $(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(WITH_TOOLS) $(CARGO) clippy -p dpo-kernels --no-default-features --all-targets -- -D warnings
+	$(WITH_TOOLS) $(CARGO) clippy -p dpo-kernels -p dpo-kernels-c --no-default-features --all-targets -- -D warnings
 	$(WITH_TOOLS) RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
 $(TOOLS): scripts/tools.sh

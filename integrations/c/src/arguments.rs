@@ -1,0 +1,189 @@
+//! From what C hands over to what the crate takes. Pointers are judged here and nowhere else.
+
+use std::mem::{align_of, size_of};
+use std::ptr::NonNull;
+use std::slice;
+
+use dpo_kernels::batch::{IGNORE_INDEX, IndexArray};
+use dpo_kernels::{
+    Batch, DType, Error, HostBatch, LabelAlignment, LabelType, Labels, PairLoss, Pairs, Result, Sequences,
+};
+
+use crate::header::*;
+
+const _: () = assert!(DPO_IGNORE_INDEX as i64 == IGNORE_INDEX);
+
+fn value(argument: &'static str, expected: impl Into<String>, found: impl ToString) -> Error {
+    Error::Value { argument, expected: expected.into(), found: found.to_string() }
+}
+
+/// Not null, and aligned.
+pub(crate) fn pointer<T>(argument: &'static str, pointer: *const T) -> Result<NonNull<T>> {
+    let expected = || format!("an address aligned to {} bytes", align_of::<T>());
+    match NonNull::new(pointer.cast_mut()) {
+        None => Err(value(argument, expected(), "null")),
+        Some(there) if there.is_aligned() => Ok(there),
+        Some(there) => Err(value(argument, expected(), format!("{there:p}"))),
+    }
+}
+
+/// A versioned struct of the header, which starts with its own size.
+///
+/// # Safety
+///
+/// `from` is null or points to as many bytes as its first field says, which stay as they are for `'a`.
+pub(crate) unsafe fn read<'a, T>(argument: &'static str, from: *const T) -> Result<&'a T> {
+    let from = pointer(argument, from)?;
+    // SAFETY: every versioned struct starts with struct_size.
+    let found = unsafe { from.cast::<usize>().read() };
+    if found != size_of::<T>() {
+        return Err(value(argument, format!("struct_size = {}", size_of::<T>()), found));
+    }
+    // SAFETY: it is as large as it should be.
+    Ok(unsafe { from.as_ref() })
+}
+
+/// # Safety
+///
+/// `from` is null or points to `len` elements, which stay as they are for `'a`.
+pub(crate) unsafe fn slice<'a, T>(argument: &'static str, from: *const T, len: usize) -> Result<&'a [T]> {
+    let from = pointer(argument, from)?;
+    // SAFETY: not null, aligned, and the caller's promise.
+    Ok(unsafe { slice::from_raw_parts(from.as_ptr(), len) })
+}
+
+/// A [`slice`], or none for null.
+///
+/// # Safety
+///
+/// That of [`slice`].
+pub(crate) unsafe fn optional_slice<'a, T>(
+    argument: &'static str,
+    from: *const T,
+    len: usize,
+) -> Result<Option<&'a [T]>> {
+    // SAFETY: the caller's promise.
+    (!from.is_null()).then(|| unsafe { slice(argument, from, len) }).transpose()
+}
+
+/// # Safety
+///
+/// `to` is null or points to `len` elements, which nothing else uses for `'a`.
+pub(crate) unsafe fn slice_mut<'a, T>(argument: &'static str, to: *mut T, len: usize) -> Result<&'a mut [T]> {
+    let to = pointer(argument, to)?;
+    // SAFETY: not null, aligned, and the caller's promise.
+    Ok(unsafe { slice::from_raw_parts_mut(to.as_ptr(), len) })
+}
+
+/// An index array, in whichever memory the call is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Indices {
+    pub argument: &'static str,
+    pub pointer: *const i32,
+    pub len: usize,
+}
+
+impl IndexArray for Indices {
+    fn count(&self) -> usize {
+        self.len
+    }
+}
+
+fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {
+    let indices = |argument, pointer| Indices { argument, pointer, len: batch.pairs };
+    match batch.pairing {
+        DPO_CONCATENATED => Ok(Pairs::Concatenated),
+        DPO_INTERLEAVED => Ok(Pairs::Interleaved),
+        DPO_INDEXED => Ok(Pairs::Indexed {
+            chosen: indices("chosen", batch.chosen),
+            rejected: indices("rejected", batch.rejected),
+        }),
+        DPO_UNPAIRED => Ok(Pairs::None),
+        other => Err(value("pairing", "a dpo_pairing", other)),
+    }
+}
+
+/// The whole batch, of a valid shape.
+pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
+    let sequences = if batch.cu_seqlens.is_null() {
+        Sequences::Padded { count: batch.sequences, len: batch.sequence_len }
+    } else {
+        let len = batch.sequences.saturating_add(1);
+        let cu_seqlens = Indices { argument: "cu_seqlens", pointer: batch.cu_seqlens, len };
+        Sequences::Packed { cu_seqlens, rows: batch.rows }
+    };
+    let batch = Batch {
+        vocab: batch.vocab,
+        row_stride: batch.row_stride,
+        sequences,
+        pairs: pairs(batch)?,
+        label_alignment: match batch.label_alignment {
+            DPO_ALIGNED => LabelAlignment::Aligned,
+            DPO_NEXT_TOKEN => LabelAlignment::NextToken,
+            other => return Err(value("label_alignment", "a dpo_label_alignment", other)),
+        },
+        ignore_index: batch.ignore_index,
+    };
+    batch.validate_shape()?;
+    Ok(batch)
+}
+
+/// What floor 2 needs of a batch: one row a sequence, the pairs, a valid shape.
+pub(crate) fn paired_sequences(batch: &dpo_batch) -> Result<Batch<Indices>> {
+    let batch = Batch { pairs: pairs(batch)?, ..Batch::padded(batch.sequences, 1, 1) };
+    batch.validate_shape()?;
+    Ok(batch)
+}
+
+/// The same batch with its index arrays in host memory.
+///
+/// # Safety
+///
+/// The index arrays are null or as long as they say, and stay as they are for `'a`.
+pub(crate) unsafe fn in_host_memory<'a>(batch: Batch<Indices>) -> Result<HostBatch<'a>> {
+    // SAFETY: the caller's promise.
+    batch.try_map_indices(|array| unsafe { slice(array.argument, array.pointer, array.len) })
+}
+
+pub(crate) fn dtype(inputs: &dpo_inputs) -> Result<DType> {
+    match inputs.dtype {
+        DPO_F32 => Ok(DType::F32),
+        DPO_F16 => Ok(DType::F16),
+        DPO_BF16 => Ok(DType::BF16),
+        other => Err(value("dtype", "a dpo_dtype", other)),
+    }
+}
+
+pub(crate) fn label_type(inputs: &dpo_inputs) -> Result<LabelType> {
+    match inputs.label_type {
+        DPO_LABELS_I32 => Ok(LabelType::I32),
+        DPO_LABELS_I64 => Ok(LabelType::I64),
+        other => Err(value("label_type", "a dpo_label_type", other)),
+    }
+}
+
+/// Labels in host memory.
+///
+/// # Safety
+///
+/// `inputs.labels` is null or points to `rows` labels, which stay as they are for `'a`.
+pub(crate) unsafe fn host_labels<'a>(inputs: &dpo_inputs, rows: usize) -> Result<Labels<'a>> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        Ok(match label_type(inputs)? {
+            LabelType::I32 => Labels::I32(slice("labels", inputs.labels.cast(), rows)?),
+            LabelType::I64 => Labels::I64(slice("labels", inputs.labels.cast(), rows)?),
+        })
+    }
+}
+
+pub(crate) fn loss(loss: &dpo_loss) -> Result<PairLoss> {
+    let mut pair_loss = PairLoss::sigmoid(loss.beta)?.with_label_smoothing(loss.label_smoothing)?;
+    if loss.normalizer != 0.0 {
+        pair_loss = pair_loss.with_normalizer(loss.normalizer)?;
+    }
+    if loss.length_normalized != 0 {
+        pair_loss = pair_loss.with_length_normalization();
+    }
+    Ok(pair_loss)
+}

@@ -1,0 +1,562 @@
+// Made by bindgen from include/dpo_kernels.h (`make params`); a test compares it with a fresh run.
+
+pub const DPO_VERSION: u32 = 100;
+pub const DPO_IGNORE_INDEX: i32 = -100;
+pub const DPO_NO_TROUBLE: u32 = 4294967295;
+/// The call did what it says; on CUDA, the work is queued.
+pub const DPO_OK: dpo_result = 0;
+/// An argument is null, misaligned, unknown or outside its domain, or a struct_size is not this version's.
+pub const DPO_ERROR_VALUE: dpo_result = 1;
+/// An entry of cu_seqlens, chosen or rejected in host memory is out of order or out of range.
+pub const DPO_ERROR_INDEX: dpo_result = 2;
+/// An argument that may be null is needed because of another one.
+pub const DPO_ERROR_MISSING: dpo_result = 3;
+/// dpo_status_check: the status is not clean.
+pub const DPO_ERROR_DATA: dpo_result = 4;
+/// There is no CUDA driver to load.
+pub const DPO_ERROR_NO_DRIVER: dpo_result = 5;
+/// No kernel that the library carries can run on the device.
+pub const DPO_ERROR_NO_IMAGE: dpo_result = 6;
+/// A CUDA driver call failed; also where no context is current.
+pub const DPO_ERROR_DRIVER: dpo_result = 7;
+/// The library was built without CUDA.
+pub const DPO_ERROR_UNSUPPORTED: dpo_result = 8;
+/// A defect of the library: it stopped half-way, and what it wrote is not to be used.
+pub const DPO_ERROR_INTERNAL: dpo_result = 9;
+/// What a call returns.
+pub type dpo_result = ::core::ffi::c_uint;
+/// IEEE binary32.
+pub const DPO_F32: dpo_dtype = 0;
+/// IEEE binary16.
+pub const DPO_F16: dpo_dtype = 1;
+/// The upper half of a binary32.
+pub const DPO_BF16: dpo_dtype = 2;
+/// Element type of logits and of their gradient.
+pub type dpo_dtype = ::core::ffi::c_uint;
+/// 32-bit signed.
+pub const DPO_LABELS_I32: dpo_label_type = 0;
+/// 64-bit signed.
+pub const DPO_LABELS_I64: dpo_label_type = 1;
+/// Element type of labels.
+pub type dpo_label_type = ::core::ffi::c_uint;
+/// Row r predicts labels[r]: the labels are already shifted.
+pub const DPO_ALIGNED: dpo_label_alignment = 0;
+/// Row t of a sequence predicts labels[t + 1], and its last row is ignored: Hugging Face's unshifted tensors.
+pub const DPO_NEXT_TOKEN: dpo_label_alignment = 1;
+/// Which label a row of logits predicts.
+pub type dpo_label_alignment = ::core::ffi::c_uint;
+/// S = 2N: sequences 0..N are chosen, N..2N rejected, in the same order.
+pub const DPO_CONCATENATED: dpo_pairing = 0;
+/// S = 2N: sequence 2i is chosen, 2i + 1 rejected.
+pub const DPO_INTERLEAVED: dpo_pairing = 1;
+/// Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0.
+pub const DPO_INDEXED: dpo_pairing = 2;
+/// No pairs: log-probs only, such as the reference model's pass.
+pub const DPO_UNPAIRED: dpo_pairing = 3;
+/// How sequences form pairs.
+pub type dpo_pairing = ::core::ffi::c_uint;
+/// A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_batch {
+    /// sizeof(dpo_batch).
+    pub struct_size: usize,
+    /// V, from 1 to 2^31 - 1.
+    pub vocab: usize,
+    /// Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
+    pub row_stride: usize,
+    /// S, from 1 to 2^31 - 1; even where pairing is DPO_CONCATENATED or DPO_INTERLEAVED.
+    pub sequences: usize,
+    /// Rows per sequence where cu_seqlens is null: sequence s is rows s * sequence_len .. (s + 1) * sequence_len.
+    pub sequence_len: usize,
+    /** [S + 1], or null for padded sequences: sequence s is rows cu_seqlens[s] .. cu_seqlens[s + 1]. From 0 to rows,
+  never decreasing; equal neighbours are an empty sequence.*/
+    pub cu_seqlens: *const i32,
+    /// Number of rows where cu_seqlens is given, from 1 to 2^31 - 1; not looked at otherwise.
+    pub rows: usize,
+    /// How sequences form pairs.
+    pub pairing: dpo_pairing,
+    /// Which label a row predicts.
+    pub label_alignment: dpo_label_alignment,
+    /// N where pairing is DPO_INDEXED, from 1 to 2^31 - 1; not looked at otherwise.
+    pub pairs: usize,
+    /// [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise.
+    pub chosen: *const i32,
+    /// [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise.
+    pub rejected: *const i32,
+    /// Label of positions that are not scored; usually DPO_IGNORE_INDEX.
+    pub ignore_index: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_batch"][::core::mem::size_of::<dpo_batch>() - 96usize];
+    ["Alignment of dpo_batch"][::core::mem::align_of::<dpo_batch>() - 8usize];
+    [
+        "Offset of field: dpo_batch::struct_size",
+    ][::core::mem::offset_of!(dpo_batch, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_batch::vocab",
+    ][::core::mem::offset_of!(dpo_batch, vocab) - 8usize];
+    [
+        "Offset of field: dpo_batch::row_stride",
+    ][::core::mem::offset_of!(dpo_batch, row_stride) - 16usize];
+    [
+        "Offset of field: dpo_batch::sequences",
+    ][::core::mem::offset_of!(dpo_batch, sequences) - 24usize];
+    [
+        "Offset of field: dpo_batch::sequence_len",
+    ][::core::mem::offset_of!(dpo_batch, sequence_len) - 32usize];
+    [
+        "Offset of field: dpo_batch::cu_seqlens",
+    ][::core::mem::offset_of!(dpo_batch, cu_seqlens) - 40usize];
+    [
+        "Offset of field: dpo_batch::rows",
+    ][::core::mem::offset_of!(dpo_batch, rows) - 48usize];
+    [
+        "Offset of field: dpo_batch::pairing",
+    ][::core::mem::offset_of!(dpo_batch, pairing) - 56usize];
+    [
+        "Offset of field: dpo_batch::label_alignment",
+    ][::core::mem::offset_of!(dpo_batch, label_alignment) - 60usize];
+    [
+        "Offset of field: dpo_batch::pairs",
+    ][::core::mem::offset_of!(dpo_batch, pairs) - 64usize];
+    [
+        "Offset of field: dpo_batch::chosen",
+    ][::core::mem::offset_of!(dpo_batch, chosen) - 72usize];
+    [
+        "Offset of field: dpo_batch::rejected",
+    ][::core::mem::offset_of!(dpo_batch, rejected) - 80usize];
+    [
+        "Offset of field: dpo_batch::ignore_index",
+    ][::core::mem::offset_of!(dpo_batch, ignore_index) - 88usize];
+};
+/// What floors 1 and 3 read.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_inputs {
+    /// sizeof(dpo_inputs).
+    pub struct_size: usize,
+    /// Element type of the logits.
+    pub dtype: dpo_dtype,
+    /// Element type of the labels.
+    pub label_type: dpo_label_type,
+    /// [rows, V] of dpo_dtype, rows row_stride apart. Ignored rows are not read and may hold anything.
+    pub logits: *const ::core::ffi::c_void,
+    /// [rows] of dpo_label_type: a token id below V, or the ignore index.
+    pub labels: *const ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_inputs"][::core::mem::size_of::<dpo_inputs>() - 32usize];
+    ["Alignment of dpo_inputs"][::core::mem::align_of::<dpo_inputs>() - 8usize];
+    [
+        "Offset of field: dpo_inputs::struct_size",
+    ][::core::mem::offset_of!(dpo_inputs, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_inputs::dtype",
+    ][::core::mem::offset_of!(dpo_inputs, dtype) - 8usize];
+    [
+        "Offset of field: dpo_inputs::label_type",
+    ][::core::mem::offset_of!(dpo_inputs, label_type) - 12usize];
+    [
+        "Offset of field: dpo_inputs::logits",
+    ][::core::mem::offset_of!(dpo_inputs, logits) - 16usize];
+    [
+        "Offset of field: dpo_inputs::labels",
+    ][::core::mem::offset_of!(dpo_inputs, labels) - 24usize];
+};
+/// A pair loss: -(1 - e) log sigmoid(u) - e log sigmoid(-u), e being the label smoothing.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_loss {
+    /// sizeof(dpo_loss).
+    pub struct_size: usize,
+    /// Temperature, finite and above 0.
+    pub beta: f64,
+    /// Probability that a preference is flipped, from 0 to 0.5.
+    pub label_smoothing: f64,
+    /// What the sum of the pair losses is divided by, finite and above 0; 0 stands for the number of pairs.
+    pub normalizer: f64,
+    /// Not 0: a sequence's log-ratio is divided by its number of scored tokens (0 counts as 1).
+    pub length_normalized: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_loss"][::core::mem::size_of::<dpo_loss>() - 40usize];
+    ["Alignment of dpo_loss"][::core::mem::align_of::<dpo_loss>() - 8usize];
+    [
+        "Offset of field: dpo_loss::struct_size",
+    ][::core::mem::offset_of!(dpo_loss, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_loss::beta",
+    ][::core::mem::offset_of!(dpo_loss, beta) - 8usize];
+    [
+        "Offset of field: dpo_loss::label_smoothing",
+    ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 16usize];
+    [
+        "Offset of field: dpo_loss::normalizer",
+    ][::core::mem::offset_of!(dpo_loss, normalizer) - 24usize];
+    [
+        "Offset of field: dpo_loss::length_normalized",
+    ][::core::mem::offset_of!(dpo_loss, length_normalized) - 32usize];
+};
+/// What a pass found in its data: for each kind of trouble its first place, or DPO_NO_TROUBLE.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_status {
+    /// Row whose label is neither the ignore index nor below V; its log-prob is NaN.
+    pub bad_label: u32,
+    /// Scored row whose log-prob is NaN or infinite.
+    pub nonfinite_row: u32,
+    /// Sequence without a scored row; its log-prob is 0.
+    pub empty_sequence: u32,
+    /// CUDA: entry of cu_seqlens that is out of order; every output is NaN. (In host memory: DPO_ERROR_INDEX.)
+    pub bad_cu_seqlens: u32,
+    /// CUDA: pair whose indices are out of range; its outputs are NaN. (In host memory: DPO_ERROR_INDEX.)
+    pub bad_pair: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_status"][::core::mem::size_of::<dpo_status>() - 20usize];
+    ["Alignment of dpo_status"][::core::mem::align_of::<dpo_status>() - 4usize];
+    [
+        "Offset of field: dpo_status::bad_label",
+    ][::core::mem::offset_of!(dpo_status, bad_label) - 0usize];
+    [
+        "Offset of field: dpo_status::nonfinite_row",
+    ][::core::mem::offset_of!(dpo_status, nonfinite_row) - 4usize];
+    [
+        "Offset of field: dpo_status::empty_sequence",
+    ][::core::mem::offset_of!(dpo_status, empty_sequence) - 8usize];
+    [
+        "Offset of field: dpo_status::bad_cu_seqlens",
+    ][::core::mem::offset_of!(dpo_status, bad_cu_seqlens) - 12usize];
+    [
+        "Offset of field: dpo_status::bad_pair",
+    ][::core::mem::offset_of!(dpo_status, bad_pair) - 16usize];
+};
+/// Where floor 1 writes.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_logps {
+    /// sizeof(dpo_logps).
+    pub struct_size: usize,
+    /// [S]: sum of the scored token log-probs of each sequence.
+    pub logps: *mut f32,
+    /// [S], or null: number of scored rows.
+    pub scored: *mut u32,
+    /// [rows], or null: log-prob of the label; 0 in rows that are not scored.
+    pub token_logps: *mut f32,
+    /// [rows], or null: log-sum-exp over the vocabulary, which floor 3 needs; 0 in rows that are not scored.
+    pub logsumexp: *mut f32,
+    /// [rows], or null: what rounding took from logsumexp; with it floor 3 is exact where |logsumexp| is large.
+    pub logsumexp_residual: *mut f32,
+    /// [1]: what was found in the data.
+    pub status: *mut dpo_status,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 56usize];
+    ["Alignment of dpo_logps"][::core::mem::align_of::<dpo_logps>() - 8usize];
+    [
+        "Offset of field: dpo_logps::struct_size",
+    ][::core::mem::offset_of!(dpo_logps, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_logps::logps",
+    ][::core::mem::offset_of!(dpo_logps, logps) - 8usize];
+    [
+        "Offset of field: dpo_logps::scored",
+    ][::core::mem::offset_of!(dpo_logps, scored) - 16usize];
+    [
+        "Offset of field: dpo_logps::token_logps",
+    ][::core::mem::offset_of!(dpo_logps, token_logps) - 24usize];
+    [
+        "Offset of field: dpo_logps::logsumexp",
+    ][::core::mem::offset_of!(dpo_logps, logsumexp) - 32usize];
+    [
+        "Offset of field: dpo_logps::logsumexp_residual",
+    ][::core::mem::offset_of!(dpo_logps, logsumexp_residual) - 40usize];
+    [
+        "Offset of field: dpo_logps::status",
+    ][::core::mem::offset_of!(dpo_logps, status) - 48usize];
+};
+/// Figures of a batch.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_metrics {
+    /// Sum of the pair losses, divided by the normalizer.
+    pub loss: f32,
+    /// Mean of the chosen rewards.
+    pub chosen_reward: f32,
+    /// Mean of the rejected rewards.
+    pub rejected_reward: f32,
+    /// Mean margin.
+    pub margin: f32,
+    /// Share of pairs whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong.
+    pub accuracy: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_metrics"][::core::mem::size_of::<dpo_metrics>() - 20usize];
+    ["Alignment of dpo_metrics"][::core::mem::align_of::<dpo_metrics>() - 4usize];
+    [
+        "Offset of field: dpo_metrics::loss",
+    ][::core::mem::offset_of!(dpo_metrics, loss) - 0usize];
+    [
+        "Offset of field: dpo_metrics::chosen_reward",
+    ][::core::mem::offset_of!(dpo_metrics, chosen_reward) - 4usize];
+    [
+        "Offset of field: dpo_metrics::rejected_reward",
+    ][::core::mem::offset_of!(dpo_metrics, rejected_reward) - 8usize];
+    [
+        "Offset of field: dpo_metrics::margin",
+    ][::core::mem::offset_of!(dpo_metrics, margin) - 12usize];
+    [
+        "Offset of field: dpo_metrics::accuracy",
+    ][::core::mem::offset_of!(dpo_metrics, accuracy) - 16usize];
+};
+/// Where floor 2 writes.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_pair_outputs {
+    /// sizeof(dpo_pair_outputs).
+    pub struct_size: usize,
+    /// [N]: loss of each pair, before the normalizer.
+    pub pair_losses: *mut f32,
+    /// [N]
+    pub chosen_rewards: *mut f32,
+    /// [N]
+    pub rejected_rewards: *mut f32,
+    /// [N]: chosen reward - rejected reward.
+    pub margins: *mut f32,
+    /// [S]: c_s = d loss / d logp_s, what floor 3 takes.
+    pub coef: *mut f32,
+    /// [1]
+    pub metrics: *mut dpo_metrics,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_pair_outputs"][::core::mem::size_of::<dpo_pair_outputs>() - 56usize];
+    [
+        "Alignment of dpo_pair_outputs",
+    ][::core::mem::align_of::<dpo_pair_outputs>() - 8usize];
+    [
+        "Offset of field: dpo_pair_outputs::struct_size",
+    ][::core::mem::offset_of!(dpo_pair_outputs, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_pair_outputs::pair_losses",
+    ][::core::mem::offset_of!(dpo_pair_outputs, pair_losses) - 8usize];
+    [
+        "Offset of field: dpo_pair_outputs::chosen_rewards",
+    ][::core::mem::offset_of!(dpo_pair_outputs, chosen_rewards) - 16usize];
+    [
+        "Offset of field: dpo_pair_outputs::rejected_rewards",
+    ][::core::mem::offset_of!(dpo_pair_outputs, rejected_rewards) - 24usize];
+    [
+        "Offset of field: dpo_pair_outputs::margins",
+    ][::core::mem::offset_of!(dpo_pair_outputs, margins) - 32usize];
+    [
+        "Offset of field: dpo_pair_outputs::coef",
+    ][::core::mem::offset_of!(dpo_pair_outputs, coef) - 40usize];
+    [
+        "Offset of field: dpo_pair_outputs::metrics",
+    ][::core::mem::offset_of!(dpo_pair_outputs, metrics) - 48usize];
+};
+/// What floor 3 reads besides logits and labels, and where it writes.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_gradient {
+    /// sizeof(dpo_gradient).
+    pub struct_size: usize,
+    /// [rows], of floor 1.
+    pub logsumexp: *const f32,
+    /// [rows], of floor 1, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
+    pub logsumexp_residual: *const f32,
+    /// [S]: d loss / d logp of each sequence, of floor 2 or your own.
+    pub coef: *const f32,
+    /// [1], or null for 1: a factor of every coefficient, the upstream gradient.
+    pub upstream: *const f32,
+    /// Another factor of every coefficient, where the host knows it; usually 1.
+    pub upstream_scale: f32,
+    /// [rows, V] in the type and row_stride of the logits: the logits buffer itself, or one apart from it.
+    pub dlogits: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 56usize];
+    ["Alignment of dpo_gradient"][::core::mem::align_of::<dpo_gradient>() - 8usize];
+    [
+        "Offset of field: dpo_gradient::struct_size",
+    ][::core::mem::offset_of!(dpo_gradient, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_gradient::logsumexp",
+    ][::core::mem::offset_of!(dpo_gradient, logsumexp) - 8usize];
+    [
+        "Offset of field: dpo_gradient::logsumexp_residual",
+    ][::core::mem::offset_of!(dpo_gradient, logsumexp_residual) - 16usize];
+    [
+        "Offset of field: dpo_gradient::coef",
+    ][::core::mem::offset_of!(dpo_gradient, coef) - 24usize];
+    [
+        "Offset of field: dpo_gradient::upstream",
+    ][::core::mem::offset_of!(dpo_gradient, upstream) - 32usize];
+    [
+        "Offset of field: dpo_gradient::upstream_scale",
+    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 40usize];
+    [
+        "Offset of field: dpo_gradient::dlogits",
+    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 48usize];
+};
+unsafe extern "C" {
+    /// The version of the library, comparable to DPO_VERSION. Never fails.
+    pub fn dpo_version() -> u32;
+}
+unsafe extern "C" {
+    /** What was wrong in the last call on this thread that failed: "argument: expected ..., found ..." in UTF-8. Empty if
+ none has. Valid until the next call on this thread that fails. Never null.*/
+    pub fn dpo_last_error() -> *const ::core::ffi::c_char;
+}
+unsafe extern "C" {
+    /** DPO_OK if `status`, in host memory, has no trouble; else DPO_ERROR_DATA, with the troubles in dpo_last_error.
+ DPO_ERROR_VALUE for a null status.*/
+    pub fn dpo_status_check(status: *const dpo_status) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Floor 1 on the CPU: log-probs of the labels, per token and per sequence.
+
+ `batch`, `inputs` and `out` are described at their types; the pairs of `batch` are checked and otherwise unused.
+ Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once.
+
+ Fails with DPO_ERROR_VALUE or DPO_ERROR_INDEX.*/
+    pub fn dpo_cpu_logps(
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        out: *const dpo_logps,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Floor 2 on the CPU: from log-probs to loss, metrics and coefficients.
+
+ Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
+ if all were 0; `lengths` is [S], what a length-normalised loss divides by (0 counts as 1), or null.
+
+ Fails with DPO_ERROR_VALUE, also for a batch without pairs, DPO_ERROR_INDEX, or DPO_ERROR_MISSING where the loss is
+ length-normalised and `lengths` is null.*/
+    pub fn dpo_cpu_pair_loss(
+        batch: *const dpo_batch,
+        logps: *const f32,
+        ref_logps: *const f32,
+        lengths: *const u32,
+        loss: *const dpo_loss,
+        out: *const dpo_pair_outputs,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Floors 1 and 2 on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
+ rows as lengths. `ref_logps` is [S], or null: as if all were 0.
+
+ Fails as these two do, before any work.*/
+    pub fn dpo_cpu_forward(
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pairs: *const dpo_pair_outputs,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Floor 3 on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
+ inputs->logits (which then is written, const or not), with the same bits either way.
+
+ dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * upstream[0] * upstream_scale, rounded once to
+ the type of the logits; rows that are not scored become 0.
+
+ Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, or DPO_ERROR_INDEX.*/
+    pub fn dpo_cpu_backward(
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        gradient: *const dpo_gradient,
+    ) -> dpo_result;
+}
+/// The kernels, loaded into a CUDA context. May be shared between threads.
+#[repr(C)]
+#[derive(Debug)]
+pub struct dpo_cuda_kernels {
+    _unused: [u8; 0],
+}
+unsafe extern "C" {
+    /** Loads the kernels into the CUDA context that is current on this thread (after a call of the CUDA runtime: the
+ device's primary context), and stores a handle in `*kernels`. Allocates and may synchronise: once, not per step.
+
+ Fails with DPO_ERROR_VALUE for a null `kernels`, DPO_ERROR_NO_DRIVER, DPO_ERROR_NO_IMAGE, DPO_ERROR_DRIVER or
+ DPO_ERROR_UNSUPPORTED.*/
+    pub fn dpo_cuda_load(kernels: *mut *mut dpo_cuda_kernels) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Unloads the kernels. All their work is done and their context still exists; the handle is dead from then on. Null is
+ allowed and does nothing.*/
+    pub fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels);
+}
+unsafe extern "C" {
+    /** Stores in `*bytes` how much workspace dpo_cuda_logps and dpo_cuda_forward need for `batch`, at an alignment of 4:
+ about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
+ A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
+
+ Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
+    pub fn dpo_cuda_workspace_size(
+        batch: *const dpo_batch,
+        bytes: *mut usize,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// Floor 1 on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes.
+    pub fn dpo_cuda_logps(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        out: *const dpo_logps,
+        workspace: *mut ::core::ffi::c_void,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Floor 2 on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
+ device memory, and only its bad_pair can be set.*/
+    pub fn dpo_cuda_pair_loss(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        logps: *const f32,
+        ref_logps: *const f32,
+        lengths: *const u32,
+        loss: *const dpo_loss,
+        out: *const dpo_pair_outputs,
+        status: *mut dpo_status,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// Floors 1 and 2 on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
+    pub fn dpo_cuda_forward(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pairs: *const dpo_pair_outputs,
+        workspace: *mut ::core::ffi::c_void,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// Floor 3 on a GPU, as dpo_cpu_backward.
+    pub fn dpo_cuda_backward(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        gradient: *const dpo_gradient,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}

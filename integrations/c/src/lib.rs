@@ -1,0 +1,44 @@
+//! The C ABI of [`dpo_kernels`]: what `include/dpo_kernels.h` declares and documents.
+//!
+//! The header is the one source of structs and signatures. `header` is what bindgen makes of it, committed and compared
+//! with a fresh run by a test; the functions here take its structs, and each is held to its declared signature by the
+//! compiler. What is here is adaptation alone: pointers are judged, enumerators and structs translated, errors given a
+//! code and a message, and panics stopped. The work is the crate's.
+#![warn(unsafe_op_in_unsafe_fn)]
+
+mod arguments;
+mod cpu;
+mod cuda;
+mod failure;
+#[cfg_attr(feature = "cuda", deny(dead_code))] // what the header declares and nothing defines or uses
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // errors of the GPU
+#[allow(non_camel_case_types)]
+#[rustfmt::skip]
+mod header;
+mod status;
+
+/// Holds each definition to its declaration in the header: two functions of one array have one signature.
+macro_rules! defined {
+    ($($module:ident::$function:ident),* $(,)?) => {
+        const _: () = {
+            $(let _ = [header::$function, $module::$function];)*
+        };
+    };
+}
+
+defined![
+    failure::dpo_version,
+    failure::dpo_last_error,
+    status::dpo_status_check,
+    cpu::dpo_cpu_logps,
+    cpu::dpo_cpu_pair_loss,
+    cpu::dpo_cpu_forward,
+    cpu::dpo_cpu_backward,
+    cuda::dpo_cuda_load,
+    cuda::dpo_cuda_free,
+    cuda::dpo_cuda_workspace_size,
+    cuda::dpo_cuda_logps,
+    cuda::dpo_cuda_pair_loss,
+    cuda::dpo_cuda_forward,
+    cuda::dpo_cuda_backward,
+];

@@ -1,0 +1,330 @@
+/*
+ * The C ABI from C: every call, on small batches whose answers follow by hand.
+ *
+ * Logits are logarithms of whole numbers, so that softmax gives fractions: the row log{1, 2, 3, 4} has probabilities
+ * 0.1, 0.2, 0.3, 0.4 and log-sum-exp log 10.
+ */
+#include <dpo_kernels.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int checks = 0;
+
+static void check(int holds, const char *what, int line) {
+    checks++;
+    if (!holds) {
+        fprintf(stderr, "program.c:%d: %s does not hold; last error: \"%s\"\n", line, what, dpo_last_error());
+        exit(1);
+    }
+}
+#define CHECK(condition) check(condition, #condition, __LINE__)
+#define CLOSE(found, expected) CHECK(fabs((double)(found) - (expected)) <= 2e-6 * (1.0 + fabs(expected)))
+#define REFUSED(call, code, message) CHECK((call) == (code) && strcmp(dpo_last_error(), (message)) == 0)
+
+enum { V = 4, T = 2, S = 2, ROWS = S * T };
+
+/* Everything a forward pass writes. */
+struct results {
+    float logps[S], token_logps[ROWS], logsumexp[ROWS], residual[ROWS];
+    uint32_t scored[S];
+    float pair_losses[1], chosen_rewards[1], rejected_rewards[1], margins[1], coef[S];
+    dpo_status status;
+    dpo_metrics metrics;
+};
+
+static dpo_logps floor1(struct results *r) {
+    dpo_logps out = {.struct_size = sizeof out,
+                     .logps = r->logps,
+                     .scored = r->scored,
+                     .token_logps = r->token_logps,
+                     .logsumexp = r->logsumexp,
+                     .logsumexp_residual = r->residual,
+                     .status = &r->status};
+    return out;
+}
+
+static dpo_pair_outputs floor2(struct results *r) {
+    dpo_pair_outputs out = {.struct_size = sizeof out,
+                            .pair_losses = r->pair_losses,
+                            .chosen_rewards = r->chosen_rewards,
+                            .rejected_rewards = r->rejected_rewards,
+                            .margins = r->margins,
+                            .coef = r->coef,
+                            .metrics = &r->metrics};
+    return out;
+}
+
+static dpo_gradient floor3(struct results *r, void *dlogits) {
+    dpo_gradient gradient = {.struct_size = sizeof gradient,
+                             .logsumexp = r->logsumexp,
+                             .logsumexp_residual = r->residual,
+                             .coef = r->coef,
+                             .upstream_scale = 1.0f,
+                             .dlogits = dlogits};
+    return gradient;
+}
+
+static const dpo_batch PADDED = {.struct_size = sizeof(dpo_batch),
+                                 .vocab = V,
+                                 .row_stride = V,
+                                 .sequences = S,
+                                 .sequence_len = T,
+                                 .pairing = DPO_CONCATENATED,
+                                 .label_alignment = DPO_ALIGNED,
+                                 .ignore_index = DPO_IGNORE_INDEX};
+static const dpo_loss SIGMOID = {.struct_size = sizeof(dpo_loss), .beta = 0.5};
+/* Rows 0 and 1 are the chosen sequence, 2 and 3 the rejected one, of which row 3 is not scored. */
+static const int64_t LABELS[ROWS] = {3, 1, 0, DPO_IGNORE_INDEX};
+static const float REF_LOGPS[S] = {-2.0f, -2.5f};
+
+static void fill(float logits[ROWS][V]) {
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < V; v++) logits[r][v] = logf((float)(v + 1)) + (float)r; /* a shift changes nothing */
+    logits[3][0] = NAN;                                                            /* not scored, so not read */
+}
+
+/* Forward and backward, f32 and 64-bit labels, apart and in place, and each floor alone. */
+static void f32_padded(void) {
+    float logits[ROWS][V], dlogits[ROWS][V];
+    fill(logits);
+    struct results r;
+    dpo_inputs inputs = {.struct_size = sizeof inputs,
+                         .dtype = DPO_F32,
+                         .label_type = DPO_LABELS_I64,
+                         .logits = logits,
+                         .labels = LABELS};
+    dpo_logps out = floor1(&r);
+    dpo_pair_outputs pairs = floor2(&r);
+    CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &SIGMOID, &out, &pairs) == DPO_OK);
+    CHECK(dpo_status_check(&r.status) == DPO_OK);
+
+    /* log 0.4 + log 0.2 = log 0.08 and log 0.1 */
+    CLOSE(r.token_logps[0], -0.9162907318741551);
+    CLOSE(r.token_logps[1], -1.6094379124341003);
+    CLOSE(r.token_logps[3], 0.0);
+    CLOSE(r.logps[0], -2.5257286443082556);
+    CLOSE(r.logps[1], -2.3025850929940455);
+    CHECK(r.scored[0] == 2 && r.scored[1] == 1);
+    CLOSE(r.logsumexp[1], 2.3025850929940459 + 1.0);
+    /* 0.5 (-2.52573 + 2) and 0.5 (-2.30259 + 2.5); u = -0.36157, softplus(-u), 0.5 sigmoid(-u) */
+    CLOSE(r.chosen_rewards[0], -0.2628643221541278);
+    CLOSE(r.rejected_rewards[0], 0.0987074535029773);
+    CLOSE(r.margins[0], -0.3615717756571051);
+    CLOSE(r.metrics.loss, 0.8901834871);
+    CLOSE(r.pair_losses[0], 0.8901834871);
+    CLOSE(r.coef[0], -0.2947101265);
+    CLOSE(r.coef[1], 0.2947101265);
+    CHECK(r.metrics.accuracy == 0.0f);
+
+    /* Row 0: c (1[v = 3] - {.1 .2 .3 .4}); row 3 is 0. Twice as much for an upstream gradient of 4 and a scale of 1/2. */
+    const float upstream = 4.0f;
+    dpo_gradient gradient = floor3(&r, dlogits);
+    gradient.upstream = &upstream;
+    gradient.upstream_scale = 0.5f;
+    CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);
+    for (int v = 0; v < V; v++) {
+        const double softmax = (v + 1) / 10.0;
+        CLOSE(dlogits[0][v], 2.0 * -0.2947101265 * ((v == 3) - softmax));
+        CLOSE(dlogits[1][v], 2.0 * -0.2947101265 * ((v == 1) - softmax));
+        CLOSE(dlogits[2][v], 2.0 * 0.2947101265 * ((v == 0) - softmax));
+        CHECK(dlogits[3][v] == 0.0f);
+    }
+
+    /* Floors 1 and 2 apart give the same bits, wanted or not. */
+    struct results alone;
+    dpo_batch unpaired = PADDED;
+    unpaired.pairing = DPO_UNPAIRED;
+    dpo_logps few = {.struct_size = sizeof few, .logps = alone.logps, .status = &alone.status};
+    CHECK(dpo_cpu_logps(&unpaired, &inputs, &few) == DPO_OK);
+    CHECK(memcmp(alone.logps, r.logps, sizeof r.logps) == 0);
+    dpo_pair_outputs alone_pairs = floor2(&alone);
+    CHECK(dpo_cpu_pair_loss(&PADDED, alone.logps, REF_LOGPS, NULL, &SIGMOID, &alone_pairs) == DPO_OK);
+    CHECK(memcmp(alone.coef, r.coef, sizeof r.coef) == 0);
+
+    /* In place gives the same bits. */
+    gradient.dlogits = logits;
+    CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);
+    CHECK(memcmp(logits, dlogits, sizeof logits) == 0);
+}
+
+/* The same answers from packed, next-token, indexed f16 and bf16 rows with a stride and 32-bit labels. */
+static void half_packed(void) {
+    /* Uniform rows: log-prob -log 4 each, whatever the label. 0x3c00 and 0x3f80 are 1.0. */
+    static const struct {
+        dpo_dtype dtype;
+        uint16_t one, quarter;
+    } types[] = {{DPO_F16, 0x3c00, 0x3400}, {DPO_BF16, 0x3f80, 0x3e80}};
+    static const int32_t cu_seqlens[] = {0, 3, 4}, chosen[] = {0}, rejected[] = {1};
+    static const int32_t labels[ROWS] = {-1, 2, -1, 3}; /* of four, row 0 alone is scored: it predicts labels[1] */
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        uint16_t logits[ROWS][V + 1];
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v <= V; v++) logits[r][v] = types[i].one;
+        dpo_batch batch = {.struct_size = sizeof batch,
+                           .vocab = V,
+                           .row_stride = V + 1,
+                           .sequences = S,
+                           .cu_seqlens = cu_seqlens,
+                           .rows = ROWS,
+                           .pairing = DPO_INDEXED,
+                           .label_alignment = DPO_NEXT_TOKEN,
+                           .pairs = 1,
+                           .chosen = chosen,
+                           .rejected = rejected,
+                           .ignore_index = -1};
+        dpo_inputs inputs = {.struct_size = sizeof inputs,
+                             .dtype = types[i].dtype,
+                             .label_type = DPO_LABELS_I32,
+                             .logits = logits,
+                             .labels = labels};
+        const dpo_loss loss = {.struct_size = sizeof loss,
+                               .beta = 1.0,
+                               .label_smoothing = 0.25,
+                               .normalizer = 2.0,
+                               .length_normalized = 1};
+        struct results r;
+        dpo_logps out = floor1(&r);
+        dpo_pair_outputs pairs = floor2(&r);
+        CHECK(dpo_cpu_forward(&batch, &inputs, NULL, &loss, &out, &pairs) == DPO_OK);
+        CLOSE(r.logps[0], -1.3862943611198906);
+        CHECK(r.scored[0] == 1 && r.scored[1] == 0 && r.logps[1] == 0.0f);
+        /* u = -log 4: loss = 0.75 log 5 + 0.25 log 1.25, c = 0.25 - 4/5, both halved by the normalizer. */
+        CLOSE(r.pair_losses[0], 1.2628643221541278);
+        CLOSE(r.metrics.loss, 0.6314321610770639);
+        CLOSE(r.coef[0], -0.275);
+
+        /* An empty sequence is trouble, and says where. */
+        CHECK(r.status.empty_sequence == 1 && r.status.bad_label == DPO_NO_TROUBLE);
+        REFUSED(dpo_status_check(&r.status), DPO_ERROR_DATA, "bad data: no scored token, first in sequence 1");
+
+        /* c/4 per token: a coefficient of one's own, 1, makes it exact in 16 bits. */
+        r.coef[0] = -1.0f;
+        dpo_gradient gradient = floor3(&r, logits);
+        CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
+        CHECK(logits[0][0] == types[i].quarter && logits[0][3] == types[i].quarter);
+        CHECK((logits[0][2] & 0x8000) != 0 && logits[1][0] == 0 && logits[3][3] == 0);
+        CHECK(logits[0][4] == types[i].one); /* between the rows */
+    }
+}
+
+/* Refusals name the argument, and leave the outputs as they were. */
+static void errors(void) {
+    float logits[ROWS][V] = {{0}};
+    struct results r;
+    memset(&r, 0x5a, sizeof r);
+    const struct results before = r;
+    dpo_batch batch = PADDED;
+    dpo_inputs inputs = {.struct_size = sizeof inputs,
+                         .dtype = DPO_F32,
+                         .label_type = DPO_LABELS_I64,
+                         .logits = logits,
+                         .labels = LABELS};
+    dpo_loss loss = SIGMOID;
+    dpo_logps out = floor1(&r);
+    dpo_pair_outputs pairs = floor2(&r);
+    dpo_gradient gradient = floor3(&r, logits);
+    char expected[128];
+#define FORWARD dpo_cpu_forward(&batch, &inputs, NULL, &loss, &out, &pairs)
+
+    REFUSED(dpo_cpu_logps(NULL, &inputs, &out), DPO_ERROR_VALUE,
+            "batch: expected an address aligned to 8 bytes, found null");
+    batch.struct_size = 8;
+    snprintf(expected, sizeof expected, "batch: expected struct_size = %zu, found 8", sizeof batch);
+    REFUSED(FORWARD, DPO_ERROR_VALUE, expected);
+    batch = PADDED;
+
+    inputs.logits = NULL;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "logits: expected an address aligned to 4 bytes, found null");
+    REFUSED(dpo_cpu_backward(&batch, &inputs, &gradient), DPO_ERROR_VALUE,
+            "logits: expected an address aligned to 4 bytes, found null");
+    inputs.logits = (const char *)logits + 1;
+    CHECK(FORWARD == DPO_ERROR_VALUE && strncmp(dpo_last_error(), "logits: ", 8) == 0);
+    inputs.logits = logits;
+    inputs.labels = NULL;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "labels: expected an address aligned to 8 bytes, found null");
+    inputs.labels = LABELS;
+    inputs.dtype = (dpo_dtype)7;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "dtype: expected a dpo_dtype, found 7");
+    inputs.dtype = DPO_F32;
+    out.status = NULL;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "status: expected an address aligned to 4 bytes, found null");
+    out = floor1(&r);
+    pairs.coef = NULL;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "coef: expected an address aligned to 4 bytes, found null");
+    pairs = floor2(&r);
+
+    batch.row_stride = 3;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "row_stride: expected at least vocab = 4, found 3");
+    batch = PADDED;
+    batch.pairing = DPO_INDEXED;
+    batch.pairs = 1;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "chosen: expected an address aligned to 4 bytes, found null");
+    static const int32_t zero[] = {0}, two[] = {2};
+    batch.chosen = zero;
+    batch.rejected = two;
+    REFUSED(FORWARD, DPO_ERROR_INDEX, "rejected[0]: expected a sequence index below 2, found 2");
+    batch = PADDED;
+    batch.pairing = DPO_UNPAIRED;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "pairs: expected a layout with pairs, for a loss, found Pairs::None");
+    batch = PADDED;
+    loss.beta = 0.0;
+    REFUSED(FORWARD, DPO_ERROR_VALUE, "beta: expected a finite number above 0, found 0");
+    loss = SIGMOID;
+    loss.length_normalized = 1;
+    REFUSED(dpo_cpu_pair_loss(&batch, REF_LOGPS, NULL, NULL, &loss, &pairs), DPO_ERROR_MISSING,
+            "lengths: required when the loss is length-normalised");
+
+    gradient.dlogits = &logits[0][1];
+    CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_ERROR_VALUE);
+    CHECK(strncmp(dpo_last_error(), "dlogits: expected the logits buffer itself", 42) == 0);
+    REFUSED(dpo_status_check(NULL), DPO_ERROR_VALUE, "status: expected an address aligned to 4 bytes, found null");
+    CHECK(memcmp(&r, &before, sizeof r) == 0);
+
+    /* A bad label is the data's trouble, not the call's. */
+    static const int64_t bad[ROWS] = {0, 4, 0, 0};
+    inputs.labels = bad;
+    loss = SIGMOID;
+    CHECK(FORWARD == DPO_OK && r.status.bad_label == 1 && isnan(r.metrics.loss));
+    REFUSED(dpo_status_check(&r.status), DPO_ERROR_DATA,
+            "bad data: label out of range, first in row 1; non-finite log-prob, first in row 1");
+}
+
+/* What can be said of the GPU half without a GPU. `cuda`: whether the library was built with it. */
+static void gpu(int cuda) {
+    dpo_cuda_kernels *kernels = NULL;
+    size_t bytes = 0;
+    dpo_cuda_free(NULL);
+    const dpo_result loaded = dpo_cuda_load(&kernels);
+    if (!cuda) {
+        const char *message = "CUDA: expected a library built with the feature cuda, found one without";
+        REFUSED(dpo_cuda_load(&kernels), DPO_ERROR_UNSUPPORTED, message);
+        REFUSED(dpo_cuda_workspace_size(&PADDED, &bytes), DPO_ERROR_UNSUPPORTED, message);
+        return;
+    }
+    /* No driver, or no context current on this thread. */
+    CHECK(loaded == DPO_ERROR_NO_DRIVER || loaded == DPO_ERROR_DRIVER);
+    CHECK(dpo_last_error()[0] != '\0' && kernels == NULL);
+    REFUSED(dpo_cuda_load(NULL), DPO_ERROR_VALUE, "kernels: expected an address aligned to 8 bytes, found null");
+    CHECK(dpo_cuda_workspace_size(&PADDED, &bytes) == DPO_OK && bytes >= 4 * ROWS && bytes < 1024);
+    REFUSED(dpo_cuda_workspace_size(&PADDED, NULL), DPO_ERROR_VALUE,
+            "bytes: expected an address aligned to 8 bytes, found null");
+    const char *message = "kernels: expected an address aligned to 8 bytes, found null";
+    REFUSED(dpo_cuda_logps(NULL, &PADDED, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+    REFUSED(dpo_cuda_pair_loss(NULL, &PADDED, NULL, NULL, NULL, &SIGMOID, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+    REFUSED(dpo_cuda_forward(NULL, &PADDED, NULL, NULL, &SIGMOID, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+    REFUSED(dpo_cuda_backward(NULL, &PADDED, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2 && dpo_version() == DPO_VERSION);
+    CHECK(dpo_last_error()[0] == '\0');
+    f32_padded();
+    half_packed();
+    errors();
+    gpu(strcmp(argv[1], "cuda") == 0);
+    printf("%d checks hold\n", checks);
+    return 0;
+}
