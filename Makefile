@@ -11,12 +11,13 @@ WITH_TOOLS = . ./$(TOOLS) &&
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(BETA),--beta $(BETA)) \
 	$(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench gpu-bundle mutants kernels-report params lint
+.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params lint
 
 help:
 	@echo "make train        a DPO run on real text: BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
 	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
+	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
 	@echo "make kernels-report  registers, occupancy and instructions per element, from the machine code"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices"
@@ -32,6 +33,10 @@ test: $(TOOLS)
 
 bench: $(TOOLS)
 	$(WITH_TOOLS) $(CARGO) bench -p dpo-kernels
+
+# Needs no NVRTC: it is the CPU backend that is measured here.
+bench-peers:
+	scripts/bench-peers.sh $(ARGS)
 
 gpu-bundle: $(TOOLS)
 	$(WITH_TOOLS) scripts/gpu-bundle.sh

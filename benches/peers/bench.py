@@ -1,0 +1,224 @@
+"""dpo-kernels beside what a user would pick instead: the same tensors, one process, alternating runs, medians.
+
+    python bench.py --library libdpo_kernels_c.so --floor libfloor.so --out FOLDER [--device cpu|cuda] [--quick]
+
+writes NAME.json, NAME.md (tables) and NAME.png (a chart) to FOLDER, NAME being cpu or cuda, or cpu-quick. On the CPU every number of
+threads and every page mode is a process of its own, because both are settled when a process starts. Stops with an error
+if anything that it sets out to measure is not measured. See README.md for what is compared and how.
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+SEQUENCE_LEN = 64
+SHAPES = {"1024x32000": (1024, 32000), "256x128256": (256, 128256)}
+QUICK_SHAPES = {"128x1000": (128, 1000)}
+DTYPES = ("f32", "bf16")
+THREADS = (1, 2)
+IGNORED = ("none", "half")
+# glibc gives big blocks back to the system when they are freed, and faults them in again, page by page, when the next
+# is made; this keeps them.
+PAGES = {
+    "fresh": {},
+    "kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28)},
+}
+NOT_MEASURED = {
+    "liger fused-linear DPO": "takes hidden states and the head's weight, not logits: its matrix products are in no "
+    "other row, and the logits that every row starts from do not exist in it",
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--library", required=True, help="the shared library of integrations/c")
+    parser.add_argument("--floor", help="floor.c as a shared library; needed on the CPU")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a small shape, two rounds, nothing compiled")
+    parser.add_argument("--process", nargs=2, metavar=("THREADS", "PAGES"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.rounds = 2 if options.quick else options.rounds
+    options.shapes = QUICK_SHAPES if options.quick else SHAPES
+    options.name = f"{options.device}-quick" if options.quick else options.device
+    return options
+
+
+def tensors(rows, vocab, dtype, ignored, device):
+    """Logits [S, T, V], labels [S, T] and f64 log-probs [S], the same every time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    shape = (rows // SEQUENCE_LEN, SEQUENCE_LEN)
+    logits = torch.randn((*shape, vocab), generator=generator) * 3
+    logits = logits.to({"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    labels = torch.randint(vocab, shape, generator=generator)
+    if ignored == "half":
+        labels[:, ::2] = -100
+    # One sequence at a time: all of them in f64 would be gigabytes.
+    exact = torch.stack([
+        (z.double().log_softmax(-1).gather(-1, y.clamp(min=0)[:, None])[:, 0] * (y != -100)).sum()
+        for z, y in zip(logits, labels)
+    ])  # fmt: skip
+    return logits.to(device), labels.to(device), exact.to(device)
+
+
+def check_gradient(name, contestant, logits, labels, exact, ref_logps, beta):
+    """One row of the gradient against f64: what is not right must not be timed."""
+    import torch
+
+    chosen, rejected = (beta * (exact - ref_logps.double())).chunk(2)
+    coef = -beta * torch.sigmoid(rejected - chosen)[0] / len(chosen)
+    expected = -coef * logits[0, 1].double().softmax(-1)
+    expected[labels[0, 1]] += coef
+    error = (contestant.gradient()[0, 1].double() - expected).abs().max() / expected.abs().max()
+    if not error < 0.05:
+        raise RuntimeError(f"{name}: the gradient is off by {error:.3g} of its largest element")
+
+
+def measure(options, threads, pages):
+    """All rows and floors of one process."""
+    import ctypes
+
+    import torch
+
+    import measure as clock
+    import variants
+    from dpo_kernels import Library
+
+    library = Library(options.library)
+    floor = ctypes.CDLL(options.floor) if options.floor else None
+    if options.device == "cpu":
+        torch.set_num_threads(threads)
+    compiled = not options.quick
+    rows, floors = [], []
+    for (shape, (count, vocab)), dtype in itertools.product(options.shapes.items(), DTYPES):
+        place = {"shape": shape, "dtype": dtype, "threads": threads}
+        for ignored in IGNORED:
+            logits, labels, exact = tensors(count, vocab, dtype, ignored, options.device)
+            ref_logps = (exact + torch.linspace(-1, 1, len(exact), device=exact.device)).float()
+            contestants = variants.contestants(library, logits, labels, ref_logps, compiled)
+            facts = {}
+            for name, contestant in contestants.items():
+                # The first run compiles, and answers for what the others will do.
+                contestant.prepare()
+                contestant.forward()
+                contestant.backward()
+                clock.synchronize(options.device)
+                error = (contestant.logps.double() - exact).abs().max().item()
+                check_gradient(name, contestant, logits, labels, exact, ref_logps, variants.BETA)
+                contestant.release()
+                peak = clock.peak_extra_bytes(options.device, contestant)
+                facts[name] = {"peak_extra_bytes": peak, "pages": pages, "logps_max_error": error}
+            for name, (forward, backward) in clock.alternate(options.device, contestants, options.rounds).items():
+                times = {"forward_ms": forward, "backward_ms": backward, "total_ms": forward + backward}
+                rows.append({**place, "ignored": ignored, "variant": name, **times, **facts[name]})
+            if ignored == "none" and pages != "fresh":
+                read, copy = clock.floors(options.device, logits, threads, floor, 2 * options.rounds)
+                floors.append({**place, "read_ms": read, "copy_ms": copy, "total_ms": read + copy})
+            del contestants, contestant, logits
+    return {"rows": rows, "floors": floors}
+
+
+def in_process(options, threads, pages):
+    """measure(), in a process with as many threads and these pages."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--process", str(threads), pages]
+    threads = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
+    result = subprocess.run(command, env={**os.environ, **threads, **PAGES[pages]}, stdout=subprocess.PIPE, check=True)
+    return json.loads(result.stdout)
+
+
+def machine(options):
+    """What the figures depend on and do not show."""
+    import torch
+
+    describe = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip() or "unknown",
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else cpu_name(),
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "pytorch": torch.__version__,
+        "python": platform.python_version(),
+        "rounds": options.rounds,
+        "sequence_len": SEQUENCE_LEN,
+    }
+
+
+def cpu_name():
+    with open("/proc/cpuinfo") as cpus:
+        return next(line.split(":")[1].strip() for line in cpus if line.startswith("model name"))
+
+
+def check_complete(options, result):
+    """Everything that was to be measured is there, as a number."""
+    import torch
+
+    from variants import peers
+
+    processes = list(itertools.product(THREADS, PAGES)) if options.device == "cpu" else [(None, None)]
+    dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
+    expected = {
+        (shape, dtype, threads, ignored, pages, variant)
+        for (threads, pages), shape, dtype, ignored in itertools.product(processes, options.shapes, DTYPES, IGNORED)
+        for variant in ["dpo-kernels", "dpo-kernels in place", *peers(dtypes[dtype], not options.quick)]
+    }
+    keys = ("shape", "dtype", "threads", "ignored", "pages", "variant")
+    found = {tuple(row[key] for key in keys) for row in result["rows"]}
+    if found != expected:
+        raise RuntimeError(f"not measured: {sorted(expected - found)}; not asked for: {sorted(found - expected)}")
+    floors = {(floor["shape"], floor["dtype"], floor["threads"]) for floor in result["floors"]}
+    missing = {key[:3] for key in expected} - floors
+    if missing:
+        raise RuntimeError(f"floors not measured: {sorted(missing)}")
+    for row in result["rows"] + result["floors"]:
+        for key, value in row.items():
+            if key.endswith("_ms") and not value > 0 or key == "logps_max_error" and not value < 100:
+                raise RuntimeError(f"{key} is {value} in {row}")
+
+
+def main():
+    options = arguments()
+    if options.process:
+        threads, pages = options.process
+        # What else writes to standard output (compilers, warnings) must not end up in the result.
+        result, sys.stdout = sys.stdout, sys.stderr
+        json.dump(measure(options, int(threads), pages), result)
+        return
+    about = machine(options)
+    if about["load_before"] > 0.5:
+        print(f"warning: something else keeps this machine busy (load {about['load_before']})", file=sys.stderr)
+    if options.device == "cuda":
+        parts = [measure(options, None, None)]
+    else:
+        parts = [in_process(options, threads, pages) for threads, pages in itertools.product(THREADS, PAGES)]
+    result = {
+        "machine": about,
+        "rows": [row for part in parts for row in part["rows"]],
+        "floors": [floor for part in parts for floor in part["floors"]],
+        "not_measured": [{"variant": variant, "why": why} for variant, why in NOT_MEASURED.items()],
+    }
+    check_complete(options, result)
+
+    import report
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{options.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    tables = report.tables(result)
+    (options.out / f"{options.name}.md").write_text(tables)
+    report.chart(result, options.out / f"{options.name}.png")
+    print(tables)
+
+
+if __name__ == "__main__":
+    main()

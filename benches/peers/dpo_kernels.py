@@ -1,0 +1,163 @@
+"""dpo-kernels from Python: its C ABI (integrations/c/include/dpo_kernels.h, which documents all of it) by ctypes.
+
+Works on the memory of PyTorch's tensors as it is, on the CPU and on a GPU.
+"""
+
+import ctypes
+from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+
+import torch
+
+VERSION = 100  # DPO_VERSION
+IGNORE_INDEX = -100
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+LABELS_I64 = 1
+CONCATENATED = 0
+NO_TROUBLE = 0xFFFFFFFF
+
+
+class Struct(ctypes.Structure):
+    """A struct that starts with its own size, by which the library refuses one that it does not know."""
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
+
+
+class Batch(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("vocab", c_size_t), ("row_stride", c_size_t), ("sequences", c_size_t),
+        ("sequence_len", c_size_t), ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pairing", c_uint32),
+        ("label_alignment", c_uint32), ("pairs", c_size_t), ("chosen", c_void_p), ("rejected", c_void_p),
+        ("ignore_index", c_int64),
+    ]  # fmt: skip
+
+
+class Inputs(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("dtype", c_uint32), ("label_type", c_uint32), ("logits", c_void_p),
+        ("labels", c_void_p),
+    ]  # fmt: skip
+
+
+class Loss(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("beta", c_double), ("label_smoothing", c_double), ("normalizer", c_double),
+        ("length_normalized", c_int32),
+    ]  # fmt: skip
+
+
+class Logps(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("logps", c_void_p), ("scored", c_void_p), ("token_logps", c_void_p),
+        ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("status", c_void_p),
+    ]  # fmt: skip
+
+
+class PairOutputs(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("pair_losses", c_void_p), ("chosen_rewards", c_void_p),
+        ("rejected_rewards", c_void_p), ("margins", c_void_p), ("coef", c_void_p), ("metrics", c_void_p),
+    ]  # fmt: skip
+
+
+class Gradient(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("coef", c_void_p),
+        ("upstream", c_void_p), ("upstream_scale", c_float), ("dlogits", c_void_p),
+    ]  # fmt: skip
+
+
+class Library:
+    """The shared library; a call that fails raises what it said."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(path)
+        self.library.dpo_last_error.restype = c_char_p
+        version = self.library.dpo_version()
+        if version != VERSION:
+            raise RuntimeError(f"{path}: expected version {VERSION} of dpo-kernels, found {version}")
+
+    def call(self, name, *arguments):
+        if getattr(self.library, name)(*arguments) != 0:
+            raise RuntimeError(f"{name}: {self.library.dpo_last_error().decode()}")
+
+
+class Pass:
+    """Forward and backward over batches like `logits` [S, T, V] and `labels` [S, T] (i64), chosen sequences first.
+
+    All buffers are made here. `logps` [S] and `metrics` (loss, chosen reward, rejected reward, margin, accuracy) are
+    what forward() leaves.
+    """
+
+    def __init__(self, library, logits, labels, beta):
+        sequences, length, vocab = logits.shape
+        self.library, self.labels, self.cuda = library, labels.contiguous(), logits.is_cuda
+        self.batch = Batch(
+            vocab=vocab, row_stride=vocab, sequences=sequences, sequence_len=length, pairing=CONCATENATED,
+            ignore_index=IGNORE_INDEX,
+        )  # fmt: skip
+        self.loss = Loss(beta=beta)
+
+        def floats(*shape):
+            return torch.zeros(shape, dtype=torch.float32, device=logits.device)
+
+        self.logps, self.coef, self.metrics = floats(sequences), floats(sequences), floats(5)
+        self.logsumexp, self.residual = floats(2, sequences * length)
+        self.pairs = floats(4, sequences // 2)
+        self.status = torch.zeros(5, dtype=torch.int32, device=logits.device)
+        self.workspace = self.kernels = None
+        if self.cuda:
+            size = c_size_t()
+            library.call("dpo_cuda_workspace_size", ctypes.byref(self.batch), ctypes.byref(size))
+            self.workspace = torch.zeros(size.value, dtype=torch.uint8, device=logits.device)
+            self.kernels = c_void_p()
+            library.call("dpo_cuda_load", ctypes.byref(self.kernels))
+        self.out = Logps(
+            logps=self.logps.data_ptr(), logsumexp=self.logsumexp.data_ptr(),
+            logsumexp_residual=self.residual.data_ptr(), status=self.status.data_ptr(),
+        )  # fmt: skip
+        losses, chosen, rejected, margins = (row.data_ptr() for row in self.pairs)
+        self.pair_outputs = PairOutputs(
+            pair_losses=losses, chosen_rewards=chosen, rejected_rewards=rejected, margins=margins,
+            coef=self.coef.data_ptr(), metrics=self.metrics.data_ptr(),
+        )  # fmt: skip
+
+    def __del__(self):
+        if self.kernels:
+            torch.cuda.synchronize()
+            self.library.library.dpo_cuda_free(self.kernels)
+
+    def _inputs(self, logits):
+        return Inputs(
+            dtype=DTYPES[logits.dtype], label_type=LABELS_I64, logits=logits.data_ptr(), labels=self.labels.data_ptr()
+        )
+
+    def _call(self, floor, *arguments, workspace=()):
+        arguments = [ctypes.byref(a) if isinstance(a, Struct) else a for a in arguments]
+        if self.cuda:
+            stream = c_void_p(torch.cuda.current_stream().cuda_stream)
+            self.library.call(f"dpo_cuda_{floor}", self.kernels, *arguments, *workspace, stream)
+        else:
+            self.library.call(f"dpo_cpu_{floor}", *arguments)
+
+    def forward(self, logits, ref_logps):
+        """Floors 1 and 2; `ref_logps` is [S] in f32."""
+        workspace = [c_void_p(self.workspace.data_ptr())] if self.cuda else []
+        self._call(
+            "forward", self.batch, self._inputs(logits), c_void_p(ref_logps.data_ptr()), self.loss, self.out,
+            self.pair_outputs, workspace=workspace,
+        )  # fmt: skip
+
+    def backward(self, logits, dlogits):
+        """Floor 3, in place where `dlogits` is `logits`."""
+        gradient = Gradient(
+            logsumexp=self.logsumexp.data_ptr(), logsumexp_residual=self.residual.data_ptr(),
+            coef=self.coef.data_ptr(), upstream_scale=1.0, dlogits=dlogits.data_ptr(),
+        )  # fmt: skip
+        self._call("backward", self.batch, self._inputs(logits), gradient)
+
+    def check(self):
+        """Raises if the last forward pass met bad data."""
+        troubles = [trouble & NO_TROUBLE for trouble in self.status.tolist()]
+        if any(trouble != NO_TROUBLE for trouble in troubles):
+            raise RuntimeError(f"bad data: {troubles}")
