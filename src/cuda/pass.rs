@@ -59,7 +59,7 @@ struct Floats {
 struct Words {
     scored: CudaSlice<u32>,
     status: CudaSlice<u32>,
-    _workspace: CudaSlice<u32>,
+    workspace: CudaSlice<u32>,
 }
 
 impl DpoPass {
@@ -97,7 +97,7 @@ impl DpoPass {
         let words = Words {
             scored: words(sequences)?,
             status: words(mem::size_of::<DpoStatus>() / 4)?,
-            _workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
+            workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
         };
         // These buffers live on one stream, so cudarc's tracking between streams has nothing to do here.
         let float = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
@@ -123,7 +123,7 @@ impl DpoPass {
                 coef: float(&floats.coef),
                 metrics: float(&floats.metrics),
             },
-            workspace: word(&words._workspace),
+            workspace: word(&words.workspace),
             floats,
             words,
             _indices: indices,
