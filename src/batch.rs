@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::cpu::element::Element;
 use crate::error::{Error, Result};
 
 /// The label of a position that is not scored, unless [`Batch::ignore_index`] says otherwise (PyTorch's value).
@@ -46,8 +47,8 @@ impl DType {
     }
 }
 
-/// A Rust type that logits can have.
-pub trait Logit: Copy + Send + Sync + 'static {
+/// A Rust type that logits can have: f32, f16 and bf16, and no other.
+pub trait Logit: Element + Copy + Send + Sync + 'static {
     /// The element type this is.
     const DTYPE: DType;
     /// Widens exactly.

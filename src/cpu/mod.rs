@@ -1,4 +1,4 @@
-//! The CPU backend: f32 arithmetic, threads over rows.
+//! The CPU backend: f32 vectors, threads over rows, each pass at about the speed of memory.
 //!
 //! The three floors, each callable alone, and the first two together:
 //!
@@ -9,8 +9,14 @@
 //! | 1 + 2 | [`forward`] | logits, labels | all of these |
 //! | 3 | [`backward`], [`backward_in_place`] | logits, labels, logsumexp, c_s | dlogits |
 //!
-//! Work runs on the current rayon thread pool. A row's result depends on that row alone: the bits are the same
-//! whatever the number of threads, the other rows of the batch, and the alignment of the buffers.
+//! Work runs on the current rayon thread pool. The forward reads the logits once and the backward reads and writes them
+//! once; ignored rows are not read, and nothing is allocated but results that do not fit in the buffers given.
+//!
+//! A row's result depends on that row alone: the bits are the same whatever the number of threads, the other rows of
+//! the batch, and the alignment of the buffers. Instructions are chosen when the program runs: AVX-512 or AVX2 with FMA
+//! on x86-64, otherwise what every processor of the target has. These do the same operations in the same order, so
+//! that between processors bits may differ for two reasons alone: without a fused multiply-add (SSE2), its product is
+//! rounded too; and `ln` and `exp` of f64 are the platform's.
 //!
 //! One training step with two pairs of three tokens, over a vocabulary of five:
 //!
@@ -35,18 +41,24 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
+pub(crate) mod element;
 mod exp;
+mod simd;
 mod softmax;
 
 use rayon::prelude::*;
 
-use self::softmax::RowLogp;
+use self::softmax::{RowGradient, RowLogp, Source};
 use crate::batch::{HostBatch, Labels, Logit, Logps, Metrics, PairOutputs, Status};
 use crate::error::{Error, Result};
 use crate::loss::{PairLoss, Sequence};
 
 /// Logits below which a piece of work is not worth handing to another thread.
 const TASK_LOGITS: usize = 1 << 14;
+
+/// Bytes of gradient from which on [`backward`] writes past the caches. What is smaller may still be there when the
+/// caller reads it; what is larger would be read into them only to be overwritten, half as much traffic again.
+const STREAM_BYTES: usize = 8 << 20;
 
 /// Rows of a piece of work.
 fn task_rows(vocab: usize) -> usize {
@@ -280,7 +292,8 @@ pub fn forward<T: Logit>(
 ///
 /// `logits` and `dlogits` are laid out as for [`logps`]; `coef` is `[S]`: the one of [`PairOutputs`], or a
 /// caller's own ∂loss/∂logp_s. Ignored rows become exactly 0 and are not read, so they may hold NaN; elements
-/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits.
+/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits. A gradient
+/// larger than the caches is written past them, so that its old contents are not read first.
 ///
 /// # Errors
 ///
@@ -298,10 +311,12 @@ pub fn backward<T: Logit>(
     batch.check_pass(logits.len(), labels)?;
     check_backward(batch, logsumexp, coef)?;
     batch.check_logits("dlogits", dlogits.len())?;
-    let load = |row: usize, out: &mut [T]| {
-        out.copy_from_slice(&logits[row * batch.row_stride..][..batch.vocab]);
+    let streamed = size_of_val(dlogits) > STREAM_BYTES;
+    let source = |row: usize| {
+        let logits = &logits[row * batch.row_stride..][..batch.vocab];
+        if streamed { Source::Streamed(logits) } else { Source::Apart(logits) }
     };
-    gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, load);
+    gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source);
     Ok(())
 }
 
@@ -320,7 +335,7 @@ pub fn backward_in_place<T: Logit>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     check_backward(batch, logsumexp, coef)?;
-    gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_, _| ());
+    gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace);
     Ok(())
 }
 
@@ -332,15 +347,15 @@ fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &[f32])
     Error::check_len("coef", "[sequences]", batch.sequences.count(), coef.len())
 }
 
-/// Floor 3 over rows that `load` first fills with logits where they are scored.
-fn gradient_rows<T: Logit>(
+/// Floor 3 over rows whose logits, where they are scored, are in `source`.
+fn gradient_rows<'a, T: Logit>(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
     logsumexp: Logsumexp<'_>,
     coef: &[f32],
     upstream: f32,
     dlogits: &mut [T],
-    load: impl Fn(usize, &mut [T]) + Sync,
+    source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) {
     dlogits[..batch.logits_len()]
         .par_chunks_mut(batch.row_stride)
@@ -353,9 +368,12 @@ fn gradient_rows<T: Logit>(
                 out.fill(T::from_f32(0.0));
                 return;
             };
-            load(row, out);
-            let residual = logsumexp.residual.map_or(0.0, |residual| residual[row]);
-            let c = coef[s] * upstream;
-            softmax::gradient(out, batch.column(label), logsumexp.values[row], residual, c);
+            let gradient = RowGradient {
+                target: batch.column(label),
+                logsumexp: logsumexp.values[row],
+                residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
+                coef: coef[s] * upstream,
+            };
+            gradient.write(source(row), out);
         });
 }
