@@ -50,7 +50,8 @@ pub fn labels(shape: Shape, ignored: bool) -> Vec<i64> {
 }
 
 /// Where `DPO_BENCH_OUT` names a folder, writes what criterion measured there: `NAME.json`, and `NAME.txt` to read.
-/// The share is that of the floor, a benchmark of the same shape whose name starts with `floor`.
+/// The share is that of the floor: the benchmark of the same shape whose name starts with `floor` and which moves as many
+/// bytes, or any.
 pub fn summarize(name: &str) {
     let Some(out) = std::env::var_os("DPO_BENCH_OUT") else { return };
     let home = std::env::var_os("CRITERION_HOME").unwrap_or_else(|| "target/criterion".into());
@@ -61,7 +62,9 @@ pub fn summarize(name: &str) {
         format!("{:<28} {:<28} {:>12} {:>10} {:>8}\n", "shape", "pass", "median us", "GB/s", "floor");
     let mut json = Vec::new();
     for row in &measured {
-        let floor = measured.iter().find(|other| other.shape == row.shape && other.what.starts_with("floor"));
+        let floors =
+            || measured.iter().filter(|other| other.shape == row.shape && other.what.starts_with("floor"));
+        let floor = floors().find(|floor| floor.bytes == row.bytes).or_else(|| floors().next());
         let share = floor.map_or(f64::NAN, |floor| row.rate() / floor.rate());
         let micros = row.median_ns / 1e3;
         writeln!(text, "{:<28} {:<28} {micros:>12.1} {:>10.1} {share:>8.3}", row.shape, row.what, row.rate())
