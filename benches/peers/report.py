@@ -18,32 +18,37 @@ def floor_of(result, row):
     return next(f["total_ms"] for f in result["floors"] if all(f[key] == row[key] for key in keys))
 
 
-def title(shape, dtype, ignored, threads, pages):
-    parts = [f"{shape} {dtype}", "all rows scored" if ignored == "none" else "half the rows ignored"]
-    if threads is not None:
-        parts += [f"{threads} thread{'s'[: threads > 1]}", f"pages {pages}"]
-    return ", ".join(parts)
+def heading(ignored, pages):
+    scored = "all rows" if ignored == "none" else "half ignored"
+    return f"pages {pages}, {scored}" if pages else scored
 
 
 def tables(result):
-    """Markdown: what was measured where, and a table for each place, fastest first."""
-    machine = result["machine"]
-    lines = [", ".join(f"{key} {value}" for key, value in machine.items()), ""]
-    for place, rows in places(result["rows"], "shape", "dtype", "ignored", "threads", "pages"):
-        ours = next(row["total_ms"] for row in rows if row["variant"] == OURS)
+    """Markdown: what was measured where, and a table for each shape, dtype and number of threads, fastest first.
+
+    A cell is forward + backward in milliseconds and, in brackets, how many times as long as ours that is.
+    """
+    lines = [", ".join(f"{key} {value}" for key, value in result["machine"].items()), ""]
+    for (shape, dtype, threads), rows in places(result["rows"], "shape", "dtype", "threads"):
         floor = floor_of(result, rows[0])
+        columns = [column for column, _ in places(rows, "ignored", "pages")]
+        total = {(row["variant"], row["ignored"], row["pages"]): row["total_ms"] for row in rows}
+        variants = sorted(places(rows, "variant"), key=lambda entry: total[entry[0] + columns[0]])
+        on = f", {threads} thread{'s'[: threads > 1]}" if threads else ""
         lines += [
-            f"**{title(*place)}** (floor with all rows scored: {floor:.1f} ms)",
+            f"**{shape} {dtype}{on}**: the memory floor with all rows scored is {floor:.1f} ms.",
             "",
-            "| variant | forward ms | backward ms | total ms | ÷ ours | ÷ floor | extra MiB | log-prob error |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            "| variant | " + " | ".join(heading(*column) for column in columns) + " | extra MiB | log-prob error |",
+            "|---|" + "---:|" * (len(columns) + 2),
         ]
-        for row in sorted(rows, key=lambda row: row["total_ms"]):
-            lines.append(
-                f"| {row['variant']} | {row['forward_ms']:.1f} | {row['backward_ms']:.1f} | {row['total_ms']:.1f} "
-                f"| {row['total_ms'] / ours:.2f} | {row['total_ms'] / floor:.2f} "
-                f"| {row['peak_extra_bytes'] / 2**20:.1f} | {row['logps_max_error']:.1e} |"
-            )
+        for (variant,), its_rows in variants:
+            cells = [
+                f"{total[variant, *column]:.1f} ({total[variant, *column] / total[OURS, *column]:.2f})"
+                for column in columns
+            ]
+            extra = max(row["peak_extra_bytes"] for row in its_rows) / 2**20
+            error = max(row["logps_max_error"] for row in its_rows)
+            lines.append(f"| {variant} | " + " | ".join(cells) + f" | {extra:.1f} | {error:.1e} |")
         lines.append("")
     for missing in result["not_measured"]:
         lines.append(f"Not measured: {missing['variant']}, which {missing['why']}.")
@@ -76,7 +81,7 @@ def chart(result, path):
         axis.set(yticks=range(len(names)), xlabel="forward + backward, ms", title=f"{shape} {dtype}")
         axis.set_yticklabels(names, size=8)
         axis.margins(x=0.12)
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="upper right", fontsize=8)
     threads = f", {most} threads" if most else ""
     figure.suptitle(f"{result['machine']['device']}{threads}, all rows scored")
     figure.savefig(path, dpi=110)
