@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds target/gpu-bundle: the test and benchmark executables, stripped, the golden vectors, and run.sh. Called by `make gpu-bundle`.
+# Builds target/gpu-bundle: the test and benchmark executables and the C ABI, stripped, the golden vectors, the
+# comparison with PyTorch, and run.sh. Called by `make gpu-bundle`.
 set -eu
 
 bundle=target/gpu-bundle
@@ -23,6 +24,10 @@ for line in sys.stdin:
     strip -o "$bundle/$name" "$executable"
 done
 cp -r tests/golden "$bundle/golden"
+cargo build --release -p dpo-kernels-c
+strip -o "$bundle/libdpo_kernels_c.so" "${CARGO_TARGET_DIR:-target}/release/libdpo_kernels_c.so"
+mkdir "$bundle/peers"
+cp benches/peers/*.py "$bundle/peers"
 install -m 755 scripts/gpu-run.sh "$bundle/run.sh"
 
 kib=$(du -sk "$bundle" | cut -f1)

@@ -2,7 +2,7 @@
 # Runs the GPU tests and benchmarks of this bundle on a Linux machine with an NVIDIA driver and nothing else.
 # Usage: ./run.sh RESULTS_FOLDER
 # Writes there: summary.json and summary.txt (what passed), *.log (what was said), cuda.json and cuda.txt (benchmarks),
-# machine.txt. Exit status 1 if anything failed.
+# peers/ (PyTorch's ways beside ours, where there is a PyTorch), machine.txt. Exit status 1 if anything failed.
 set -u
 
 [ $# -eq 1 ] || { echo "usage: $0 RESULTS_FOLDER" >&2; exit 2; }
@@ -40,13 +40,19 @@ export DPO_VECTORS="$here/golden"
 step tests "$here/differential" gpu --nocapture
 for tool in memcheck racecheck; do
     if command -v compute-sanitizer >/dev/null 2>&1; then
-        DPO_REDUCED=1 step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$here/differential" gpu --nocapture
+        step "$tool" env DPO_REDUCED=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+            "$here/differential" gpu --nocapture
     else
         skip "$tool" "compute-sanitizer is not on PATH"
     fi
 done
-DPO_BENCH_OUT=$out CRITERION_HOME=$out/criterion step benchmarks "$here/cuda" --bench --noplot
+step benchmarks env DPO_BENCH_OUT="$out" CRITERION_HOME="$out/criterion" "$here/cuda" --bench --noplot
 rm -rf "$out/criterion"
+if python3 -c 'import torch; assert torch.cuda.is_available()' >peers.log 2>&1; then
+    step peers python3 "$here/peers/bench.py" --device cuda --library "$here/libdpo_kernels_c.so" --out "$out/peers"
+else
+    skip peers "no PyTorch here that sees the GPU"
+fi
 
 printf '[%s]\n' "$json" >summary.json
 [ -f cuda.txt ] && cat cuda.txt

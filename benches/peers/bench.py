@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,11 +139,14 @@ def machine(options):
     """What the figures depend on and do not show."""
     import torch
 
-    describe = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
+    commit = "unknown"  # in a bundle
+    if shutil.which("git"):
+        describe = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+        here = Path(__file__).parent
+        commit = subprocess.run(describe, cwd=here, capture_output=True, text=True).stdout.strip() or commit
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit,
         "device": torch.cuda.get_device_name() if options.device == "cuda" else cpu_name(),
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
