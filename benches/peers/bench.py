@@ -9,6 +9,7 @@ if anything that it sets out to measure is not measured. See README.md for what 
 
 import argparse
 import datetime
+import importlib.util
 import itertools
 import json
 import os
@@ -66,17 +67,15 @@ def tensors(rows, vocab, dtype, device):
     return logits.to(device), labels.to(device), torch.stack(tokens).to(device)
 
 
-def check_gradient(name, contestant, logits, labels, exact, ref_logps, beta):
-    """One row of the gradient against f64: what is not right must not be timed."""
+def gradient_error(contestant, logits, labels, exact, ref_logps, beta):
+    """How far one row of the gradient is from f64, as a share of its largest element."""
     import torch
 
     chosen, rejected = (beta * (exact - ref_logps.double())).chunk(2)
     coef = -beta * torch.sigmoid(rejected - chosen)[0] / len(chosen)
     expected = -coef * logits[0, 1].double().softmax(-1)
     expected[labels[0, 1]] += coef
-    error = (contestant.gradient()[0, 1].double() - expected).abs().max() / expected.abs().max()
-    if not error < 0.05:
-        raise RuntimeError(f"{name}: the gradient is off by {error:.3g} of its largest element")
+    return ((contestant.gradient()[0, 1].double() - expected).abs().max() / expected.abs().max()).item()
 
 
 def measure(options, threads, pages):
@@ -112,10 +111,11 @@ def measure(options, threads, pages):
                 contestant.backward()
                 clock.synchronize(options.device)
                 error = (contestant.logps.double() - exact).abs().max().item()
-                check_gradient(name, contestant, logits, labels, exact, ref_logps, variants.BETA)
+                off = gradient_error(contestant, logits, labels, exact, ref_logps, variants.BETA)
                 contestant.release()
                 peak = clock.peak_extra_bytes(options.device, contestant)
-                facts[name] = {"peak_extra_bytes": peak, "pages": pages, "logps_max_error": error}
+                errors = {"logps_max_error": error, "gradient_error": off}
+                facts[name] = {"peak_extra_bytes": peak, "pages": pages, **errors}
             for name, (forward, backward) in clock.alternate(options.device, contestants, options.rounds).items():
                 times = {"forward_ms": forward, "backward_ms": backward, "total_ms": forward + backward}
                 rows.append({**place, "ignored": ignored, "variant": name, **times, **facts[name]})
@@ -164,7 +164,7 @@ def cpu_name():
 
 
 def check_complete(options, result):
-    """Everything that was to be measured is there, as a number."""
+    """Everything that was to be measured is there, as a number, and is the right computation."""
     import torch
 
     from variants import peers
@@ -185,8 +185,11 @@ def check_complete(options, result):
     if missing:
         raise RuntimeError(f"floors not measured: {sorted(missing)}")
     for row in result["rows"] + result["floors"]:
+        # Straight bf16 is off by units in a log-prob, and its coefficients with it; that is listed, not excused.
+        direct = "direct" in row.get("variant", "")
+        bounds = {"logps_max_error": 100 if direct else 0.1, "gradient_error": 1 if direct else 0.05}
         for key, value in row.items():
-            if key.endswith("_ms") and not value > 0 or key == "logps_max_error" and not value < 100:
+            if key.endswith("_ms") and not value > 0 or key in bounds and not value < bounds[key]:
                 raise RuntimeError(f"{key} is {value} in {row}")
 
 
@@ -219,7 +222,10 @@ def main():
     (options.out / f"{options.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     tables = report.tables(result)
     (options.out / f"{options.name}.md").write_text(tables)
-    report.chart(result, options.out / f"{options.name}.png")
+    if importlib.util.find_spec("matplotlib"):
+        report.chart(result, options.out / f"{options.name}.png")
+    else:
+        print("no chart: matplotlib is not installed", file=sys.stderr)
     print(tables)
 
 
