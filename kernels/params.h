@@ -17,7 +17,7 @@ enum DpoPairLayout {
     DPO_PAIRS_INDEXED = 2       // (chosen[i], rejected[i])
 };
 
-// Kinds of trouble that only the device can see; positions in DpoFindings and DpoStatus.
+// Kinds of trouble that only the device can see; positions in DpoProgress and DpoStatus.
 enum DpoTrouble {
     DPO_BAD_LABEL = 0,      // index of the row
     DPO_NONFINITE_ROW = 1,  // index of the row

@@ -20,7 +20,7 @@ pub const DPO_BAD_CU_SEQLENS: DpoTrouble = 3;
 /// index of the pair
 pub const DPO_BAD_PAIR: DpoTrouble = 4;
 pub const DPO_TROUBLES: DpoTrouble = 5;
-/// Kinds of trouble that only the device can see; positions in DpoFindings and DpoStatus.
+/// Kinds of trouble that only the device can see; positions in DpoProgress and DpoStatus.
 pub type DpoTrouble = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
