@@ -1,6 +1,11 @@
 //! Plans are pure, so everything about them can be checked without a device: offsets, limits, alignment, overlaps.
 #![cfg(feature = "cuda")]
 
+#[path = "common/devices.rs"]
+#[allow(dead_code)]
+mod devices;
+
+use devices::A100;
 use dpo_kernels::batch::LabelType;
 use dpo_kernels::cuda::params::{
     DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone,
@@ -52,14 +57,14 @@ fn gradient(dlogits: u64) -> GradientBuffers {
 }
 
 fn forward_params(batch: &DeviceBatch) -> DpoForward {
-    match plan::forward(batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap().arguments {
+    match plan::forward(&A100, batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap().arguments {
         Arguments::Forward(params) => params,
         other => panic!("not a forward launch: {other:?}"),
     }
 }
 
 fn backward_params(batch: &DeviceBatch, dlogits: u64) -> DpoBackward {
-    match plan::backward(batch, &INPUTS, &gradient(dlogits)).unwrap().arguments {
+    match plan::backward(&A100, batch, &INPUTS, &gradient(dlogits)).unwrap().arguments {
         Arguments::Backward(params) => params,
         other => panic!("not a backward launch: {other:?}"),
     }
@@ -74,9 +79,9 @@ fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
 
 #[test]
 fn forward_is_one_launch_of_one_block_per_row() {
-    let launch = plan::forward(&batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
+    let launch = plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
     assert_eq!((launch.unit, launch.kernel), ("forward", "dpo_forward_bf16"));
-    assert_eq!((launch.grid, launch.block), (32, row_threads(1000, DType::BF16)));
+    assert_eq!((launch.grid, launch.block), (32, row_threads(&A100, 1000, DType::BF16)));
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
     let params = forward_params(&batch());
     assert_eq!((params.batch.rows, params.batch.vocab, params.batch.sequence_len), (32, 1000, 8));
@@ -88,8 +93,8 @@ fn every_entry_point_is_planned_for() {
     let mut planned = Vec::new();
     for dtype in DType::ALL {
         let inputs = Inputs { dtype, ..INPUTS };
-        let forward = plan::forward(&batch(), &inputs, &OUT, None, WORKSPACE).unwrap();
-        let backward = plan::backward(&batch(), &inputs, &gradient(INPUTS.logits)).unwrap();
+        let forward = plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE).unwrap();
+        let backward = plan::backward(&A100, &batch(), &inputs, &gradient(INPUTS.logits)).unwrap();
         planned.extend([forward, backward].map(|launch| (launch.unit, launch.kernel)));
     }
     let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
@@ -103,16 +108,18 @@ fn every_entry_point_is_planned_for() {
 #[test]
 fn floor_one_alone_has_no_pairs() {
     let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000) };
-    let launch = plan::forward(&batch, &INPUTS, &OUT, None, WORKSPACE).unwrap();
+    let launch = plan::forward(&A100, &batch, &INPUTS, &OUT, None, WORKSPACE).unwrap();
     let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
     assert_eq!(params.loss.pairs, 0);
-    let (argument, _) = value_error(plan::forward(&batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE));
+    let (argument, _) =
+        value_error(plan::forward(&A100, &batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE));
     assert_eq!(argument, "pairs");
 }
 
 #[test]
 fn parameters_that_f32_cannot_hold_are_refused() {
-    let launch = |loss: &PairLoss| plan::forward(&batch(), &INPUTS, &OUT, Some((loss, &PAIRS)), WORKSPACE);
+    let launch =
+        |loss: &PairLoss| plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((loss, &PAIRS)), WORKSPACE);
     assert_eq!(value_error(launch(&PairLoss::sigmoid(1e-60).unwrap())).0, "beta");
     assert_eq!(value_error(launch(&loss().with_normalizer(1e60).unwrap())).0, "normalizer");
 }
@@ -127,25 +134,26 @@ fn offsets_pass_two_to_the_31() {
     assert_eq!(batch.logits_len(), 65_535 * 262_208 + 262_144);
     // A gradient buffer that overlaps only beyond 2^31 elements is found out.
     let bytes = batch.logits_len() as u64 * 2;
-    let launch = plan::backward(&batch, &INPUTS, &gradient(INPUTS.logits + bytes - 2));
+    let launch = plan::backward(&A100, &batch, &INPUTS, &gradient(INPUTS.logits + bytes - 2));
     assert_eq!(value_error(launch).0, "dlogits");
     assert_eq!(backward_params(&batch, INPUTS.logits + bytes).dlogits, INPUTS.logits + bytes);
 }
 
 #[test]
 fn counts_beyond_the_grid_are_refused() {
-    let rows = |count, len| plan::forward(&Batch::padded(count, len, 10), &INPUTS, &OUT, None, WORKSPACE);
+    let rows =
+        |count, len| plan::forward(&A100, &Batch::padded(count, len, 10), &INPUTS, &OUT, None, WORKSPACE);
     assert!(rows(2, (i32::MAX / 2) as usize).is_ok());
     assert_eq!(value_error(rows(2, 1 << 30)).0, "rows");
     assert_eq!(value_error(rows(2, usize::MAX)).0, "rows");
     assert_eq!(value_error(rows(0, 5)).0, "sequences");
     assert_eq!(value_error(rows(2, 0)).0, "rows");
-    let vocab = |vocab| plan::forward(&Batch::padded(2, 2, vocab), &INPUTS, &OUT, None, WORKSPACE);
+    let vocab = |vocab| plan::forward(&A100, &Batch::padded(2, 2, vocab), &INPUTS, &OUT, None, WORKSPACE);
     assert_eq!(value_error(vocab(0)).0, "vocab");
     assert_eq!(value_error(vocab(1 << 31)).0, "vocab");
     assert!(vocab(i32::MAX as usize).is_ok());
     let wide = Batch { row_stride: usize::MAX / 8, ..Batch::padded(2, 1000, 10) };
-    assert_eq!(value_error(plan::forward(&wide, &INPUTS, &OUT, None, WORKSPACE)).0, "row_stride");
+    assert_eq!(value_error(plan::forward(&A100, &wide, &INPUTS, &OUT, None, WORKSPACE)).0, "row_stride");
 }
 
 #[test]
@@ -156,7 +164,7 @@ fn in_place_or_apart_but_never_overlapping() {
         assert_eq!(backward_params(&batch(), apart).dlogits, apart);
     }
     for overlapping in [INPUTS.logits + 2, INPUTS.logits + bytes - 2, INPUTS.logits - bytes + 2] {
-        let (argument, found) = value_error(plan::backward(&batch(), &INPUTS, &gradient(overlapping)));
+        let (argument, found) = value_error(plan::backward(&A100, &batch(), &INPUTS, &gradient(overlapping)));
         assert_eq!((argument, found), ("dlogits", format!("{overlapping:#x}")));
     }
 }
@@ -185,11 +193,11 @@ fn null_and_misaligned_addresses_are_named() {
     for (name, change) in changes {
         let (mut inputs, mut out, mut pairs, mut workspace) = (INPUTS, OUT, PAIRS, WORKSPACE);
         change(&mut inputs, &mut out, &mut pairs, &mut workspace);
-        let launch = plan::forward(&batch(), &inputs, &out, Some((&loss(), &pairs)), workspace);
+        let launch = plan::forward(&A100, &batch(), &inputs, &out, Some((&loss(), &pairs)), workspace);
         assert_eq!(value_error(launch).0, name);
     }
     let packed = Batch::packed(DeviceArray { address: 0, len: 5 }, 32, 1000);
-    assert_eq!(value_error(plan::forward(&packed, &INPUTS, &OUT, None, WORKSPACE)).0, "cu_seqlens");
+    assert_eq!(value_error(plan::forward(&A100, &packed, &INPUTS, &OUT, None, WORKSPACE)).0, "cu_seqlens");
 }
 
 #[test]
@@ -212,7 +220,7 @@ fn layouts_reach_the_kernels() {
     let uneven = DeviceArray { address: 0x20, len: 2 };
     let broken = DeviceBatch { pairs: Pairs::Indexed { chosen, rejected: uneven }, ..batch() };
     assert_eq!(
-        plan::forward(&broken, &INPUTS, &OUT, None, WORKSPACE).unwrap_err(),
+        plan::forward(&A100, &broken, &INPUTS, &OUT, None, WORKSPACE).unwrap_err(),
         Error::Length { argument: "rejected", shape: "[pairs]", expected: 3, found: 2 }
     );
 }
@@ -234,12 +242,12 @@ fn row_threads_depend_on_the_bytes_of_a_row() {
     for dtype in DType::ALL {
         let mut last = 0;
         for vocab in [1, 31, 1000, 4096, 32000, 50257, 128256, 262144, i32::MAX as usize] {
-            let threads = row_threads(vocab, dtype);
+            let threads = row_threads(&A100, vocab, dtype);
             assert!(threads.is_multiple_of(32) && (32..=512).contains(&threads) && threads >= last);
             last = threads;
         }
     }
-    assert_eq!(row_threads(128_256, DType::BF16), 512);
+    assert_eq!(row_threads(&A100, 128_256, DType::BF16), 512);
 }
 
 #[test]

@@ -5,11 +5,14 @@ use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUcontext, CUfunction, CUmodule, CUresult, CUstream};
+use cudarc::driver::sys::{
+    self, CUcontext, CUdevice_attribute, CUfunction, CUfunction_attribute, CUlaunchAttribute,
+    CUlaunchAttributeID, CUlaunchConfig, CUmodule, CUresult, CUstream,
+};
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::images::{IMAGES, Image, select};
-use super::plan::{Arguments, KERNELS, Launch};
+use super::plan::{Arguments, Device, KERNELS, Launch, MAX_CLUSTER};
 use crate::error::{Error, Result};
 
 /// Number of CUDA devices; 0 with a driver that sees none.
@@ -70,6 +73,7 @@ pub(super) fn driver<T>(call: &'static str, result: std::result::Result<T, Drive
 #[derive(Debug)]
 pub struct Kernels {
     context: CUcontext,
+    device: Device,
     modules: Vec<CUmodule>,
     /// In the order of [`KERNELS`].
     functions: Vec<CUfunction>,
@@ -118,12 +122,15 @@ impl Kernels {
         let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(|| {
             Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
         })?;
-        let capability = current_capability()?;
-        let mut kernels = Kernels { context, modules: vec![], functions: vec![], owner: None };
+        let device = current_device()?;
+        let mut kernels = Kernels { context, device, modules: vec![], functions: vec![], owner: None };
         let mut loaded = "";
         for (unit, name) in KERNELS {
             if unit != loaded {
-                let image = select(images, unit, capability)?;
+                let image = select(images, unit, device.capability)?;
+                if image.capability < FIRST_WITH_CLUSTERS {
+                    kernels.device.cluster_blocks = 1;
+                }
                 // SAFETY: the image is complete, aligned, and NUL-terminated where it is PTX.
                 let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
                 kernels.modules.push(driver("cuModuleLoadData", module)?);
@@ -133,9 +140,16 @@ impl Kernels {
             let symbol = CString::new(name).expect("kernel names have no NUL");
             // SAFETY: the module was loaded above.
             let function = unsafe { result::module::get_function(module, symbol) };
-            kernels.functions.push(driver("cuModuleGetFunction", function)?);
+            let function = driver("cuModuleGetFunction", function)?;
+            allow_shared_memory(function, device.shared_bytes_per_block)?;
+            kernels.functions.push(function);
         }
         Ok(kernels)
+    }
+
+    /// What plans for these kernels take.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Runs one launch, asynchronously, on the caller's stream and thread. Allocates, copies and waits for nothing,
@@ -161,12 +175,29 @@ impl Kernels {
             Arguments::PairLoss(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Backward(params) => ptr::from_ref(params).cast_mut().cast(),
         };
-        let grid = (launch.grid, 1, 1);
-        let block = (launch.block, 1, 1);
+        // SAFETY: an attribute is plain numbers, for which zeros are a value.
+        let mut cluster: CUlaunchAttribute = unsafe { mem::zeroed() };
+        cluster.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        cluster.value.clusterDim.x = launch.cluster;
+        cluster.value.clusterDim.y = 1;
+        cluster.value.clusterDim.z = 1;
+        let config = CUlaunchConfig {
+            gridDimX: launch.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: stream,
+            attrs: &mut cluster,
+            numAttrs: u32::from(launch.cluster > 1),
+        };
+        let (function, mut arguments) = (self.functions[index], [argument]);
         // SAFETY: the kernel takes the one struct, which the driver copies; the rest is the caller's promise.
         let launched =
-            unsafe { result::launch_kernel(self.functions[index], grid, block, 0, stream, &mut [argument]) };
-        driver("cuLaunchKernel", launched)
+            unsafe { sys::cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), ptr::null_mut()) };
+        driver("cuLaunchKernelEx", launched.result())
     }
 }
 
@@ -187,18 +218,45 @@ impl Drop for Kernels {
     }
 }
 
-/// (major, minor) of the device of the current context.
-fn current_capability() -> Result<(u32, u32)> {
-    use sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+/// The first compute capability, as major · 10 + minor, whose images may use clusters.
+const FIRST_WITH_CLUSTERS: u32 = 90;
+
+/// The device of the current context, as if every image knew what it can do.
+fn current_device() -> Result<Device> {
+    use CUdevice_attribute as Attribute;
+    let mut ordinal = 0;
+    // SAFETY: a valid place to write to.
+    driver("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&mut ordinal) }.result())?;
+    let attribute = |attribute| {
+        // SAFETY: the device comes from the driver.
+        let value = unsafe { result::device::get_attribute(ordinal, attribute) };
+        Ok::<u32, Error>(driver("cuDeviceGetAttribute", value)?.max(0) as u32)
     };
-    let mut device = 0;
-    // SAFETY: a valid place to write to; the device comes from the driver.
-    unsafe {
-        driver("cuCtxGetDevice", sys::cuCtxGetDevice(&mut device).result())?;
-        let major = driver("cuDeviceGetAttribute", result::device::get_attribute(device, MAJOR))?;
-        let minor = driver("cuDeviceGetAttribute", result::device::get_attribute(device, MINOR))?;
-        Ok((major as u32, minor as u32))
-    }
+    let capability = (
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let clusters = 10 * capability.0 + capability.1 >= FIRST_WITH_CLUSTERS;
+    Ok(Device {
+        capability,
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        l2_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+        cluster_blocks: if clusters { MAX_CLUSTER } else { 1 },
+    })
+}
+
+/// Lets launches of a kernel ask for all the shared memory there is: what its static variables leave of `most`.
+fn allow_shared_memory(function: CUfunction, most: u32) -> Result<()> {
+    use CUfunction_attribute::{
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
+        CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+    };
+    // SAFETY: the function was loaded into the current context.
+    let fixed =
+        driver("cuFuncGetAttribute", unsafe { result::function::get_function_attribute(function, STATIC) })?;
+    let dynamic = most as i32 - fixed;
+    // SAFETY: as above.
+    let set = unsafe { result::function::set_function_attribute(function, DYNAMIC, dynamic) };
+    driver("cuFuncSetAttribute", set)
 }

@@ -171,7 +171,14 @@ impl DpoPass {
         let (address, _guard) = logits.device_ptr(&self.stream);
         self.with_labels(labels, |label_type, labels| {
             let inputs = Inputs { dtype: T::DTYPE, logits: address, label_type, labels };
-            self.launch(&plan::forward(&self.batch, &inputs, &self.out, loss, self.workspace)?)
+            self.launch(&plan::forward(
+                self.kernels.device(),
+                &self.batch,
+                &inputs,
+                &self.out,
+                loss,
+                self.workspace,
+            )?)
         })
     }
 
@@ -234,7 +241,7 @@ impl DpoPass {
         };
         self.with_labels(labels, |label_type, labels| {
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
-            self.launch(&plan::backward(&self.batch, &inputs, &buffers)?)
+            self.launch(&plan::backward(self.kernels.device(), &self.batch, &inputs, &buffers)?)
         })
     }
 

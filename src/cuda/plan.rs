@@ -14,6 +14,27 @@ use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, S
 use crate::error::{Error, Result};
 use crate::loss::PairLoss;
 
+/// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
+///
+/// [`Kernels::device`](super::Kernels::device) knows it; a plan for a device that is not there takes its data sheet's
+/// figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Compute capability, (major, minor).
+    pub capability: (u32, u32),
+    /// Number of multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that one block may have, static and dynamic together, when it opts in; in bytes.
+    pub shared_bytes_per_block: u32,
+    /// Size of the L2 cache in bytes.
+    pub l2_bytes: u32,
+    /// Blocks that a cluster may have: [`MAX_CLUSTER`] where device and kernel images know clusters, otherwise 1.
+    pub cluster_blocks: u32,
+}
+
+/// Blocks in a cluster that every device with clusters allows.
+pub const MAX_CLUSTER: u32 = 8;
+
 /// An address in device memory (`CUdeviceptr`).
 pub type DeviceAddress = u64;
 
@@ -129,17 +150,21 @@ impl Arguments {
     }
 }
 
-/// One kernel launch. Grids and blocks are one-dimensional; no kernel takes dynamic shared memory.
+/// One kernel launch. Grids, clusters and blocks are one-dimensional.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Launch {
     /// Image that holds the kernel.
     pub unit: &'static str,
     /// Entry point.
     pub kernel: &'static str,
-    /// Blocks.
+    /// Blocks, a multiple of `cluster`.
     pub grid: u32,
+    /// Blocks of a cluster; 1 without clusters.
+    pub cluster: u32,
     /// Threads per block, a multiple of 32.
     pub block: u32,
+    /// Dynamic shared memory per block, in bytes.
+    pub shared_bytes: u32,
     /// The kernel's one parameter.
     pub arguments: Arguments,
 }
@@ -160,7 +185,8 @@ pub const KERNELS: [(&str, &str); 7] = [
 ///
 /// 16-byte vectors in the row → threads: about eight vectors a thread where the row has them, so that two rounds of
 /// four loads are in flight, up to 512 threads, of which two blocks or more fit on a multiprocessor.
-pub fn row_threads(vocab: usize, dtype: DType) -> u32 {
+/// So far the same on every device.
+pub fn row_threads(_: &Device, vocab: usize, dtype: DType) -> u32 {
     let vectors = (vocab * dtype.size()).div_ceil(16);
     match vectors {
         0..512 => 32,
@@ -212,6 +238,7 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
 /// without pairs.
 pub fn forward(
+    device: &Device,
     batch: &DeviceBatch,
     inputs: &Inputs,
     out: &LogpsBuffers,
@@ -251,7 +278,9 @@ pub fn forward(
             DType::BF16 => "dpo_forward_bf16",
         },
         grid: kernel_batch.rows,
-        block: row_threads(batch.vocab, inputs.dtype),
+        cluster: 1,
+        block: row_threads(device, batch.vocab, inputs.dtype),
+        shared_bytes: 0,
         arguments: Arguments::Forward(params),
     })
 }
@@ -287,7 +316,9 @@ pub fn pair_loss(
         unit: "pair_loss",
         kernel: "dpo_pair_loss",
         grid: 1,
+        cluster: 1,
         block: PAIR_LOSS_THREADS,
+        shared_bytes: 0,
         arguments: Arguments::PairLoss(params),
     })
 }
@@ -298,7 +329,12 @@ pub fn pair_loss(
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a gradient buffer
 /// that overlaps the logits without being the same.
-pub fn backward(batch: &DeviceBatch, inputs: &Inputs, buffers: &GradientBuffers) -> Result<Launch> {
+pub fn backward(
+    device: &Device,
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    buffers: &GradientBuffers,
+) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
@@ -321,7 +357,9 @@ pub fn backward(batch: &DeviceBatch, inputs: &Inputs, buffers: &GradientBuffers)
             DType::BF16 => "dpo_backward_bf16",
         },
         grid: kernel_batch.rows,
-        block: row_threads(batch.vocab, inputs.dtype),
+        cluster: 1,
+        block: row_threads(device, batch.vocab, inputs.dtype),
+        shared_bytes: 0,
         arguments: Arguments::Backward(params),
     })
 }

@@ -78,6 +78,8 @@ mod kernels {
     /// Memory and launches: a GPU, or something that stands in for one.
     pub trait Device {
         fn name(&self) -> String;
+        /// What plans for it take.
+        fn properties(&self) -> plan::Device;
         /// Allocates a copy of `bytes`, `phase` bytes past a 16-byte boundary.
         fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress;
         /// Allocates `len` bytes that hold nothing yet.
@@ -124,7 +126,7 @@ mod kernels {
         }
 
         fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-            let spec = &case.spec;
+            let (spec, device) = (&case.spec, self.0.properties());
             let batch: Batch<DeviceArray> =
                 case.batch().try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
             let (rows, sequences, pairs) = (case.rows(), spec.sequences, batch.pair_count());
@@ -154,7 +156,8 @@ mod kernels {
             let workspace_len = plan::workspace_bytes(&batch).unwrap();
             let workspace = self.0.upload(&vec![0; workspace_len], 0);
             let forward =
-                plan::forward(&batch, &inputs, &out, Some((&spec.loss, &buffers)), workspace).unwrap();
+                plan::forward(&device, &batch, &inputs, &out, Some((&spec.loss, &buffers)), workspace)
+                    .unwrap();
             self.0.launch(&forward);
             // Counters and findings are back at zero, so a captured graph replays.
             let counters = size_of::<DpoProgress>() + 4 * sequences;
@@ -197,7 +200,7 @@ mod kernels {
                 upstream_scale: spec.upstream / 2.0,
                 dlogits,
             };
-            self.0.launch(&plan::backward(&batch, &inputs, &gradient).unwrap());
+            self.0.launch(&plan::backward(&device, &batch, &inputs, &gradient).unwrap());
             let dlogits = self.fetch(dlogits, case.logits.len());
             self.0.clear();
             Outcome { logps, pairs: outputs, dlogits }
@@ -211,7 +214,8 @@ mod kernels {
             let logps = self.0.reserve(4 * fused.logps.len());
             let out = LogpsBuffers { logps, status, ..LogpsBuffers::default() };
             let workspace = self.0.upload(&vec![0; plan::workspace_bytes(batch).unwrap()], 0);
-            self.0.launch(&plan::forward(batch, inputs, &out, None, workspace).unwrap());
+            let device = self.0.properties();
+            self.0.launch(&plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
             let found: Vec<f32> = self.fetch(logps, fused.logps.len());
             assert_eq!(bits(&found), bits(&fused.logps), "logps of floor 1 alone, {batch:?}");
         }
@@ -276,6 +280,10 @@ mod kernels {
     impl Device for Cuda {
         fn name(&self) -> String {
             self.context.name().unwrap_or_else(|_| "cuda".into())
+        }
+
+        fn properties(&self) -> plan::Device {
+            *self.kernels.device()
         }
 
         fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress {

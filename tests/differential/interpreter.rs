@@ -18,7 +18,7 @@ use ptx_vm::{Module, Options, Placement, Stats, Vm};
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::{Cpu, Device, Executor, OnDevice, bytes_of, values_of};
-use crate::{compile, nvrtc};
+use crate::{compile, devices, nvrtc};
 
 /// Parsed PTX, by unit.
 type Modules = BTreeMap<&'static str, Module>;
@@ -71,6 +71,13 @@ impl Device for Interpreter {
         "ptx interpreter".into()
     }
 
+    /// That of the modules' architecture.
+    fn properties(&self) -> plan::Device {
+        let target = self.modules.values().map(Module::target).min().expect("there are modules");
+        let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
+        *devices::ALL.iter().find(fits).expect("there is a device of every architecture")
+    }
+
     fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress {
         let address = self.vm.memory.alloc(bytes, Placement::named("upload").offset(phase));
         self.place(address)
@@ -88,10 +95,10 @@ impl Device for Interpreter {
     fn launch(&mut self, launch: &Launch) {
         let bytes = launch.arguments.as_bytes();
         let module = &self.modules[launch.unit];
-        let stats = self
-            .vm
-            .launch(module, &ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes))
-            .unwrap_or_else(|fault| panic!("{fault}"));
+        let launch = ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes)
+            .cluster(launch.cluster)
+            .shared(launch.shared_bytes as usize);
+        let stats = self.vm.launch(module, &launch).unwrap_or_else(|fault| panic!("{fault}"));
         self.stats.merge(&stats);
     }
 
@@ -149,6 +156,7 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
     let case = Case::<T>::draw(Spec { sequences: 2, longest: 1, ..Spec::plain(vocab) });
     let expected = Cpu.run(&case);
     let mut device = Interpreter::new(Options::default());
+    let properties = device.properties();
     // The interpreter puts allocations far apart; one row each, and the stride is the distance.
     let rows = [0, 1].map(|row| device.upload(bytes_of(&case.logits[row * vocab..][..vocab]), 0));
     let row_stride = (rows[1] - rows[0]) as usize / size_of::<T>();
@@ -169,7 +177,7 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
         ..LogpsBuffers::default()
     };
     let workspace = device.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
-    device.launch(&plan::forward(&batch, &inputs, &out, None, workspace).unwrap());
+    device.launch(&plan::forward(&properties, &batch, &inputs, &out, None, workspace).unwrap());
     let gradient = GradientBuffers {
         logsumexp: out.logsumexp.unwrap(),
         logsumexp_residual: None,
@@ -178,7 +186,7 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
         upstream_scale: 1.0,
         dlogits: rows[0],
     };
-    device.launch(&plan::backward(&batch, &inputs, &gradient).unwrap());
+    device.launch(&plan::backward(&properties, &batch, &inputs, &gradient).unwrap());
     let logps: Vec<f32> = values_of(&device.download(out.logps, 8));
     let close = |row: &usize| {
         let row = *row;

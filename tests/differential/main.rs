@@ -9,6 +9,9 @@ mod case;
 mod compile;
 #[cfg(feature = "cuda")]
 mod device_trouble;
+#[cfg(feature = "cuda")]
+#[path = "../common/devices.rs"]
+mod devices;
 mod executor;
 mod golden;
 #[cfg(feature = "cuda")]

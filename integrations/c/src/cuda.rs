@@ -62,7 +62,7 @@ exported! {
         let batch = on_device(arguments::batch(read("batch", batch)?)?)?;
         let inputs = device_inputs(read("inputs", inputs)?)?;
         let out = logps_buffers(read("out", out)?);
-        let launch = plan::forward(&batch, &inputs, &out, None, address(workspace))?;
+        let launch = plan::forward(kernels.device(), &batch, &inputs, &out, None, address(workspace))?;
         Ok(kernels.launch(&launch, stream.cast())?)
     }
 
@@ -110,7 +110,7 @@ exported! {
         let loss = arguments::loss(read("loss", loss)?)?;
         let out = logps_buffers(read("out", out)?);
         let pairs = pair_buffers(read("pairs", pairs)?, ref_logps);
-        let launch = plan::forward(&batch, &inputs, &out, Some((&loss, &pairs)), address(workspace))?;
+        let launch = plan::forward(kernels.device(), &batch, &inputs, &out, Some((&loss, &pairs)), address(workspace))?;
         Ok(kernels.launch(&launch, stream.cast())?)
     }
 
@@ -124,7 +124,7 @@ exported! {
         let kernels = loaded(kernels)?;
         let batch = on_device(arguments::batch(read("batch", batch)?)?)?;
         let inputs = device_inputs(read("inputs", inputs)?)?;
-        let launch = plan::backward(&batch, &inputs, &gradient_buffers(read("gradient", gradient)?))?;
+        let launch = plan::backward(kernels.device(), &batch, &inputs, &gradient_buffers(read("gradient", gradient)?))?;
         Ok(kernels.launch(&launch, stream.cast())?)
     }
 }

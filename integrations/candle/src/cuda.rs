@@ -134,10 +134,10 @@ impl CustomOp1 for DpoLoss {
             upstream_scale: 1.0,
             dlogits: address(&dlogits)?,
         };
-        let launch =
-            plan::backward(&self.batch, &inputs(logits, &self.targets)?, &buffers).map_err(Error::wrap)?;
+        let inputs = inputs(logits, &self.targets)?;
+        let plan = |device: &_| plan::backward(device, &self.batch, &inputs, &buffers);
         // SAFETY: all tensors are live and of the sizes that the batch asks for; dlogits is this call's own.
-        unsafe { launch_on(logits.device().as_cuda_device()?, &launch)? };
+        unsafe { launch_on(logits.device().as_cuda_device()?, plan)? };
         dlogits.narrow(outer.len(), 0, self.batch.vocab).map(Some)
     }
 }
@@ -153,9 +153,10 @@ fn forward(
 ) -> Result<()> {
     let workspace = plan::workspace_bytes(batch).map_err(Error::wrap)?;
     let workspace = zeros(rows, workspace.div_ceil(4), DType::U32)?;
-    let launch = plan::forward(batch, &inputs(&rows.logits, targets)?, out, loss, address(&workspace)?);
+    let (inputs, workspace) = (inputs(&rows.logits, targets)?, address(&workspace)?);
+    let plan = |device: &_| plan::forward(device, batch, &inputs, out, loss, workspace);
     // SAFETY: all tensors are live and of the sizes that the batch asks for; those written are the caller's own.
-    unsafe { launch_on(device, &launch.map_err(Error::wrap)?) }
+    unsafe { launch_on(device, plan) }
 }
 
 /// The batch with the addresses of its index tensors.
@@ -211,17 +212,21 @@ fn cuda_storage(storage: &Storage) -> &CudaStorage {
     }
 }
 
-/// Launches on the stream of `device`.
+/// Launches what `plan` makes for the device of the kernels, on the stream of `device`.
 ///
 /// # Safety
 ///
 /// That of [`Kernels::launch`], for tensors of `device`.
-unsafe fn launch_on(device: &CudaDevice, launch: &Launch) -> Result<()> {
+unsafe fn launch_on(
+    device: &CudaDevice,
+    plan: impl FnOnce(&plan::Device) -> dpo_kernels::Result<Launch>,
+) -> Result<()> {
     let kernels = kernels(device)?;
+    let launch = plan(kernels.device()).map_err(Error::wrap)?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
     // SAFETY: the context was made current above and the stream belongs to it; the rest is the caller's promise.
-    unsafe { kernels.launch(launch, stream.cu_stream()) }.map_err(Error::wrap)
+    unsafe { kernels.launch(&launch, stream.cu_stream()) }.map_err(Error::wrap)
 }
 
 /// The kernels in the context of `device`, loaded once and kept.
