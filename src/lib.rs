@@ -16,7 +16,7 @@
 //! **The coefficient contract.** Everything between the sums and the backward pass is one number per sequence, c_s.
 //! The work is three floors: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
 //! and c_s to the gradient. Floors 1 and 2 fuse into one pass over the logits, floor 3 is another, and each is also
-//! callable alone, so a loss of your own needs floors 1 and 3 only.
+//! callable alone, so a [loss of your own](bring_your_own_loss) needs floors 1 and 3 only.
 //!
 //! | module | what |
 //! |---|---|
@@ -48,6 +48,9 @@ pub use batch::{
 };
 pub use error::{Error, Result};
 pub use loss::PairLoss;
+
+#[doc = include_str!("../docs/bring-your-own-loss.md")]
+pub mod bring_your_own_loss {}
 
 /// The README's examples, compiled and run as tests.
 #[cfg(all(doctest, feature = "cuda"))]
