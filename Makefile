@@ -20,7 +20,7 @@ help:
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
 	@echo "make kernels-report  registers, occupancy and instructions per element, from the machine code"
-	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices"
+	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
 
@@ -43,7 +43,7 @@ gpu-bundle: $(TOOLS)
 
 # Breaks the kernels one line at a time; the suite must notice each.
 mutants: $(TOOLS)
-	$(WITH_TOOLS) $(CARGO) run -q -p dpo-mutants
+	$(WITH_TOOLS) $(CARGO) run -q -p dpo-mutants -- $(ONLY)
 
 kernels-report: $(TOOLS)
 	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code

@@ -1,6 +1,9 @@
 //! The kernels on the first GPU, timed by CUDA events: bytes of logits per second, beside a device-to-device copy of as
 //! many bytes in the same run. A forward must read S; a backward must read S and write S, as the copy does.
 //!
+//! `DPO_BENCH_OUT=folder cargo bench --bench cuda` prints the roofline table, whose last column is the share of the copy's
+//! bandwidth.
+//!
 //! Without a device it says so and passes, unless DPO_REQUIRE_GPU is set.
 
 #[cfg(feature = "cuda")]
@@ -20,14 +23,14 @@ mod device {
 
     use crate::common::{Shape, criterion, labels, logits, summarize};
 
-    const SHAPES: [Shape; 6] = [
-        Shape { rows: 8192, vocab: 128_256 },
-        Shape { rows: 64, vocab: 128_256 },
-        Shape { rows: 4096, vocab: 50_257 },
-        Shape { rows: 4096, vocab: 32_000 },
-        Shape { rows: 256, vocab: 32_000 },
-        Shape { rows: 4096, vocab: 4096 },
-    ];
+    /// The large one, few long rows, and small and middling sizes.
+    fn shapes() -> impl Iterator<Item = Shape> {
+        let long = [8192, 64].map(|rows| Shape { rows, vocab: 128_256 });
+        let middling = [4096, 32_000, 50_257]
+            .into_iter()
+            .flat_map(|vocab| [64, 256, 1024, 4096].map(|rows| Shape { rows, vocab }));
+        long.into_iter().chain(middling)
+    }
 
     pub fn main() {
         let context = match cuda::context(0) {
@@ -36,7 +39,7 @@ mod device {
             Err(error) => return println!("cuda benchmarks skipped: {error}"),
         };
         let mut criterion = criterion();
-        for shape in SHAPES {
+        for shape in shapes() {
             bench::<bf16>(&mut criterion, &context, shape);
             bench::<f16>(&mut criterion, &context, shape);
             bench::<f32>(&mut criterion, &context, shape);

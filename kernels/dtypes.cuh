@@ -86,6 +86,14 @@ template <class Logit> __device__ Vector narrow(const float (&in)[kWidth<Logit>]
     return vector;
 }
 
+// The same value everywhere.
+template <class Logit> __device__ Vector all(float value) {
+    float values[kWidth<Logit>];
+#pragma unroll
+    for (int e = 0; e < kWidth<Logit>; ++e) values[e] = value;
+    return narrow<Logit>(values);
+}
+
 // The entry points of a kernel: `ENTRY(name, Logit)` for every element type.
 #define DPO_FOR_EACH_DTYPE(ENTRY) \
     ENTRY(f32, F32)               \

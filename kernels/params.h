@@ -81,9 +81,24 @@ struct DpoProgress {
     unsigned int worst[DPO_TROUBLES]; // ~index of the first offender: 0 is none, and a maximum finds the first
 };
 
-// Floors 1 and 2 in one launch: one block per row.
+// How rows are dealt to blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
+// row, each with a slice of its vectors. One of the two numbers is 1.
+struct DpoDealing {
+    unsigned int rows_per_block;
+    unsigned int blocks_per_row;
+    unsigned int slice_vectors; // 16-byte vectors; the last slice has what is left of the row
+};
+
+// sum exp(x - reference) over the elements of one slice.
+struct DpoSliceSum {
+    float reference;
+    float sum;
+};
+
+// Floors 1 and 2 in one launch.
 struct DpoForward {
     struct DpoBatch batch;
+    struct DpoDealing dealing;
     DPO_DEVICE(const void) logits;              // [rows, vocab]
     DPO_DEVICE(float) token_logps;              // [rows]
     DPO_DEVICE(float) logsumexp;                // [rows], or null
@@ -91,6 +106,8 @@ struct DpoForward {
     DPO_DEVICE(float) logps;                    // [sequences]
     DPO_DEVICE(unsigned int) scored;            // [sequences]
     DPO_DEVICE(unsigned int) sequence_rows_done; // [sequences], zero between launches
+    DPO_DEVICE(unsigned int) row_slices_done;    // [rows], zero between launches
+    DPO_DEVICE(struct DpoSliceSum) slice_sums;   // [rows, blocks_per_row], where that is more than 1
     DPO_DEVICE(struct DpoProgress) progress;
     DPO_DEVICE(struct DpoStatus) status;
     struct DpoPairLoss loss;
@@ -105,9 +122,10 @@ struct DpoPairLossAlone {
     unsigned int sequences;
 };
 
-// Floor 3: one block per row.
+// Floor 3.
 struct DpoBackward {
     struct DpoBatch batch;
+    struct DpoDealing dealing;
     DPO_DEVICE(const void) logits;              // [rows, vocab]
     DPO_DEVICE(void) dlogits;                   // the same, or another buffer of the same shape and stride
     DPO_DEVICE(const float) logsumexp;          // [rows]

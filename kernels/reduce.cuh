@@ -1,4 +1,4 @@
-// Reductions over a block, always in the same order, and the count that finds the last block of a group.
+// Reductions over a block or a part of it, always in the same order, and the count that finds the last block of a group.
 #pragma once
 
 #include "dtypes.cuh"
@@ -23,27 +23,35 @@ template <class T> __device__ T reduce_warp(T value) {
     return value;
 }
 
-// Combines one value per thread by `a.merge(b)`; T() is the neutral value. The result is in thread 0 alone, and the
-// tree depends on blockDim only. `partials` holds one value per warp.
-template <class T> __device__ T reduce_block(T value, T *partials) {
-    const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+// Combines one value per thread of each team by `a.merge(b)`; T() is the neutral value. Teams are equal parts of the
+// block, whole warps; the result is in each team's first thread alone, and the tree depends on the team's size only.
+// `partials` holds one value per warp. A team of one warp needs no barrier; otherwise every thread of the block calls.
+template <class T> __device__ T reduce_teams(T value, u32 team, T *partials) {
+    const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = team / kWarp;
     value = reduce_warp(value);
+    if (warps == 1) return value;
     if (lane == 0) partials[warp] = value;
     __syncthreads();
-    if (warp == 0) value = reduce_warp(lane < blockDim.x / kWarp ? partials[lane] : T());
+    if (warp % warps == 0) value = reduce_warp(lane < warps ? partials[warp + lane] : T());
     return value;
 }
 
-// Counts this block in, and tells every thread of it whether it is the last of `expected`. The last one sees all that
-// the others wrote before they arrived, and leaves the counter at 0 for the next launch.
-__device__ inline bool arrive_last(u32 *counter, u32 expected) {
+// The same over the whole block, with the result in thread 0.
+template <class T> __device__ T reduce_block(T value, T *partials) {
+    return reduce_teams(value, blockDim.x, partials);
+}
+
+// Counts this block in with `count` of `expected`, and tells every thread of it whether that completes them. The block
+// that does sees all that the others wrote before they arrived, and leaves the counter at 0 for the next launch.
+__device__ inline bool arrive_last(u32 *counter, u32 count, u32 expected) {
     __shared__ bool last;
     // Every thread's writes come before thread 0's fence; and nobody still reads `last` of an earlier arrival.
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence(); // release: this block's results before its count
-        last = atomicInc(counter, expected - 1) == expected - 1;
+        last = atomicAdd(counter, count) + count == expected;
         __threadfence(); // acquire: the others' results after theirs
+        if (last) *counter = 0;
     }
     __syncthreads();
     return last;

@@ -4,7 +4,7 @@
 // `j` holds elements `j * width ...` counted from an origin, so the order of a sum does not depend on the phase.
 #pragma once
 
-#include "dtypes.cuh"
+#include "dealing.cuh"
 
 // Bytes past the last 16-byte boundary.
 __device__ inline u32 phase_of(const void *address) { return u32(u64(address)) & 15u; }
@@ -47,33 +47,50 @@ __device__ inline Vector load_straddling(const char *address) {
     return v;
 }
 
-// Vectors over a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
+// Vectors over a slice of a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
 // `first(j) = j * width - lead`; those outside the row do not exist. Element numbers are unsigned, so that one before
 // the row is a large one.
-template <class Logit> struct RowVectors {
+template <class Logit> struct SliceVectors {
     typedef typename Logit::Storage Storage;
 
     const Storage *origin; // element -lead
     u32 vocab;
     u32 lead;
     bool straddling;
-    int interior_begin, interior_end; // vectors whose every access stays inside the row
+    int begin, end;             // vectors of the slice
+    int whole_begin, whole_end; // those of them whose every access stays inside the row: all but four at most
 
     // `lead` is below the width.
-    __device__ RowVectors(const Storage *row, u32 vocab, u32 lead) : origin(row - lead), vocab(vocab), lead(lead) {
+    __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead, const DpoDealing &dealing, u32 slice)
+        : origin(row - lead), vocab(vocab), lead(lead) {
         const u32 width = kWidth<Logit>;
+        begin = int(slice * dealing.slice_vectors);
+        end = slice + 1 < dealing.blocks_per_row ? begin + int(dealing.slice_vectors)
+                                                 : int((vocab + lead + width - 1) / width);
         // Elements between a vector's first and the boundary below it: the same for every vector of the row.
         const u32 before = phase_of(origin) / u32(sizeof(Storage));
         straddling = before != 0;
         const u32 after = straddling ? width - before : 0;
-        interior_begin = int((lead + before + width - 1) / width);
-        interior_end = vocab + lead > after ? int((vocab + lead - after) / width) : 0;
+        whole_begin = min(max(begin, int((lead + before + width - 1) / width)), end);
+        whole_end = vocab + lead > after ? int((vocab + lead - after) / width) : 0;
+        whole_end = max(min(whole_end, end), whole_begin);
     }
 
-    __device__ int count() const { return int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>); }
     __device__ u32 first(int j) const { return u32(j) * kWidth<Logit> - lead; }
     __device__ bool contains(u32 element) const { return element < vocab; }
-    __device__ bool interior(int begin, int end) const { return begin >= interior_begin && end <= interior_end; }
+    __device__ bool whole(int first, int last) const { return first >= whole_begin && last < whole_end; }
+    // The vectors of the slice that are not whole, by number.
+    __device__ int edges() const { return (whole_begin - begin) + (end - whole_end); }
+    __device__ int edge(int number) const {
+        const int head = whole_begin - begin;
+        return number < head ? begin + number : whole_end + (number - head);
+    }
+    // Which of the threads that share the whole vectors in turn, and the edges by number, has a vector; -1: not here.
+    __device__ int owner(int j, u32 team) const {
+        if (j < begin || j >= end) return -1;
+        if (whole(j, j)) return int(u32(j - whole_begin) % team);
+        return j < whole_begin ? j - begin : j - whole_end + (whole_begin - begin);
+    }
 
     template <bool kStraddling> __device__ Vector load(int j) const {
         const char *address = reinterpret_cast<const char *>(origin + i64(j) * kWidth<Logit>);
@@ -89,5 +106,21 @@ template <class Logit> struct RowVectors {
             values[e] = contains(first(j) + e) ? Logit::widen_one(*element) : -infinity();
         }
         return narrow<Logit>(values);
+    }
+
+    __device__ void store_edge(Storage *out, int j, const Vector &vector) const {
+        float values[kWidth<Logit>];
+        widen<Logit>(vector, values);
+#pragma unroll
+        for (int e = 0; e < kWidth<Logit>; ++e) {
+            if (contains(first(j) + e)) out[i64(j) * kWidth<Logit> + e] = Logit::narrow_one(values[e]);
+        }
+    }
+
+    // Any vector: one beyond the slice is all -infinity.
+    template <bool kStraddling> __device__ Vector load_any(int j) const {
+        if (whole(j, j)) return load<kStraddling>(j);
+        if (j < end) return load_edge(j);
+        return all<Logit>(-infinity());
     }
 };

@@ -1,4 +1,4 @@
-// Log-softmax of one row by one block, reading it once.
+// The sum under a row's log-softmax, reading the row once.
 #pragma once
 
 #include "reduce.cuh"
@@ -56,38 +56,38 @@ struct OnlineSum {
 };
 
 // Threads of a block at most, and blocks that must fit on a multiprocessor at least: 64 registers a thread.
-constexpr int kMaxThreads = 512, kMinBlocks = 2;
+constexpr int kMaxThreads = 256, kMinBlocks = 4;
 
 // Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
 constexpr int kInFlight = 4;
 
+// Element e of a slice belongs to thread (e / width) % team whatever the row's address, so the bits depend on the
+// vocabulary, the dtype and the dealing alone.
 template <class Logit, bool kStraddling>
-__device__ OnlineSum sum_own_vectors(const RowVectors<Logit> &vectors) {
+__device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
     OnlineSum own;
-    const int threads = blockDim.x, count = vectors.count();
-    const int span = (kInFlight - 1) * threads + 1; // from a group's first vector to behind its last
+    const int team = share.team;
+    const int last = vectors.whole_end - (kInFlight - 1) * team; // where the last group of whole vectors may start
     Vector group[kInFlight];
-    for (int j = threadIdx.x; j < count; j += kInFlight * threads) {
+    for (int j = vectors.begin + int(share.rank); j < vectors.end; j += kInFlight * team) {
         // A loop of its own, so that the code for the edges stays out of the way.
-        for (; vectors.interior(j, j + span); j += kInFlight * threads) {
+        if (j >= vectors.whole_begin) {
+            for (; j < last; j += kInFlight * team) {
 #pragma unroll
-            for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * threads);
-            own.template add<Logit>(group);
+                for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * team);
+                own.template add<Logit>(group);
+            }
         }
+        if (j >= vectors.end) break;
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.load_edge(j + k * threads);
+        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * team);
         own.template add<Logit>(group);
     }
     return own;
 }
 
-// The whole row's sum, in thread 0. Element e belongs to thread (e / width) % blockDim whatever the row's address, so
-// the bits depend on the vocabulary, the dtype and the block size alone.
-template <class Logit> __device__ OnlineSum softmax_sum(const typename Logit::Storage *row, u32 vocab) {
-    __shared__ OnlineSum partials[kMaxWarps];
-    const RowVectors<Logit> vectors(row, vocab, 0);
-    const OnlineSum own = vectors.straddling ? sum_own_vectors<Logit, true>(vectors)
-                                             : sum_own_vectors<Logit, false>(vectors);
-    return reduce_block(own, partials);
+template <class Logit> __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
+    return vectors.straddling ? sum_own_vectors<Logit, true>(vectors, share)
+                              : sum_own_vectors<Logit, false>(vectors, share);
 }

@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::Command;
 
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
-use dpo_kernels::cuda::plan::KERNELS;
+use dpo_kernels::cuda::plan::{KERNELS, PAIR_LOSS_THREADS};
+use dpo_kernels::cuda::tuning::{Kernel, TABLE};
 
 /// What a multiprocessor has.
 struct Multiprocessor {
@@ -32,8 +33,17 @@ fn multiprocessor(capability: u32) -> Multiprocessor {
     }
 }
 
-/// Threads of the largest block.
-const BLOCK: u32 = 512;
+/// Threads of the largest block that a unit's kernels are launched with.
+fn block(unit: &str) -> u32 {
+    let kernel = match unit {
+        "forward" => Kernel::Forward,
+        "backward" => Kernel::Backward,
+        "pair_loss" => return PAIR_LOSS_THREADS,
+        other => panic!("no block size for {other}"),
+    };
+    let threads = TABLE.iter().filter(|entry| entry.kernel == kernel).map(|entry| entry.threads);
+    threads.max().expect("each kernel has entries")
+}
 
 /// What ptxas said of one kernel.
 #[derive(Debug, Clone, Copy)]
@@ -44,14 +54,14 @@ struct Resources {
 }
 
 impl Resources {
-    /// Share of a multiprocessor's threads that blocks of `BLOCK` fill.
-    fn occupancy(&self, capability: u32) -> f64 {
+    /// Share of a multiprocessor's threads that blocks of `block` threads fill.
+    fn occupancy(&self, capability: u32, block: u32) -> f64 {
         let sm = multiprocessor(capability);
         // Registers are dealt to warps in units of 256, shared memory to blocks with 1 KiB on top.
-        let by_registers = REGISTERS / ((self.registers * 32).next_multiple_of(256) * BLOCK / 32);
+        let by_registers = REGISTERS / ((self.registers * 32).next_multiple_of(256) * block / 32);
         let by_shared = sm.shared_bytes / (self.shared_bytes + 1024);
-        let blocks = by_registers.min(by_shared).min(sm.blocks).min(sm.threads / BLOCK);
-        f64::from(blocks * BLOCK) / f64::from(sm.threads)
+        let blocks = by_registers.min(by_shared).min(sm.blocks).min(sm.threads / block);
+        f64::from(blocks * block) / f64::from(sm.threads)
     }
 }
 
@@ -171,8 +181,8 @@ fn kernels_fit_their_budgets() {
             .unwrap();
     }
     let mut table = format!(
-        "{:<18} {:<7} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
-        "kernel", "target", "regs", "shared", "spilled", "occ."
+        "{:<18} {:<7} {:>5} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
+        "kernel", "target", "block", "regs", "shared", "spilled", "occ."
     );
     for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
         let resources = resources(image);
@@ -180,10 +190,11 @@ fn kernels_fit_their_budgets() {
         for (_, kernel) in KERNELS.iter().filter(|(unit, _)| *unit == image.unit) {
             let target = image.target();
             let found = resources[*kernel];
-            let occupancy = found.occupancy(image.capability);
+            let block = block(image.unit);
+            let occupancy = found.occupancy(image.capability, block);
             write!(
                 table,
-                "{kernel:<18} {target:<7} {:>4} {:>6} {:>7} {:>4.0}% ",
+                "{kernel:<18} {target:<7} {block:>5} {:>4} {:>6} {:>7} {:>4.0}% ",
                 found.registers,
                 found.shared_bytes,
                 found.spilled_bytes,

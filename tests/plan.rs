@@ -5,15 +5,15 @@
 #[allow(dead_code)]
 mod devices;
 
-use devices::A100;
+use devices::{A100, H200};
 use dpo_kernels::batch::LabelType;
 use dpo_kernels::cuda::params::{
-    DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone,
+    DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, GradientBuffers, Inputs, LogpsBuffers, PairBuffers,
-    row_threads,
 };
+use dpo_kernels::cuda::tuning::{Dealing, Kernel, TABLE, most_slices};
 use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences};
 
 const INPUTS: Inputs =
@@ -78,10 +78,11 @@ fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
 }
 
 #[test]
-fn forward_is_one_launch_of_one_block_per_row() {
+fn forward_is_one_launch() {
     let launch = plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
     assert_eq!((launch.unit, launch.kernel), ("forward", "dpo_forward_bf16"));
-    assert_eq!((launch.grid, launch.block), (32, row_threads(&A100, 1000, DType::BF16)));
+    // 32 rows of 2000 bytes, eight to a block.
+    assert_eq!((launch.grid, launch.block), (4, 256));
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
     let params = forward_params(&batch());
     assert_eq!((params.batch.rows, params.batch.vocab, params.batch.sequence_len), (32, 1000, 8));
@@ -148,6 +149,9 @@ fn counts_beyond_the_grid_are_refused() {
     assert_eq!(value_error(rows(2, usize::MAX)).0, "rows");
     assert_eq!(value_error(rows(0, 5)).0, "sequences");
     assert_eq!(value_error(rows(2, 0)).0, "rows");
+    // A billion rows of 16 slices each are more blocks than a grid has.
+    let sliced = Batch::padded(2, 1 << 29, 262_144);
+    assert_eq!(value_error(plan::forward(&A100, &sliced, &INPUTS, &OUT, None, WORKSPACE)).0, "rows");
     let vocab = |vocab| plan::forward(&A100, &Batch::padded(2, 2, vocab), &INPUTS, &OUT, None, WORKSPACE);
     assert_eq!(value_error(vocab(0)).0, "vocab");
     assert_eq!(value_error(vocab(1 << 31)).0, "vocab");
@@ -229,25 +233,112 @@ fn layouts_reach_the_kernels() {
 fn workspace_parts_do_not_overlap() {
     let params = forward_params(&batch());
     let bytes = plan::workspace_bytes(&batch()).unwrap() as u64;
-    // progress | sequence_rows_done [4] | token_logps [32] | scored [4]
+    // progress | sequence_rows_done [4] | row_slices_done [32] | token_logps [32] | scored [4] | slice_sums
     assert_eq!(params.progress, WORKSPACE);
     assert!(params.sequence_rows_done >= WORKSPACE + 24);
-    assert!(params.token_logps >= params.sequence_rows_done + 4 * 4);
+    assert!(params.row_slices_done >= params.sequence_rows_done + 4 * 4);
+    assert!(params.token_logps >= params.row_slices_done + 32 * 4);
     assert!(params.scored >= params.token_logps + 32 * 4);
-    assert!(params.scored + 4 * 4 <= WORKSPACE + bytes);
+    assert!(params.slice_sums >= params.scored + 4 * 4);
+    assert!(params.slice_sums <= WORKSPACE + bytes);
 }
 
 #[test]
-fn row_threads_depend_on_the_bytes_of_a_row() {
-    for dtype in DType::ALL {
-        let mut last = 0;
-        for vocab in [1, 31, 1000, 4096, 32000, 50257, 128256, 262144, i32::MAX as usize] {
-            let threads = row_threads(&A100, vocab, dtype);
-            assert!(threads.is_multiple_of(32) && (32..=512).contains(&threads) && threads >= last);
-            last = threads;
+fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
+    for vocab in [1, 16_384, 16_385, 32_769, 128_256, 262_144, i32::MAX as usize] {
+        let batch = Batch::padded(2, 3, vocab);
+        let bytes = plan::workspace_bytes(&batch).unwrap() as u64;
+        let mut fullest = 0;
+        for device in devices::ALL {
+            for dtype in DType::ALL {
+                let inputs = Inputs { dtype, ..INPUTS };
+                let launch = plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
+                let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
+                let sums = match u64::from(params.dealing.blocks_per_row) {
+                    1 => 0,
+                    slices => 6 * slices * size_of::<DpoSliceSum>() as u64,
+                };
+                fullest = fullest.max(params.slice_sums + sums - WORKSPACE);
+            }
+        }
+        assert_eq!(fullest, bytes, "vocab {vocab}");
+    }
+}
+
+/// Every row is dealt to blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.
+#[test]
+fn rows_are_dealt_alike_in_every_batch() {
+    for (kernel, device) in
+        [Kernel::Forward, Kernel::Backward].into_iter().flat_map(|k| devices::ALL.map(|d| (k, d)))
+    {
+        for dtype in DType::ALL {
+            for vocab in
+                [1, 31, 1000, 4096, 8193, 16_385, 32_000, 50_257, 128_256, 262_144, i32::MAX as usize]
+            {
+                let Dealing { threads, params } = Dealing::of(kernel, device.capability, dtype, vocab);
+                let vectors = (vocab * dtype.size()).div_ceil(16) as u64;
+                let (slices, slice) = (u64::from(params.blocks_per_row), u64::from(params.slice_vectors));
+                assert!((slices - 1) * slice < vectors && vectors <= slices * slice, "{vocab} {params:?}");
+                assert!(params.rows_per_block == 1 || params.blocks_per_row == 1, "{vocab} {params:?}");
+                assert!(
+                    (threads / params.rows_per_block).is_multiple_of(32)
+                        && threads.is_multiple_of(params.rows_per_block)
+                );
+                assert_eq!(slice % u64::from(threads / params.rows_per_block), 0);
+                for rows in [1, 7, 8, 9, 64, 4096] {
+                    let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, rows, vocab) };
+                    let inputs = Inputs { dtype, ..INPUTS };
+                    let launch = match kernel {
+                        Kernel::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),
+                        Kernel::Backward => {
+                            plan::backward(&device, &batch, &inputs, &gradient(INPUTS.logits))
+                        }
+                    };
+                    let launch = launch.unwrap();
+                    let found = match launch.arguments {
+                        Arguments::Forward(params) => params.dealing,
+                        Arguments::Backward(params) => params.dealing,
+                        other => panic!("not a pass over rows: {other:?}"),
+                    };
+                    assert_eq!((found, launch.block), (params, threads));
+                    let blocks = (rows as u64).div_ceil(u64::from(params.rows_per_block)) * slices;
+                    assert_eq!(u64::from(launch.grid), blocks);
+                }
+            }
         }
     }
-    assert_eq!(row_threads(&A100, 128_256, DType::BF16), 512);
+}
+
+#[test]
+fn few_long_rows_and_many_short_ones_fill_the_chip() {
+    let forward = |vocab| Dealing::of(Kernel::Forward, H200.capability, DType::BF16, vocab);
+    // 64 rows make more than two blocks a multiprocessor, and 4096 short ones fewer blocks than rows.
+    assert!(forward(128_256).blocks(64) > 2 * u64::from(H200.multiprocessors));
+    assert!(forward(1000).blocks(4096) == 512 && forward(4096).blocks(4096) == 1024);
+    assert_eq!(most_slices(4096), 1);
+}
+
+#[test]
+fn every_entry_of_the_tuning_table_is_of_use() {
+    let chosen = |entry: &dpo_kernels::cuda::tuning::Entry| {
+        devices::ALL.iter().flat_map(|device| DType::ALL.map(|dtype| (device, dtype))).any(
+            |(device, dtype)| {
+                let bytes = entry.row_bytes.min(1 << 20);
+                let capability = 10 * device.capability.0 + device.capability.1;
+                let first = TABLE.iter().find(|other| {
+                    let (from, to) = other.capabilities;
+                    other.kernel == entry.kernel
+                        && (from..=to).contains(&capability)
+                        && bytes <= other.row_bytes
+                });
+                let dealt = Dealing::of(entry.kernel, device.capability, dtype, bytes / dtype.size());
+                first == Some(entry) && dealt.params.rows_per_block == entry.rows_per_block
+            },
+        )
+    };
+    for entry in &TABLE {
+        assert!(chosen(entry), "{entry:?}");
+    }
 }
 
 #[test]

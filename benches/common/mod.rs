@@ -16,9 +16,9 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Sequences of 64 rows, concatenated pairs.
+    /// Sequences of 32 rows, concatenated pairs.
     pub fn batch(self) -> HostBatch<'static> {
-        HostBatch::padded(self.rows / 64, 64, self.vocab)
+        HostBatch::padded(self.rows / 32, 32, self.vocab)
     }
 
     /// S, the bytes of the logits.

@@ -3,6 +3,7 @@
 //! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
 //! - [`plan`]: from shapes and device addresses to launches, without a device;
+//! - [`tuning`]: how rows are dealt to blocks;
 //! - [`images`]: what build.rs compiled.
 //!
 //! A missing driver, device or kernel image is an [`Error`], never a panic. Nothing in a launch allocates, copies or
@@ -13,6 +14,7 @@ pub mod images;
 #[rustfmt::skip]
 pub mod params;
 pub mod plan;
+pub mod tuning;
 
 mod device;
 mod pass;

@@ -224,11 +224,54 @@ const _: () = {
         "Offset of field: DpoProgress::worst",
     ][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
 };
-/// Floors 1 and 2 in one launch: one block per row.
+/** How rows are dealt to blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
+ row, each with a slice of its vectors. One of the two numbers is 1.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoDealing {
+    pub rows_per_block: ::core::ffi::c_uint,
+    pub blocks_per_row: ::core::ffi::c_uint,
+    /// 16-byte vectors; the last slice has what is left of the row
+    pub slice_vectors: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoDealing"][::core::mem::size_of::<DpoDealing>() - 12usize];
+    ["Alignment of DpoDealing"][::core::mem::align_of::<DpoDealing>() - 4usize];
+    [
+        "Offset of field: DpoDealing::rows_per_block",
+    ][::core::mem::offset_of!(DpoDealing, rows_per_block) - 0usize];
+    [
+        "Offset of field: DpoDealing::blocks_per_row",
+    ][::core::mem::offset_of!(DpoDealing, blocks_per_row) - 4usize];
+    [
+        "Offset of field: DpoDealing::slice_vectors",
+    ][::core::mem::offset_of!(DpoDealing, slice_vectors) - 8usize];
+};
+/// sum exp(x - reference) over the elements of one slice.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoSliceSum {
+    pub reference: f32,
+    pub sum: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 8usize];
+    ["Alignment of DpoSliceSum"][::core::mem::align_of::<DpoSliceSum>() - 4usize];
+    [
+        "Offset of field: DpoSliceSum::reference",
+    ][::core::mem::offset_of!(DpoSliceSum, reference) - 0usize];
+    [
+        "Offset of field: DpoSliceSum::sum",
+    ][::core::mem::offset_of!(DpoSliceSum, sum) - 4usize];
+};
+/// Floors 1 and 2 in one launch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoForward {
     pub batch: DpoBatch,
+    pub dealing: DpoDealing,
     /// [rows, vocab]
     pub logits: ::core::ffi::c_ulonglong,
     /// [rows]
@@ -243,47 +286,60 @@ pub struct DpoForward {
     pub scored: ::core::ffi::c_ulonglong,
     /// [sequences], zero between launches
     pub sequence_rows_done: ::core::ffi::c_ulonglong,
+    /// [rows], zero between launches
+    pub row_slices_done: ::core::ffi::c_ulonglong,
+    /// [rows, blocks_per_row], where that is more than 1
+    pub slice_sums: ::core::ffi::c_ulonglong,
     pub progress: ::core::ffi::c_ulonglong,
     pub status: ::core::ffi::c_ulonglong,
     pub loss: DpoPairLoss,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 224usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 256usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
+        "Offset of field: DpoForward::dealing",
+    ][::core::mem::offset_of!(DpoForward, dealing) - 56usize];
+    [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 56usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 72usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 64usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 80usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 72usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 88usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 80usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 96usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 88usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 104usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 96usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 112usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 120usize];
+    [
+        "Offset of field: DpoForward::row_slices_done",
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 128usize];
+    [
+        "Offset of field: DpoForward::slice_sums",
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 136usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 144usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 152usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 160usize];
 };
 /// Floor 2 alone: one block.
 #[repr(C)]
@@ -319,11 +375,12 @@ const _: () = {
         "Offset of field: DpoPairLossAlone::sequences",
     ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 120usize];
 };
-/// Floor 3: one block per row.
+/// Floor 3.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoBackward {
     pub batch: DpoBatch,
+    pub dealing: DpoDealing,
     /// [rows, vocab]
     pub logits: ::core::ffi::c_ulonglong,
     /// the same, or another buffer of the same shape and stride
@@ -340,30 +397,33 @@ pub struct DpoBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 112usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 128usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
+        "Offset of field: DpoBackward::dealing",
+    ][::core::mem::offset_of!(DpoBackward, dealing) - 56usize];
+    [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 56usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 72usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 64usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 80usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 72usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 88usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 80usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 96usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 88usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 104usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 96usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 112usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 120usize];
 };

@@ -8,8 +8,9 @@ use std::mem::size_of;
 
 use super::params::{
     DPO_PAIRS_CONCATENATED, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoBatch, DpoForward,
-    DpoPairLayout, DpoPairLoss, DpoPairLossAlone, DpoProgress,
+    DpoPairLayout, DpoPairLoss, DpoPairLossAlone, DpoProgress, DpoSliceSum,
 };
+use super::tuning::{Dealing, Kernel, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::loss::PairLoss;
@@ -180,32 +181,20 @@ pub const KERNELS: [(&str, &str); 7] = [
     ("backward", "dpo_backward_bf16"),
 ];
 
-/// Threads that share a row. The only tuning there is: it fixes the order of a row's sum, so it may depend on the
-/// vocabulary, the dtype and the architecture, and on nothing else.
-///
-/// 16-byte vectors in the row → threads: about eight vectors a thread where the row has them, so that two rounds of
-/// four loads are in flight, up to 512 threads, of which two blocks or more fit on a multiprocessor.
-/// So far the same on every device.
-pub fn row_threads(_: &Device, vocab: usize, dtype: DType) -> u32 {
-    let vectors = (vocab * dtype.size()).div_ceil(16);
-    match vectors {
-        0..512 => 32,
-        512..1024 => 64,
-        1024..2048 => 128,
-        2048..4096 => 256,
-        _ => 512,
-    }
-}
+/// Blocks of a grid at most.
+const MAX_GRID: u32 = i32::MAX as u32;
 
 /// Threads of the single block of floor 2 alone.
-const PAIR_LOSS_THREADS: u32 = 512;
+pub const PAIR_LOSS_THREADS: u32 = 512;
 
 /// The workspace of a forward launch: completion counters first, then what the caller did not ask for but the kernel
 /// needs to pass on between blocks.
 struct Workspace {
     sequence_rows_done: u64,
+    row_slices_done: u64,
     token_logps: u64,
     scored: u64,
+    slice_sums: u64,
     bytes: u64,
 }
 
@@ -213,13 +202,21 @@ impl Workspace {
     fn of<A: IndexArray>(batch: &Batch<A>) -> Self {
         let (rows, sequences) = (batch.rows() as u64, batch.sequences.count() as u64);
         let sequence_rows_done = size_of::<DpoProgress>() as u64;
-        let token_logps = sequence_rows_done + 4 * sequences;
+        let row_slices_done = sequence_rows_done + 4 * sequences;
+        let token_logps = row_slices_done + 4 * rows;
         let scored = token_logps + 4 * rows;
-        Workspace { sequence_rows_done, token_logps, scored, bytes: scored + 4 * sequences }
+        let slice_sums = scored + 4 * sequences;
+        // Rows of one slice leave nothing there.
+        let sums = match u64::from(most_slices(batch.vocab)) {
+            1 => 0,
+            slices => rows * slices,
+        };
+        let bytes = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
+        Workspace { sequence_rows_done, row_slices_done, token_logps, scored, slice_sums, bytes }
     }
 }
 
-/// Bytes of workspace that [`forward`] needs, aligned to 4.
+/// Bytes of workspace that [`forward`] needs, aligned to 4: enough on any device and for any dtype.
 ///
 /// Zero it once, after allocation; every launch leaves it ready for the next, so a captured graph replays.
 ///
@@ -247,6 +244,7 @@ pub fn forward(
 ) -> Result<Launch> {
     let sequences = batch.sequences.count();
     let kernel_batch = kernel_batch(batch, inputs)?;
+    let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.vocab);
     let offsets = Workspace::of(batch);
     let workspace = address("workspace", 4, workspace)?;
     let kernel_loss = match loss {
@@ -259,6 +257,7 @@ pub fn forward(
     };
     let params = DpoForward {
         batch: kernel_batch,
+        dealing: dealing.params,
         logits: address("logits", inputs.dtype.size(), inputs.logits)?,
         token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
         logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
@@ -266,6 +265,8 @@ pub fn forward(
         logps: address("logps", 4, out.logps)?,
         scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
         sequence_rows_done: workspace + offsets.sequence_rows_done,
+        row_slices_done: workspace + offsets.row_slices_done,
+        slice_sums: workspace + offsets.slice_sums,
         progress: workspace,
         status: address("status", 4, out.status)?,
         loss: kernel_loss,
@@ -277,9 +278,9 @@ pub fn forward(
             DType::F16 => "dpo_forward_f16",
             DType::BF16 => "dpo_forward_bf16",
         },
-        grid: kernel_batch.rows,
+        grid: grid(&dealing, kernel_batch.rows)?,
         cluster: 1,
-        block: row_threads(device, batch.vocab, inputs.dtype),
+        block: dealing.threads,
         shared_bytes: 0,
         arguments: Arguments::Forward(params),
     })
@@ -336,11 +337,13 @@ pub fn backward(
     buffers: &GradientBuffers,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
+    let dealing = Dealing::of(Kernel::Backward, device.capability, inputs.dtype, batch.vocab);
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
     batch.check_dlogits(inputs.dtype, logits, dlogits)?;
     let params = DpoBackward {
         batch: kernel_batch,
+        dealing: dealing.params,
         logits,
         dlogits,
         logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
@@ -356,11 +359,20 @@ pub fn backward(
             DType::F16 => "dpo_backward_f16",
             DType::BF16 => "dpo_backward_bf16",
         },
-        grid: kernel_batch.rows,
+        grid: grid(&dealing, kernel_batch.rows)?,
         cluster: 1,
-        block: row_threads(device, batch.vocab, inputs.dtype),
+        block: dealing.threads,
         shared_bytes: 0,
         arguments: Arguments::Backward(params),
+    })
+}
+
+/// Blocks for a number of rows.
+fn grid(dealing: &Dealing, rows: u32) -> Result<u32> {
+    let blocks = dealing.blocks(rows);
+    u32::try_from(blocks).ok().filter(|&blocks| blocks <= MAX_GRID).ok_or_else(|| {
+        let expected = format!("rows that fill at most {MAX_GRID} blocks");
+        Error::value("rows", expected, format!("{rows} rows in {blocks} blocks"))
     })
 }
 

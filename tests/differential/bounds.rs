@@ -17,10 +17,10 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 /// themselves, whose share at distance d is at most e⁻ᵈ of the sum: at most 2u·ln(vocab) + 2u), exp2 by 4u. Adding up:
 /// one u per addition on the longest path, which is at most 16 within a group of lanes or a vector, one per group of a
 /// thread (the fewest threads a row has are 32, the least a group holds are 16 elements), 2·5 per shuffle tree with
-/// its rescaling, twice.
+/// its rescaling, at most four times: in a warp and across those of a slice, and the same over the slices.
 fn sum_error(vocab: usize) -> f64 {
     let groups = vocab.div_ceil(32 * 16).min(64) as f64;
-    U * (2.0 * (vocab as f64).ln() + 6.0 + 16.0 + 4.0 * groups + 20.0)
+    U * (2.0 * (vocab as f64).ln() + 6.0 + 16.0 + 4.0 * groups + 40.0)
 }
 
 /// What rounding to `dtype` may take from a number: half a unit in the last place, or half the least subnormal.

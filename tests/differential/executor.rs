@@ -160,7 +160,7 @@ mod kernels {
                     .unwrap();
             self.0.launch(&forward);
             // Counters and findings are back at zero, so a captured graph replays.
-            let counters = size_of::<DpoProgress>() + 4 * sequences;
+            let counters = size_of::<DpoProgress>() + 4 * (sequences + rows);
             assert!(self.0.download(workspace, counters).iter().all(|&byte| byte == 0), "{spec:?}");
 
             let [loss, chosen_reward, rejected_reward, margin, accuracy]: [f32; 5] =

@@ -148,8 +148,15 @@ fn refusals(context: &Arc<CudaContext>) {
     assert_eq!(cuda::context(available).unwrap_err(), Error::NoDevice { ordinal: available, available });
 }
 
-/// Nothing in a launch allocates, copies or waits, and the counters reset themselves.
+/// Nothing in a launch allocates, copies or waits, and the counters reset themselves: with several rows to a block, one,
+/// and several blocks to a row.
 fn graph(context: &Arc<CudaContext>) {
+    for vocab in [1003, 5003, 40_009, 128_256] {
+        replay(context, vocab);
+    }
+}
+
+fn replay(context: &Arc<CudaContext>, vocab: usize) {
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
     // cudarc's events between streams cannot be captured; one stream needs none.
@@ -157,7 +164,7 @@ fn graph(context: &Arc<CudaContext>) {
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
     let loss = PairLoss::sigmoid(0.1f32).unwrap();
-    let first = Case::<bf16>::draw(Spec::plain(5003));
+    let first = Case::<bf16>::draw(Spec::plain(vocab));
     let mut pass = DpoPass::new(&kernels, &stream, &first.batch()).unwrap();
     let mut logits = stream.clone_htod(&first.logits).unwrap();
     let mut labels = stream.clone_htod(labels_of(&first)).unwrap();
@@ -169,7 +176,7 @@ fn graph(context: &Arc<CudaContext>) {
     let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(instantiate).unwrap().expect("two launches were captured");
     for seed in 1..4 {
-        let case = Case::<bf16>::draw(Spec { seed, reference_free: true, ..Spec::plain(5003) });
+        let case = Case::<bf16>::draw(Spec { seed, reference_free: true, ..Spec::plain(vocab) });
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
         stream.memcpy_htod(labels_of(&case), &mut labels).unwrap();
         graph.launch().unwrap();

@@ -51,13 +51,21 @@ fn modules() -> &'static Modules {
 pub struct Interpreter {
     vm: Vm,
     modules: &'static Modules,
+    /// What plans are made for; `None` is a device of the modules' architecture.
+    device: Option<plan::Device>,
     buffers: Vec<DeviceAddress>,
     pub stats: Stats,
 }
 
 impl Interpreter {
     pub fn new(options: Options) -> Self {
-        Interpreter { vm: Vm::new(options), modules: modules(), buffers: vec![], stats: Stats::default() }
+        Interpreter {
+            vm: Vm::new(options),
+            modules: modules(),
+            device: None,
+            buffers: vec![],
+            stats: Stats::default(),
+        }
     }
 
     fn place(&mut self, address: DeviceAddress) -> DeviceAddress {
@@ -71,8 +79,10 @@ impl Device for Interpreter {
         "ptx interpreter".into()
     }
 
-    /// That of the modules' architecture.
     fn properties(&self) -> plan::Device {
+        if let Some(device) = self.device {
+            return device;
+        }
         let target = self.modules.values().map(Module::target).min().expect("there are modules");
         let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
         *devices::ALL.iter().find(fits).expect("there is a device of every architecture")
@@ -124,6 +134,7 @@ pub fn run() {
     for (dtype, rows) in [(DType::BF16, far_rows::<bf16>()), (DType::F32, far_rows::<f32>())] {
         assert_eq!(rows, 2, "{dtype:?}");
     }
+    other_dealings();
     further_architectures();
     any_schedule_gives_the_same_bits();
     approximations_stay_within_the_bounds();
@@ -218,6 +229,16 @@ pub fn samples<T: Logit>() -> Vec<Case<T>> {
         Case::draw(spec)
     };
     [7, 33, 1000, 5003, 12_345, 40_001].map(&mut sample).into()
+}
+
+/// The tuning table deals rows otherwise on other devices.
+fn other_dealings() {
+    let own = Interpreter::new(Options::default()).properties();
+    for device in devices::ALL.into_iter().filter(|&device| device != own) {
+        let mut executor =
+            OnDevice(Interpreter { device: Some(device), ..Interpreter::new(Options::default()) });
+        crate::dealing::sliced_rows::<bf16>(&mut executor);
+    }
 }
 
 /// NVRTC may make other PTX of a source for a newer architecture: where it does, that runs too.

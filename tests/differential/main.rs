@@ -8,6 +8,8 @@ mod case;
 #[allow(dead_code)] // the build script uses all of it
 mod compile;
 #[cfg(feature = "cuda")]
+mod dealing;
+#[cfg(feature = "cuda")]
 mod device_trouble;
 #[cfg(feature = "cuda")]
 #[path = "../common/devices.rs"]
@@ -110,6 +112,9 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
 /// The same on a device, and what only a device can meet.
 #[cfg(feature = "cuda")]
 fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevice<impl executor::Device>) {
+    dealing::short_rows::<T>(executor);
+    dealing::sliced_rows::<T>(executor);
+    dealing::sliced_rows_keep_their_bits::<T>(executor);
     run_dtype::<T>(executor);
     device_trouble::bad_cu_seqlens::<T>(executor);
     device_trouble::bad_pairs::<T>(executor);

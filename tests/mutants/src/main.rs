@@ -1,5 +1,6 @@
 //! `make mutants`: applies each mutation to a scratch copy of the kernels, compiles it to PTX, and runs the differential
-//! suite on the interpreter with it. Every mutant must be killed; a table says by what.
+//! suite on the interpreter with it. Every mutant must be killed; a table says by what. Arguments restrict the run to the
+//! mutants whose file or description contains one of them: `make mutants ONLY="dealing.cuh slice"`.
 
 #[path = "../../../build/compile.rs"]
 #[allow(dead_code)] // the build script uses all of it
@@ -44,8 +45,21 @@ fn run() -> Result<usize, String> {
     fs::create_dir_all(scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
     let kernels = read("kernels")?;
 
-    let mutated: Vec<Kernels> =
-        MUTANTS.iter().map(|mutant| apply(mutant, &kernels)).collect::<Result<_, _>>()?;
+    let only: Vec<String> = env::args().skip(1).collect();
+    let wanted = |mutant: &Mutant| {
+        only.is_empty() || only.iter().any(|word| mutant.file.contains(word) || mutant.what.contains(word))
+    };
+    // All are applied, so that none can go stale behind a restriction.
+    let mutated: Vec<(&Mutant, Kernels)> = MUTANTS
+        .iter()
+        .map(|mutant| Ok((mutant, apply(mutant, &kernels)?)))
+        .filter(|applied| applied.as_ref().map_or(true, |(mutant, _)| wanted(mutant)))
+        .collect::<Result<_, String>>()?;
+    if mutated.is_empty() {
+        return Err(format!(
+            "expected words that some mutant's file or description contains, found {only:?}"
+        ));
+    }
 
     build_ptx(&kernels, scratch)?;
     if let Some(complaint) = suite_complains(scratch)? {
@@ -53,15 +67,15 @@ fn run() -> Result<usize, String> {
     }
     println!("{:>3}  {:<44} {:<14} killed by", "", "mutant", "file");
     let mut alive = 0;
-    for (number, (mutant, mutated)) in MUTANTS.iter().zip(&mutated).enumerate() {
-        build_ptx(mutated, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
+    for (number, (mutant, kernels)) in mutated.iter().enumerate() {
+        build_ptx(kernels, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
         let verdict = suite_complains(scratch)?.unwrap_or_else(|| {
             alive += 1;
             "SURVIVED".into()
         });
         println!("{:>3}  {:<44} {:<14} {verdict}", number + 1, mutant.what, mutant.file);
     }
-    println!("{} mutants, {} killed", MUTANTS.len(), MUTANTS.len() - alive);
+    println!("{} mutants, {} killed", mutated.len(), mutated.len() - alive);
     Ok(alive)
 }
 

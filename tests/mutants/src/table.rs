@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 48] = [
+pub const MUTANTS: [Mutant; 67] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -39,23 +39,14 @@ pub const MUTANTS: [Mutant; 48] = [
     ),
     mutant("no release fence before the count", "reduce.cuh", "__threadfence(); // release", "// release"),
     mutant("no acquire fence after the count", "reduce.cuh", "__threadfence(); // acquire", "// acquire"),
+    mutant("the count is one short", "reduce.cuh", "+ count == expected;", "+ count + 1 == expected;"),
+    mutant("the counter does not reset", "reduce.cuh", "        if (last) *counter = 0;\n", ""),
+    mutant("the counter resets early", "reduce.cuh", "if (last) *counter = 0;", "*counter = 0;"),
     mutant(
-        "the count is one short",
+        "a block counts for one row",
         "reduce.cuh",
-        "expected - 1) == expected - 1",
-        "expected - 1) == expected - 2",
-    ),
-    mutant(
-        "the counter does not reset",
-        "reduce.cuh",
-        "atomicInc(counter, expected - 1)",
-        "atomicAdd(counter, 1u)",
-    ),
-    mutant(
-        "the counter wraps one late",
-        "reduce.cuh",
-        "atomicInc(counter, expected - 1)",
-        "atomicInc(counter, expected)",
+        "atomicAdd(counter, count) + count",
+        "atomicAdd(counter, 1u) + 1u",
     ),
     mutant("findings are not cleared", "batch.cuh", "        progress->worst[kind] = 0;\n", ""),
     mutant("the last offender is kept, not the first", "batch.cuh", "[kind], ~index)", "[kind], index + 1)"),
@@ -83,6 +74,110 @@ pub const MUTANTS: [Mutant; 48] = [
         "reinterpret_cast<u32 *>(&progress)[threadIdx.x] = 0;",
         "return;",
     ),
+    // Rows and slices dealt to blocks.
+    mutant("teams without rows score some", "dealing.cuh", "return row < end_row;", "return true;"),
+    mutant(
+        "the last block counts rows that are not there",
+        "dealing.cuh",
+        "min(first_row + dealing.rows_per_block, rows)",
+        "first_row + dealing.rows_per_block",
+    ),
+    mutant(
+        "a team sums as if it had the block",
+        "dealing.cuh",
+        "rank = threadIdx.x % team;",
+        "rank = threadIdx.x;",
+    ),
+    mutant(
+        "teams share their rows' partial sums",
+        "reduce.cuh",
+        "partials[warp + lane] : T()",
+        "partials[lane] : T()",
+    ),
+    mutant(
+        "a run of rows passes the end of the sequence",
+        "forward.cu",
+        "min(at.end, share.end_row) - row : 1",
+        "share.end_row - row : 1",
+    ),
+    mutant(
+        "a slice reads into the next",
+        "row.cuh",
+        "begin + int(dealing.slice_vectors)",
+        "begin + int(dealing.slice_vectors) + 1",
+    ),
+    mutant(
+        "whole vectors of the next slice",
+        "row.cuh",
+        "max(min(whole_end, end), whole_begin)",
+        "max(whole_end, whole_begin)",
+    ),
+    mutant(
+        "edges of the next slice",
+        "row.cuh",
+        "        if (j < end) return load_edge(j);",
+        "        if (true) return load_edge(j);",
+    ),
+    mutant(
+        "edges at the end are the slice's first",
+        "row.cuh",
+        ": whole_end + (number - head);",
+        ": begin + (number - head);",
+    ),
+    mutant(
+        "the last slice is as long as the others",
+        "row.cuh",
+        "slice + 1 < dealing.blocks_per_row",
+        "dealing.blocks_per_row > 1",
+    ),
+    mutant(
+        "a slice's sum in its neighbour's place",
+        "forward.cu",
+        "sums[share.slice] =",
+        "sums[share.slice ^ 1] =",
+    ),
+    mutant(
+        "rows share their slices' sums",
+        "forward.cu",
+        "p.slice_sums + i64(share.row) * slices",
+        "p.slice_sums",
+    ),
+    mutant(
+        "the last slice is not merged",
+        "forward.cu",
+        "s < slices; s += blockDim.x",
+        "s + 1 < slices; s += blockDim.x",
+    ),
+    mutant(
+        "nobody waits for the other slices",
+        "forward.cu",
+        "if (!arrive_last(&p.row_slices_done[share.row], 1, slices)) return false;",
+        "if (share.slice > 0) return false;",
+    ),
+    mutant(
+        "every slice of a row that is not scored counts",
+        "forward.cu",
+        "        if (share.slice > 0) return false;\n    } else",
+        "    } else",
+    ),
+    mutant(
+        "every thread takes the label's gradient for its own",
+        "backward.cu",
+        "if (owner) out[at]",
+        "if (logits.begin == 0) out[at]",
+    ),
+    mutant(
+        "the label's logit is read after it is overwritten",
+        "backward.cu",
+        "Logit::narrow_one(own + gradient.coef)",
+        "Logit::narrow_one(gradient(Logit::widen_one(logits.origin[at])) + gradient.coef)",
+    ),
+    mutant(
+        "the last vectors are not differentiated",
+        "backward.cu",
+        "k + 1 < kGroup; ++k)\n            if (j + k * team < end) store",
+        "k + 2 < kGroup; ++k)\n            if (j + k * team < end) store",
+    ),
     // Loads at every phase, heads and tails.
     mutant("bits shift the wrong way", "row.cuh", "__funnelshift_r(", "__funnelshift_l("),
     mutant("a phase of 8 shifts by one word", "row.cuh", "w[i] = w[i + 2]", "w[i] = w[i + 1]"),
@@ -104,8 +199,8 @@ pub const MUTANTS: [Mutant; 48] = [
     mutant(
         "the last vector is skipped",
         "softmax.cuh",
-        "threadIdx.x; j < count; j +=",
-        "threadIdx.x; j + 1 < count; j +=",
+        "share.rank); j < vectors.end; j +=",
+        "share.rank); j + 1 < vectors.end; j +=",
     ),
     mutant(
         "bf16 halves swapped",
@@ -158,7 +253,12 @@ pub const MUTANTS: [Mutant; 48] = [
     ),
     mutant("the residual of infinity is NaN", "forward.cu", "if (!isfinite(logsumexp)) residual = 0.0f;", ""),
     // Rows, labels and sequences.
-    mutant("bad labels are followed", "forward.cu", "at.scored && at.label_in(p.batch.vocab)", "at.scored"),
+    mutant(
+        "bad labels are followed",
+        "forward.cu",
+        "if (at.scored && at.label_in(p.batch.vocab))",
+        "if (at.scored)",
+    ),
     mutant(
         "next-token labels are not shifted",
         "batch.cuh",
@@ -213,14 +313,14 @@ pub const MUTANTS: [Mutant; 48] = [
         "p.coef[at.sequence]",
         "p.coef[at.sequence ^ 1]",
     ),
-    mutant("the label is a token like any other", "backward.cu", "if (j == label_vector)", "if (j == -1)"),
+    mutant("the label is a token like any other", "backward.cu", "own + gradient.coef", "own"),
     mutant(
         "ignored rows are left as they are",
         "backward.cu",
-        "return zero_row<Logit>(out, vocab, lead);",
+        "return zero(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share);",
         "return;",
     ),
-    mutant("writes between the rows", "backward.cu", "if (logits.contains(logits.first(j) + e)) out", "out"),
+    mutant("writes between the rows", "row.cuh", "if (contains(first(j) + e)) out", "out"),
     mutant(
         "row * stride in 32 bits",
         "backward.cu",

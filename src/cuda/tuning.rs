@@ -1,0 +1,137 @@
+//! How rows are dealt to blocks: one table, by kernel, architecture and bytes of a row.
+//!
+//! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
+//! batch (on one architecture and for one dtype).
+
+use super::params::DpoDealing;
+use crate::batch::DType;
+
+/// A kernel that walks over rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Floors 1 and 2.
+    Forward,
+    /// Floor 3.
+    Backward,
+}
+
+/// One entry of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The kernel it is for.
+    pub kernel: Kernel,
+    /// The first and the last compute capability, as major · 10 + minor.
+    pub capabilities: (u32, u32),
+    /// The longest row, vocab times element size, in bytes.
+    pub row_bytes: usize,
+    /// Threads per block.
+    pub threads: u32,
+    /// Rows that a block takes at once, its threads in equal parts.
+    pub rows_per_block: u32,
+    /// Bytes of a row that one block takes at most: a longer row goes to several.
+    pub slice_bytes: usize,
+}
+
+const KIB: usize = 1 << 10;
+const ANY: (u32, u32) = (0, u32::MAX);
+const HOPPER: (u32, u32) = (90, 99);
+const DATACENTER_BLACKWELL: (u32, u32) = (100, 119);
+
+/// The first entry that fits counts.
+///
+/// Derived, and not yet measured:
+///
+/// - *Bytes in flight.* Little's law, bandwidth × latency (0.7 µs) per multiprocessor: 10 KB on an A100, 25 KB on an
+///   H200, 38 KB on a B200, 7 KB on an RTX 5090; half of it in a backward pass, which writes as much as it reads. A thread
+///   has four 16-byte loads in flight, and 1024 threads of 64 registers fit on a multiprocessor: 64 KiB at best, times
+///   the share of a block's life in which it loads.
+/// - *A block's life.* Before the first load it waits for the row's label (0.7 µs), and after the last one for the
+///   counters (1.2 µs); each round of four loads takes 0.8 µs. Two rounds load for 45% of the time, three for 55%, four
+///   for 65%: slices are as short as that share allows, since short ones spread few rows over more multiprocessors.
+///   A backward pass counts nothing, and two rounds are enough everywhere.
+/// - *Blocks of 256 threads*, four on a multiprocessor: where one waits at its start or end, the others load.
+/// - *Counters.* Additions to one address take about a nanosecond each, so that a block should move several KiB.
+pub const TABLE: [Entry; 9] = [
+    entry(Kernel::Forward, ANY, 4 * KIB, 8, usize::MAX),
+    entry(Kernel::Forward, ANY, 16 * KIB, 4, usize::MAX),
+    entry(Kernel::Forward, ANY, 64 * KIB, 1, usize::MAX),
+    entry(Kernel::Forward, HOPPER, usize::MAX, 1, 48 * KIB),
+    entry(Kernel::Forward, DATACENTER_BLACKWELL, usize::MAX, 1, 64 * KIB),
+    entry(Kernel::Forward, ANY, usize::MAX, 1, 32 * KIB),
+    entry(Kernel::Backward, ANY, 4 * KIB, 8, usize::MAX),
+    entry(Kernel::Backward, ANY, 16 * KIB, 4, usize::MAX),
+    entry(Kernel::Backward, ANY, usize::MAX, 1, 32 * KIB),
+];
+
+const fn entry(
+    kernel: Kernel,
+    capabilities: (u32, u32),
+    row_bytes: usize,
+    rows_per_block: u32,
+    slice_bytes: usize,
+) -> Entry {
+    Entry { kernel, capabilities, row_bytes, threads: 256, rows_per_block, slice_bytes }
+}
+
+/// Bytes of a vector, which is what one thread loads at a time.
+const VECTOR: usize = 16;
+
+/// How one launch deals its rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dealing {
+    /// Threads per block.
+    pub threads: u32,
+    /// What the kernel needs to know.
+    pub params: DpoDealing,
+}
+
+impl Entry {
+    fn deal(&self, row_bytes: usize) -> Dealing {
+        let vectors = row_bytes.div_ceil(VECTOR);
+        // Slices of about the same size, of as many vectors for one thread as for another.
+        let slices = row_bytes.div_ceil(self.slice_bytes);
+        let slice_vectors = vectors.div_ceil(slices).next_multiple_of(self.threads as usize);
+        Dealing {
+            threads: self.threads,
+            params: DpoDealing {
+                rows_per_block: self.rows_per_block,
+                blocks_per_row: vectors.div_ceil(slice_vectors) as u32,
+                slice_vectors: slice_vectors as u32,
+            },
+        }
+    }
+}
+
+impl Dealing {
+    /// The dealing of rows of `vocab` elements, for a device of compute capability (major, minor).
+    pub fn of(kernel: Kernel, capability: (u32, u32), dtype: DType, vocab: usize) -> Self {
+        let capability = 10 * capability.0 + capability.1;
+        let row_bytes = vocab * dtype.size();
+        TABLE
+            .iter()
+            .find(|entry| {
+                let (first, last) = entry.capabilities;
+                entry.kernel == kernel && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
+            })
+            .expect("each kernel's last entry takes every row on every device")
+            .deal(row_bytes)
+    }
+
+    /// Blocks for a number of rows.
+    pub fn blocks(&self, rows: u32) -> u64 {
+        u64::from(rows.div_ceil(self.params.rows_per_block)) * u64::from(self.params.blocks_per_row)
+    }
+}
+
+/// The most slices that a forward launch has of a row of `vocab` elements, on any device and in any dtype: what the
+/// workspace has room for.
+pub fn most_slices(vocab: usize) -> u32 {
+    let slices = |(capability, dtype)| {
+        let capability: u32 = capability;
+        Dealing::of(Kernel::Forward, (capability / 10, capability % 10), dtype, vocab).params.blocks_per_row
+    };
+    // The choice changes only where an entry's capabilities begin or end.
+    let borders =
+        TABLE.iter().flat_map(|entry| [entry.capabilities.0, entry.capabilities.1.saturating_add(1)]);
+    borders.flat_map(|border| DType::ALL.map(|dtype| (border, dtype))).map(slices).max().unwrap_or(1)
+}
