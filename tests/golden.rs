@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 
 use common::golden::{Case, Element, Golden, Tensors, splitmix};
-use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding};
+use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding, short_exp};
 use common::{bits, widen};
 use dpo_kernels::batch::{IGNORE_INDEX, Logps, PairOutputs};
 use dpo_kernels::{HostBatch, LabelAlignment, Logit, PairLoss, Pairs, cpu, reference};
@@ -470,8 +470,9 @@ fn gradients<T: Element + Logit + Into<f64>>(
         }
     };
     let scale = largest(&expected);
+    let relative = CPU.gradient + short_exp(T::DTYPE);
     let bound = |i: usize| {
-        rounding(T::DTYPE, expected[i]) + CPU.gradient * scale + from_coef(1, i / rows.vocab, expected[i])
+        rounding(T::DTYPE, expected[i]) + relative * scale + from_coef(1, i / rows.vocab, expected[i])
     };
     let quantity = format!("cpu: dlogits {}", T::DTYPE.name());
     judge.all_close(&quantity, name, &found_f32, &expected, bound);

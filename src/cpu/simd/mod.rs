@@ -46,6 +46,8 @@ pub unsafe trait Simd: Copy {
     type F32s: Copy;
     /// 16 u32.
     type U32s: Copy;
+    /// Whether [`mul_add`](Self::mul_add) rounds once.
+    const FUSED: bool;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F32s;
@@ -97,16 +99,35 @@ pub unsafe trait Simd: Copy {
     /// Orders what was streamed before what is written from here on.
     fn fence(self);
 
-    /// x·2ⁿ, rounded once, for integral n from −152 to 128 and normal x with x·2ⁿ⁻¹ finite. NaN if x is NaN.
+    /// ⌊x⌋ of numbers of magnitude below 2²²; NaN of NaN.
+    fn floor(self, x: Self::F32s) -> Self::F32s;
+
+    /// x − ⌊x⌋, rounded, for x from −152 to 128; elsewhere a number from 0 to 1. NaN of NaN.
     #[inline(always)]
-    fn scale(self, x: Self::F32s, n: Self::F32s) -> Self::F32s {
-        // By two factors, since n reaches beyond the exponents of one f32 at both ends. To add 1.5·2²³ to an integer
-        // leaves it in the low bits of the sum; with the bias on top these are an exponent, to be shifted in place.
-        let round = self.splat(12_582_912.0 + 127.0);
+    fn fract(self, x: Self::F32s) -> Self::F32s {
+        let x = self.exponent(x);
+        self.sub(x, self.floor(x))
+    }
+
+    /// p·2^⌊x⌋, rounded once, for p from 1 to 2: 0 below x = −151 and ∞ from 128 on. NaN where either is NaN.
+    #[inline(always)]
+    fn scale(self, p: Self::F32s, x: Self::F32s) -> Self::F32s {
+        // By two factors, since the integer reaches beyond the exponents of one f32 at both ends. To add 1.5·2²³ to an
+        // integer leaves it in the low bits of the sum; with the bias on top these are an exponent, to be shifted in
+        // place.
+        let n = self.floor(self.exponent(x));
+        let round = self.splat(ROUND + 127.0);
         let half = self.mul_add(n, self.splat(0.5), round);
         let rest = self.add(self.sub(n, self.sub(half, round)), round);
         let power_of_two = |biased| self.floats(self.shl::<23>(self.bits(biased)));
-        self.mul(self.mul(x, power_of_two(half)), power_of_two(rest))
+        self.mul(self.mul(p, power_of_two(half)), power_of_two(rest))
+    }
+
+    /// x, no further out than powers of two are f32: 2⁻¹⁵² times a number below 2 rounds to 0, and 2¹²⁸ is ∞. In this
+    /// order of arguments NaN passes through.
+    #[inline(always)]
+    fn exponent(self, x: Self::F32s) -> Self::F32s {
+        self.min(self.splat(128.0), self.max(self.splat(-152.0), x))
     }
 
     /// The lanes one by one.
@@ -116,6 +137,9 @@ pub unsafe trait Simd: Copy {
         unsafe { std::mem::transmute_copy(&x) }
     }
 }
+
+/// Adding this to a number of magnitude below 2²² rounds it to an integer, and subtracting it again leaves that.
+const ROUND: f32 = 12_582_912.0; // 1.5·2²³
 
 /// Arrays, which the compiler makes vectors of with what every processor of the target has: SSE2 on x86-64, NEON on
 /// aarch64.
@@ -139,6 +163,7 @@ fn zip<A: Copy, B: Copy, C>(a: [A; LANES], b: [B; LANES], f: impl Fn(A, B) -> C)
 unsafe impl Simd for Portable {
     type F32s = [f32; LANES];
     type U32s = [u32; LANES];
+    const FUSED: bool = FUSED;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32s {
@@ -172,6 +197,14 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     fn max(self, a: Self::F32s, b: Self::F32s) -> Self::F32s {
         zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn floor(self, x: Self::F32s) -> Self::F32s {
+        // `f32::floor` is a library call on SSE2.
+        map(x, |x| {
+            let nearest = (x + ROUND) - ROUND;
+            nearest - if nearest > x { 1.0 } else { 0.0 }
+        })
     }
     #[inline(always)]
     fn any_greater(self, a: Self::F32s, b: Self::F32s) -> bool {

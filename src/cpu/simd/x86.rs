@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// AVX-512F.
+/// AVX-512F and AVX-512DQ, which only the first coprocessors lack.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512(());
 
@@ -15,12 +15,13 @@ pub struct Avx2(());
 impl Avx512 {
     /// The only way to a value: its existence proves that the processor has the instructions.
     pub fn detect() -> Option<Self> {
-        is_x86_feature_detected!("avx512f").then_some(Avx512(()))
+        let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+        has.then_some(Avx512(()))
     }
 
     /// Runs a kernel compiled for AVX-512.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f")]
+        #[target_feature(enable = "avx512f,avx512dq")]
         fn compiled<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -67,6 +68,7 @@ macro_rules! ops {
 unsafe impl Simd for Avx512 {
     type F32s = F;
     type U32s = U;
+    const FUSED: bool = true;
 
     ops! {
         fn splat(x: f32) -> F = _mm512_set1_ps(x);
@@ -77,6 +79,7 @@ unsafe impl Simd for Avx512 {
         fn mul_add(a: F, b: F, c: F) -> F = _mm512_fmadd_ps(a, b, c);
         fn min(a: F, b: F) -> F = _mm512_min_ps(a, b);
         fn max(a: F, b: F) -> F = _mm512_max_ps(a, b);
+        fn floor(x: F) -> F = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
         fn any_greater(a: F, b: F) -> bool = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0;
         fn bits(x: F) -> U = _mm512_castps_si512(x);
         fn floats(x: U) -> F = _mm512_castsi512_ps(x);
@@ -95,7 +98,9 @@ unsafe impl Simd for Avx512 {
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         };
-        fn scale(x: F, n: F) -> F = _mm512_scalef_ps(x, n);
+        // Both take any x as it comes: the fraction of an infinity is 0, and scaling floors its exponent by itself.
+        fn fract(x: F) -> F = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+        fn scale(p: F, x: F) -> F = _mm512_scalef_ps(p, x);
         fn fence() -> () = _mm_sfence();
     }
 
@@ -113,6 +118,7 @@ type U2 = [__m256i; 2];
 unsafe impl Simd for Avx2 {
     type F32s = F2;
     type U32s = U2;
+    const FUSED: bool = true;
 
     ops! {
         fn splat(x: f32) -> F2 = [_mm256_set1_ps(x); 2];
@@ -124,6 +130,7 @@ unsafe impl Simd for Avx2 {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])];
         fn min(a: F2, b: F2) -> F2 = [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])];
         fn max(a: F2, b: F2) -> F2 = [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])];
+        fn floor(x: F2) -> F2 = [_mm256_floor_ps(x[0]), _mm256_floor_ps(x[1])];
         fn any_greater(a: F2, b: F2) -> bool = {
             let greater = [_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])];
             _mm256_movemask_ps(_mm256_or_ps(greater[0], greater[1])) != 0
