@@ -66,6 +66,8 @@ pub unsafe trait Simd: Copy {
     fn min(self, a: Self::F32s, b: Self::F32s) -> Self::F32s;
     /// The larger one; `b` where either is NaN.
     fn max(self, a: Self::F32s, b: Self::F32s) -> Self::F32s;
+    /// All bits of the lanes where a > b.
+    fn greater(self, a: Self::F32s, b: Self::F32s) -> Self::U32s;
     /// Whether a > b in any lane.
     fn any_greater(self, a: Self::F32s, b: Self::F32s) -> bool;
 
@@ -102,11 +104,15 @@ pub unsafe trait Simd: Copy {
     /// ⌊x⌋ of numbers of magnitude below 2²²; NaN of NaN.
     fn floor(self, x: Self::F32s) -> Self::F32s;
 
-    /// x − ⌊x⌋, rounded, for x from −152 to 128; elsewhere a number from 0 to 1. NaN of NaN.
+    /// x − ⌊x⌋, rounded down, for x from −152 to 128; elsewhere a number from 0 to 1. NaN of NaN.
     #[inline(always)]
     fn fract(self, x: Self::F32s) -> Self::F32s {
         let x = self.exponent(x);
-        self.sub(x, self.floor(x))
+        let floor = self.floor(x);
+        let nearest = self.sub(x, floor);
+        // It is inexact for −½ < x < 0 alone. What was rounded up then is too large by what is exact to find out.
+        let minus_one = self.greater(self.add(nearest, floor), x);
+        self.floats(self.add_u32(self.bits(nearest), minus_one))
     }
 
     /// p·2^⌊x⌋, rounded once, for p from 1 to 2: 0 below x = −151 and ∞ from 128 on. NaN where either is NaN.
@@ -205,6 +211,10 @@ unsafe impl Simd for Portable {
             let nearest = (x + ROUND) - ROUND;
             nearest - if nearest > x { 1.0 } else { 0.0 }
         })
+    }
+    #[inline(always)]
+    fn greater(self, a: Self::F32s, b: Self::F32s) -> Self::U32s {
+        zip(a, b, |a, b| if a > b { u32::MAX } else { 0 })
     }
     #[inline(always)]
     fn any_greater(self, a: Self::F32s, b: Self::F32s) -> bool {

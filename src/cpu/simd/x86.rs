@@ -80,6 +80,7 @@ unsafe impl Simd for Avx512 {
         fn min(a: F, b: F) -> F = _mm512_min_ps(a, b);
         fn max(a: F, b: F) -> F = _mm512_max_ps(a, b);
         fn floor(x: F) -> F = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+        fn greater(a: F, b: F) -> U = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), -1);
         fn any_greater(a: F, b: F) -> bool = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0;
         fn bits(x: F) -> U = _mm512_castps_si512(x);
         fn floats(x: U) -> F = _mm512_castsi512_ps(x);
@@ -98,7 +99,8 @@ unsafe impl Simd for Avx512 {
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         };
-        // Both take any x as it comes: the fraction of an infinity is 0, and scaling floors its exponent by itself.
+        // Both take any x as it comes: the fraction (rounded in the direction of the floor) of an infinity is 0, and
+        // scaling floors its exponent by itself.
         fn fract(x: F) -> F = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
         fn scale(p: F, x: F) -> F = _mm512_scalef_ps(p, x);
         fn fence() -> () = _mm_sfence();
@@ -131,6 +133,10 @@ unsafe impl Simd for Avx2 {
         fn min(a: F2, b: F2) -> F2 = [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])];
         fn max(a: F2, b: F2) -> F2 = [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])];
         fn floor(x: F2) -> F2 = [_mm256_floor_ps(x[0]), _mm256_floor_ps(x[1])];
+        fn greater(a: F2, b: F2) -> U2 = [
+            _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+            _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+        ];
         fn any_greater(a: F2, b: F2) -> bool = {
             let greater = [_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])];
             _mm256_movemask_ps(_mm256_or_ps(greater[0], greater[1])) != 0
