@@ -15,8 +15,8 @@
 //! A row's result depends on that row alone: the bits are the same whatever the number of threads, the other rows of
 //! the batch, and the alignment of the buffers. Instructions are chosen when the program runs: AVX-512 or AVX2 with FMA
 //! on x86-64, otherwise what every processor of the target has. These do the same operations in the same order, so
-//! that between processors bits may differ for two reasons alone: without a fused multiply-add (SSE2), its product is
-//! rounded too; and `ln` and `exp` of f64 are the platform's.
+//! that between processors bits may differ for two reasons alone: without a fused multiply-add (SSE2), products are
+//! rounded too, and the reference of a row is subtracted on its own; and `ln` and `exp` of f64 are the platform's.
 //!
 //! One training step with two pairs of three tokens, over a vocabulary of five:
 //!
@@ -292,8 +292,9 @@ pub fn forward<T: Logit>(
 ///
 /// `logits` and `dlogits` are laid out as for [`logps`]; `coef` is `[S]`: the one of [`PairOutputs`], or a
 /// caller's own ∂loss/∂logp_s. Ignored rows become exactly 0 and are not read, so they may hold NaN; elements
-/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits. A gradient
-/// larger than the caches is written past them, so that its old contents are not read first.
+/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits, the nearest
+/// one; for f16 and bf16 the exponential has a relative error of up to 2⁻¹⁸ before that. A gradient larger than the
+/// caches is written past them, so that its old contents are not read first.
 ///
 /// # Errors
 ///
