@@ -2,6 +2,7 @@
 //! read S, which a forward must, and that read S and write S past the caches, which a backward must.
 //!
 //! The goal, on two threads: forward and backward together in at most 1.5 times the floors for f32, 2.0 times for bf16.
+//! Then shapes that grow by rows and by vocabulary, whose throughput should stay where it is: time is linear in both.
 
 mod common;
 
@@ -21,6 +22,15 @@ const SHAPES: [Shape; 2] = [Shape { rows: 1024, vocab: 32_000 }, Shape { rows: 2
 
 const THREADS: [usize; 2] = [1, 2];
 
+/// Twice the rows, twice again; twice the vocabulary, twice again.
+const GROWING: [Shape; 5] = [
+    Shape { rows: 256, vocab: 32_000 },
+    Shape { rows: 512, vocab: 32_000 },
+    Shape { rows: 1024, vocab: 32_000 },
+    Shape { rows: 256, vocab: 64_000 },
+    Shape { rows: 256, vocab: 128_000 },
+];
+
 /// 16 bytes, aligned: what every x86-64 can store past its caches.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
@@ -38,6 +48,29 @@ fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
         passes(&mut group, &pool, shape, &mut logits, &mut dlogits);
         group.finish();
     }
+}
+
+/// Forward, and backward in place, on all threads.
+fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
+    let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta"));
+    let mut logits = logits::<T>(shape.rows * shape.vocab);
+    let host_labels = labels(shape, false);
+    let labels = Labels::from(&host_labels[..]);
+    let mut out = Forward::default();
+    let mut group = criterion.benchmark_group(format!("growth: {}", shape.name::<T>()));
+    group.throughput(Throughput::Bytes(shape.bytes::<T>()));
+    group.bench_function("forward", |bencher| {
+        bencher.iter(|| cpu::forward(&batch, &logits, labels, None, &loss, &mut out).expect("valid"))
+    });
+    let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
+    group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
+    group.bench_function("backward in place", |bencher| {
+        // A gradient is a valid input again.
+        bencher.iter(|| {
+            cpu::backward_in_place(&batch, &mut logits, labels, logsumexp, coef, 1.0).expect("valid")
+        })
+    });
+    group.finish();
 }
 
 /// Throughput counts the bytes that must move, as if all rows were scored.
@@ -134,6 +167,9 @@ fn main() {
     for shape in SHAPES {
         bench::<f32>(&mut criterion, shape);
         bench::<bf16>(&mut criterion, shape);
+    }
+    for shape in GROWING {
+        growth::<bf16>(&mut criterion, shape);
     }
     criterion.final_summary();
     summarize("cpu");
