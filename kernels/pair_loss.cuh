@@ -4,13 +4,6 @@
 #include "batch.cuh"
 #include "losses.cuh"
 
-// What a loss makes of one pair, before the normalizer: see src/loss for the formulas and their sources.
-struct PairTerms {
-    float loss;
-    float chosen_reward, rejected_reward;
-    float chosen_coef, rejected_coef;
-};
-
 // Sums over pairs, in f64 so that the order, though fixed, matters little as well.
 struct PairSums {
     double loss = 0.0, chosen_reward = 0.0, rejected_reward = 0.0, margin = 0.0, correct = 0.0, chosen = 0.0;
@@ -154,6 +147,7 @@ struct PairStage {
     __device__ u32 rank(Key what, u32 length_normalized, u32 pair) const {
         const float own = key(what, length_normalized, pair);
         u32 before = 0;
+#pragma unroll 1
         for (u32 other = 0; other < loss.pairs; ++other)
             before += precedes(key(what, length_normalized, other), other, own, pair);
         return before;
@@ -226,11 +220,12 @@ struct PairStage {
         return weight;
     }
 
-    // NaN for a pair with an index out of range.
-    __device__ PairTerms checked_terms(u32 pair, const Shared &shared) const {
+    // Of all terms, before the normalizer; NaN for a pair with an index out of range.
+    __device__ Slopes checked_slopes(u32 pair, const Shared &shared) const {
         const float nan = not_a_number();
-        if (!in_range(pair)) return {nan, nan, nan, nan, nan};
+        if (!in_range(pair)) return {nan, nan, nan};
         Slopes sum = {0.0f, 0.0f, 0.0f};
+#pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
             const Slopes slopes = of_term(pair, loss.terms[t], shared);
             sum.loss += loss.terms[t].weight * slopes.loss;
@@ -238,22 +233,7 @@ struct PairStage {
             sum.rejected += loss.terms[t].weight * slopes.rejected;
         }
         const float factor = weight(pair);
-        return {factor * sum.loss, chosen_reward(pair), rejected_reward(pair), factor * sum.chosen,
-                factor * sum.rejected};
-    }
-
-    // The coefficient of one sequence among indexed pairs: it may stand in several, which are added in pair order by
-    // one thread, so that no atomic can reorder them. A pair with a bad index spoils its other member.
-    __device__ float gathered_coef(u32 s, const Shared &shared) const {
-        float coef = 0.0f;
-        for (u32 pair = 0; pair < loss.pairs; ++pair) {
-            const bool as_chosen = chosen(pair) == s, as_rejected = rejected(pair) == s;
-            if (!as_chosen && !as_rejected) continue;
-            const PairTerms t = checked_terms(pair, shared);
-            if (as_chosen) coef += t.chosen_coef;
-            if (as_rejected) coef += t.rejected_coef;
-        }
-        return coef;
+        return {factor * sum.loss, factor * sum.chosen, factor * sum.rejected};
     }
 
     // Runs in one block. `progress` collects bad pairs, and is complete for thread 0 at the end: the reduction's barrier
@@ -268,30 +248,44 @@ struct PairStage {
         sort_all();
         __syncthreads();
 
+        // The pairs, and then, where they are indexed, the sequences: one may stand in several pairs, whose coefficients
+        // are added in pair order by one thread, so that no atomic can reorder them. A pair with a bad index spoils its
+        // other member. One loop for both, so that the losses are in the code once.
+        const bool indexed = loss.pair_layout == DPO_PAIRS_INDEXED;
+        for (u32 task = threadIdx.x; task < loss.pairs + (indexed ? sequences : 0); task += blockDim.x) {
+            const bool gathers = task >= loss.pairs;
+            const u32 s = task - loss.pairs;
+            float coef = 0.0f;
+#pragma unroll 1
+            for (u32 pair = gathers ? 0 : task; pair < (gathers ? loss.pairs : task + 1); ++pair) {
+                const u32 w = chosen(pair), l = rejected(pair);
+                if (gathers && w != s && l != s) continue;
+                const Slopes t = checked_slopes(pair, shared);
+                if (gathers) {
+                    if (w == s) coef += t.chosen;
+                    if (l == s) coef += t.rejected;
+                    continue;
+                }
+                if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
+                loss.pair_losses[pair] = t.loss;
+                if (indexed) continue;
+                if (has_chosen(pair)) loss.coef[w] = t.chosen / shared.normalizer;
+                if (has_rejected(pair)) loss.coef[l] = t.rejected / shared.normalizer;
+            }
+            if (gathers) loss.coef[s] = coef / shared.normalizer;
+        }
+        __syncthreads(); // from here on nobody looks at sorted numbers
+
+        // A loop of its own, so that the sums take no registers from the losses.
         PairSums sums;
         for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x) {
-            if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
-            const PairTerms t = checked_terms(pair, shared);
-            loss.pair_losses[pair] = t.loss;
-            if (loss.pair_layout != DPO_PAIRS_INDEXED) {
-                if (has_chosen(pair)) loss.coef[chosen(pair)] = t.chosen_coef / shared.normalizer;
-                if (has_rejected(pair)) loss.coef[rejected(pair)] = t.rejected_coef / shared.normalizer;
-            }
-            const bool correct = t.chosen_reward > t.rejected_reward;
-            sums.merge({t.loss, t.chosen_reward, t.rejected_reward, t.chosen_reward - t.rejected_reward,
-                        correct ? 1.0 : 0.0, has_chosen(pair) ? 1.0 : 0.0});
-        }
-        if (loss.pair_layout == DPO_PAIRS_INDEXED) {
-            for (u32 s = threadIdx.x; s < sequences; s += blockDim.x)
-                loss.coef[s] = gathered_coef(s, shared) / shared.normalizer;
+            const float w = chosen_reward(pair), l = rejected_reward(pair);
+            loss.chosen_rewards[pair] = w;
+            loss.rejected_rewards[pair] = l;
+            loss.margins[pair] = w - l;
+            sums.merge({loss.pair_losses[pair], w, l, w - l, w > l ? 1.0 : 0.0, has_chosen(pair) ? 1.0 : 0.0});
         }
         const PairSums total = reduce_block(sums, partials);
-        // Nobody looks at sorted numbers any more: that barrier came after the last who did.
-        for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x) {
-            loss.chosen_rewards[pair] = chosen_reward(pair);
-            loss.rejected_rewards[pair] = rejected_reward(pair);
-            loss.margins[pair] = loss.chosen_rewards[pair] - loss.rejected_rewards[pair];
-        }
         if (threadIdx.x == 0) {
             const double pairs = loss.pairs;
             const double rejected = unpaired() ? pairs - total.chosen : pairs;

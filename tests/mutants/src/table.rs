@@ -191,14 +191,14 @@ pub const MUTANTS: [Mutant; 74] = [
     mutant(
         "a tie counts as right",
         "pair_loss.cuh",
-        "t.chosen_reward > t.rejected_reward",
-        "t.chosen_reward >= t.rejected_reward",
+        "w > l ? 1.0 : 0.0",
+        "w >= l ? 1.0 : 0.0",
     ),
     mutant(
         "no normaliser for indexed pairs",
         "pair_loss.cuh",
-        "gathered_coef(s, shared) / shared.normalizer",
-        "gathered_coef(s, shared)",
+        "coef / shared.normalizer",
+        "coef",
     ),
     mutant(
         "an undesirable sequence counts as desirable",
