@@ -5,7 +5,7 @@ use dpo_kernels::loss::{ALL, Divergence, Kind};
 use dpo_kernels::{Logit, PairLoss};
 
 use crate::bounds::Expected;
-use crate::case::{Case, Mask, PairKind, Spec};
+use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::Executor;
 
 /// The table's losses, and what can be made of them.
@@ -60,7 +60,12 @@ pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor) {
                     seed: number as u64,
                     ..Spec::plain(7)
                 };
-                let case = Case::<T>::draw(spec);
+                let mut case = Case::<T>::draw(spec);
+                // Near the policy, as in training, where losses are not saturated and e^(log-ratio) fits in f16.
+                let mut random = Random(spec.seed);
+                for ref_logp in case.ref_logps.iter_mut().flatten() {
+                    *ref_logp = -6.0 + 2.0 * random.symmetric();
+                }
                 Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
             };
             run(layouts[number % layouts.len()]);
