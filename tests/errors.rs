@@ -351,17 +351,31 @@ mod losses {
         let text = "label_smoothing: expected a number above 0, to 0.5, found 0";
         refused!(PairLoss::exo_pair(0.1, 0.0), Value, text);
         let text = "label_smoothing: expected none, for a loss without it, found 0.1";
-        for name in ["hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sft", "kto"] {
+        for name in
+            ["hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sft", "kto"]
+        {
             refused!(named(name).with_label_smoothing(0.1), Value, text);
         }
     }
 
     #[test]
     fn divergences() {
-        let text = "divergence: expected the reverse KL, for a loss that is not of the margin z, found ForwardKl";
+        let text =
+            "divergence: expected the reverse KL, for a loss that is not of the margin z, found ForwardKl";
         for name in [
-            "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "sft", "nll", "kto",
-            "orpo", "cpo", "rpo",
+            "nca_pair",
+            "bco_pair",
+            "sppo_hard",
+            "aot",
+            "aot_unpaired",
+            "apo_zero",
+            "apo_down",
+            "sft",
+            "nll",
+            "kto",
+            "orpo",
+            "cpo",
+            "rpo",
         ] {
             refused!(named(name).with_divergence(Divergence::ForwardKl), Value, text);
         }
@@ -390,7 +404,11 @@ mod losses {
     fn sums() {
         let text = "beta: expected 0.1, as before, found 0.2";
         refused!(loss().and(PairLoss::hinge(0.2).unwrap(), 1.0), Value, text);
-        refused!(loss().and(named("hinge"), -1.0), Value, "weight: expected a finite number from 0, found -1");
+        refused!(
+            loss().and(named("hinge"), -1.0),
+            Value,
+            "weight: expected a finite number from 0, found -1"
+        );
         refused!(loss().weighted(0.0), Value, "weight: expected a finite number above 0, found 0");
         let text = "loss: expected losses that all have a reference, or none, found both kinds";
         refused!(loss().and(named("cpo"), 1.0), Value, text);
@@ -430,7 +448,11 @@ mod losses {
         );
         let sorting = "none, for a loss that sorts the pairs, found some";
         refuse(&named("aot"), &PairInputs { weight: two, ..some() }, &format!("weight: expected {sorting}"));
-        refuse(&named("aot_unpaired"), &PairInputs { beta: two, ..some() }, &format!("beta: expected {sorting}"));
+        refuse(
+            &named("aot_unpaired"),
+            &PairInputs { beta: two, ..some() },
+            &format!("beta: expected {sorting}"),
+        );
         refuse(
             &named("aot"),
             &PairInputs { sequence_log_weights: Some(&[0.0; SEQUENCES]), ..some() },
@@ -483,7 +505,11 @@ mod losses {
         refused!(reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &loss()), Value, text);
         let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1] }, ..batch };
         let text = "desirable: expected 4 elements ([sequences]), found 3";
-        refused!(reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &named("bco_pair")), Length, text);
+        refused!(
+            reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &named("bco_pair")),
+            Length,
+            text
+        );
     }
 
     #[test]
@@ -514,7 +540,11 @@ mod losses {
         ] {
             let text = format!("{argument}: expected {expected} elements ({shape}), found 1");
             let logps = [0.0; SEQUENCES];
-            refused!(reference::pair_loss_with(&batch(), &logps, Some(&scored), &inputs, &loss()), Length, text);
+            refused!(
+                reference::pair_loss_with(&batch(), &logps, Some(&scored), &inputs, &loss()),
+                Length,
+                text
+            );
         }
     }
 }

@@ -181,10 +181,8 @@ fn check_floor_two(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f64>, loss: &P
 
 fn check_loss(loss: PairLoss) {
     let batch = HostBatch::padded(8, 1, 1);
-    let indexed = HostBatch {
-        pairs: Pairs::Indexed { chosen: &[0, 1, 2, 0], rejected: &[4, 3, 6, 7] },
-        ..batch
-    };
+    let indexed =
+        HostBatch { pairs: Pairs::Indexed { chosen: &[0, 1, 2, 0], rejected: &[4, 3, 6, 7] }, ..batch };
     let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 0, 1, 1, 1, 0, 0] }, ..batch };
     for batch in [batch, indexed, unpaired] {
         let least = least(&loss);
@@ -232,7 +230,15 @@ fn of_every_divergence() {
 #[test]
 fn of_sums() {
     let loss = |name: &str| PairLoss::named(name, 0.4).unwrap();
-    check_loss(loss("sigmoid").weighted(0.8).unwrap().and(loss("bco_pair"), 0.2).unwrap().and(loss("sft"), 1.0).unwrap());
+    check_loss(
+        loss("sigmoid")
+            .weighted(0.8)
+            .unwrap()
+            .and(loss("bco_pair"), 0.2)
+            .unwrap()
+            .and(loss("sft"), 1.0)
+            .unwrap(),
+    );
     check_loss(loss("aot").and(loss("aot_unpaired"), 2.0).unwrap().with_label_smoothing(0.2).unwrap());
     check_loss(loss("kto").and(loss("apo_zero"), 0.5).unwrap().with_kto_weights(1.5, 0.5).unwrap());
     check_loss(loss("hinge").and(loss("ipo"), 0.5).unwrap().with_margin(0.3).unwrap());
@@ -323,7 +329,8 @@ mod limits {
     #[test]
     fn kto_s_baseline_is_the_mean_of_mismatched_log_ratios_from_zero() {
         let kto = PairLoss::kto(BETA).unwrap();
-        let given = PairInputs { kl_logps: Some(&KL_LOGPS), kl_ref_logps: Some(&KL_REF_LOGPS), ..with_reference() };
+        let given =
+            PairInputs { kl_logps: Some(&KL_LOGPS), kl_ref_logps: Some(&KL_REF_LOGPS), ..with_reference() };
         assert_same(out(&kto, &given), out(&kto.with_baseline(1.0).unwrap(), &with_reference()));
         let negative =
             PairInputs { kl_logps: Some(&KL_REF_LOGPS), kl_ref_logps: Some(&KL_LOGPS), ..with_reference() };
@@ -339,7 +346,10 @@ mod limits {
     #[test]
     fn robust_without_noise_is_dpo() {
         let robust = PairLoss::robust(BETA, 0.0).unwrap();
-        assert_same(out(&robust, &with_reference()), out(&PairLoss::sigmoid(BETA).unwrap(), &with_reference()));
+        assert_same(
+            out(&robust, &with_reference()),
+            out(&PairLoss::sigmoid(BETA).unwrap(), &with_reference()),
+        );
     }
 
     #[test]

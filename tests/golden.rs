@@ -148,9 +148,9 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
             (self.tensors.required("logps"), self.tensors.required("ref_logps"));
         let mut order: Vec<usize> = (0..n).collect();
         match loss.terms()[0].kind {
-            Kind::Aot => order.sort_by(|&i, &j| {
-                (logps[i] - logps[n + i]).total_cmp(&(logps[j] - logps[n + j]))
-            }),
+            Kind::Aot => {
+                order.sort_by(|&i, &j| (logps[i] - logps[n + i]).total_cmp(&(logps[j] - logps[n + j])))
+            }
             Kind::AotUnpaired => {
                 order.sort_by(|&i, &j| (logps[i] - ref_logps[i]).total_cmp(&(logps[j] - ref_logps[j])));
             }
@@ -308,8 +308,7 @@ fn floor_two<T: Element + Logit + Into<f64>>(
     let scored = &in_f64.scored;
     let lengths: Option<Vec<u32>> =
         tensors.get::<i32>("completion_len").map(|lengths| lengths.into_iter().map(|n| n as u32).collect());
-    let length =
-        |s: usize| f64::from(lengths.as_ref().map_or(scored[s], |lengths| lengths[s]).max(1));
+    let length = |s: usize| f64::from(lengths.as_ref().map_or(scored[s], |lengths| lengths[s]).max(1));
 
     // The reference log-probs, and what there is of error in them.
     let true_ref: Vec<f64> = tensors.get("ref_logps").unwrap_or_else(|| vec![0.0; rows.sequences]);
@@ -357,9 +356,8 @@ fn floor_two<T: Element + Logit + Into<f64>>(
         sequence_log_weights: log_weights_f32.as_deref(),
         ..PairInputs::default()
     };
-    let evaluate = |logps: &[f64]| {
-        reference::pair_loss_with(&batch, logps, Some(scored), &inputs_f64, loss).unwrap()
-    };
+    let evaluate =
+        |logps: &[f64]| reference::pair_loss_with(&batch, logps, Some(scored), &inputs_f64, loss).unwrap();
     let found_f64 = evaluate(&logps_f64);
     let mut found_f32 = PairOutputs::default();
     cpu::pair_loss_with(&batch, &logps_f32, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
@@ -406,7 +404,8 @@ fn floor_two<T: Element + Logit + Into<f64>>(
                     let relative = precision.unit * (weight + f64::from(u8::from(case.use_weighting)));
                     bounds.losses[i] += relative * found.pair_losses[i].abs();
                     for s in [w, l] {
-                        bounds.coef[s] += relative * found.coef[s].abs() + oracle_error(loss) / case.pairs as f64;
+                        bounds.coef[s] +=
+                            relative * found.coef[s].abs() + oracle_error(loss) / case.pairs as f64;
                     }
                 }
                 judge_pairs(precision, rows, &length, loss, found, &recorded, &bounds, judge);
@@ -439,9 +438,8 @@ fn floor_two<T: Element + Logit + Into<f64>>(
 /// What the vectors lack in saturated tails: torch derives a sigmoid y by y(1 − y), which is off by some units of the
 /// last place of 1.
 fn oracle_error(loss: &PairLoss) -> f64 {
-    let saturates = |kind: Kind| {
-        matches!(kind, Kind::ApoZero | Kind::ApoDown | Kind::ExoPair | Kind::Discopop { .. })
-    };
+    let saturates =
+        |kind: Kind| matches!(kind, Kind::ApoZero | Kind::ApoDown | Kind::ExoPair | Kind::Discopop { .. });
     let of_tau = |kind: Kind| if let Kind::Discopop { tau } = kind { 1.0 / tau } else { 1.0 };
     let terms = loss.terms().iter().filter(|term| saturates(term.kind));
     terms.map(|term| 4.0 * f64::EPSILON * loss.beta() * of_tau(term.kind)).sum()
@@ -481,7 +479,8 @@ fn judge_pairs<T: Element + Logit + Into<f64>>(
             .map(|values| order.iter().map(|&i| values[i]).collect::<Vec<f64>>());
         judge.all_close(&label("pair losses"), name, &found, pair_losses, |i| bounds[i]);
     }
-    let loss_bound = bounds.losses.iter().sum::<f64>() / case.pairs as f64 + precision.rounding(recorded.loss);
+    let loss_bound =
+        bounds.losses.iter().sum::<f64>() / case.pairs as f64 + precision.rounding(recorded.loss);
     judge.close(&label("loss"), || name.to_string(), found.metrics.loss, recorded.loss, loss_bound);
     if let Some(dlogps) = &recorded.coef {
         judge.all_close(&label("coef"), name, &found.coef, dlogps, |s| bounds.coef[s]);

@@ -314,7 +314,12 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
     for (quantity, found, expected, bound) in [
         ("loss", metrics.loss, true_metrics.loss, loss_bound),
         ("mean chosen", metrics.chosen_reward, true_metrics.chosen_reward, mean(&bounds.chosen_rewards)),
-        ("mean rejected", metrics.rejected_reward, true_metrics.rejected_reward, mean(&bounds.rejected_rewards)),
+        (
+            "mean rejected",
+            metrics.rejected_reward,
+            true_metrics.rejected_reward,
+            mean(&bounds.rejected_rewards),
+        ),
         ("mean margin", metrics.margin, true_metrics.margin, mean(&bounds.margins)),
     ] {
         let bound = bound + DERIVED.rounding(expected);

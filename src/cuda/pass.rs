@@ -8,8 +8,8 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use super::device::{Kernels, driver};
 use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus};
 use super::plan::{
-    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
-    PairBuffers,
+    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairBuffers,
 };
 use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status};
 use crate::error::{Error, Result};
@@ -237,7 +237,8 @@ impl DpoPass {
                 Some(slice.device_ptr(&stream))
             }
         };
-        let of_pairs = DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
+        let of_pairs =
+            DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
         let buffers = PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs };
         self.launch_forward(logits, labels, Some((loss, &buffers)))
     }

@@ -433,9 +433,7 @@ fn kernel_loss(
             address("chosen", 4, chosen.address)?,
             address("rejected", 4, rejected.address)?,
         ),
-        Pairs::Unpaired { desirable } => {
-            (DPO_PAIRS_UNPAIRED, address("desirable", 4, desirable.address)?, 0)
-        }
+        Pairs::Unpaired { desirable } => (DPO_PAIRS_UNPAIRED, address("desirable", 4, desirable.address)?, 0),
     };
     let inputs = &buffers.inputs;
     let input = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
@@ -547,7 +545,11 @@ fn single(argument: &'static str, value: f64) -> Result<f32> {
 /// The same for a number that may be 0 or negative.
 fn finite(argument: &'static str, value: f64) -> Result<f32> {
     let narrow = value as f32;
-    if narrow.is_finite() { Ok(narrow) } else { Err(Error::value(argument, "a number that f32 can hold", value)) }
+    if narrow.is_finite() {
+        Ok(narrow)
+    } else {
+        Err(Error::value(argument, "a number that f32 can hold", value))
+    }
 }
 
 /// Optional buffers all hold 4-byte elements.

@@ -118,11 +118,7 @@ impl<F: Rounded> Floor<'_, F> {
             (None, Normalizer::Tokens) => (chosen_tokens + rejected_tokens) as f64,
         };
         let chosen_tokens = self.inputs.chosen_tokens.map_or(chosen_tokens as f64, Into::into);
-        Shared {
-            normalizer,
-            baseline: self.baseline(),
-            per_token: normalizer / chosen_tokens,
-        }
+        Shared { normalizer, baseline: self.baseline(), per_token: normalizer / chosen_tokens }
     }
 
     fn baseline(&self) -> f64 {
@@ -233,8 +229,7 @@ impl<F: Rounded> Floor<'_, F> {
         for i in 0..count {
             let (w, l) = self.members(i);
             let slopes = self.slopes(i, &shared, &sorted);
-            let reward =
-                |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
+            let reward = |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
             let (chosen_reward, rejected_reward) = (reward(w), reward(l));
             let margin = chosen_reward - rejected_reward;
             out.pair_losses.push(F::round(slopes.loss));

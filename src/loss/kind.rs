@@ -59,12 +59,7 @@ impl Kind {
     pub(crate) fn takes_margin(self) -> bool {
         matches!(
             self,
-            Kind::Sigmoid
-                | Kind::Hinge
-                | Kind::Ipo
-                | Kind::ExoPair
-                | Kind::Robust
-                | Kind::Discopop { .. }
+            Kind::Sigmoid | Kind::Hinge | Kind::Ipo | Kind::ExoPair | Kind::Robust | Kind::Discopop { .. }
         )
     }
 
@@ -178,9 +173,7 @@ impl Kind {
                 |u| (softplus(-u) + 0.5 * softplus(u), 0.5 * sigmoid(u) - sigmoid(-u)),
                 |v| (0.5 * softplus(v), 0.5 * sigmoid(v)),
             ),
-            Kind::BcoPair => {
-                pair.of_sides(|u| (softplus(-u), -sigmoid(-u)), |v| (softplus(v), sigmoid(v)))
-            }
+            Kind::BcoPair => pair.of_sides(|u| (softplus(-u), -sigmoid(-u)), |v| (softplus(v), sigmoid(v))),
             Kind::SppoHard => pair.of_sides(
                 |u| square((u - 0.5) / pair.beta, pair.beta),
                 |v| square((v + 0.5) / pair.beta, pair.beta),
@@ -198,7 +191,8 @@ impl Kind {
                 )
             }
             Kind::Aot => pair.of_both_sides(|w, l| {
-                let (loss, slope) = smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.mate, epsilon);
+                let (loss, slope) =
+                    smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.mate, epsilon);
                 (loss, w.scale * slope, -l.scale * slope)
             }),
             // The loss at the rank of the chosen; the rejected stands at a rank of its own.
@@ -241,19 +235,15 @@ fn square(x: f64, beta: f64) -> (f64, f64) {
 fn exo(z: f64, epsilon: f64) -> (f64, f64) {
     let (right, wrong) = (sigmoid(z), sigmoid(-z));
     let (log_rest, log_epsilon) = ((-epsilon).ln_1p(), epsilon.ln());
-    let loss =
-        vanishing(right, -softplus(-z) - log_rest) + vanishing(wrong, -softplus(z) - log_epsilon);
+    let loss = vanishing(right, -softplus(-z) - log_rest) + vanishing(wrong, -softplus(z) - log_epsilon);
     (loss, vanishing(right * wrong, z - log_rest + log_epsilon))
 }
 
 fn discopop(z: f64, tau: f64) -> (f64, f64) {
     let (m, rest) = (sigmoid(z / tau), sigmoid(-z / tau));
     // e⁻ᶻ m as one exponential where e⁻ᶻ alone would overflow; finite since τ < 1.
-    let exponential = if z < 0.0 {
-        (z / tau * (1.0 - tau) - (z / tau).exp().ln_1p()).exp()
-    } else {
-        (-z).exp() * m
-    };
+    let exponential =
+        if z < 0.0 { (z / tau * (1.0 - tau) - (z / tau).exp().ln_1p()).exp() } else { (-z).exp() * m };
     let loss = vanishing(rest, softplus(-z)) + exponential;
     let blend = exponential * rest - vanishing(m * rest, softplus(-z));
     (loss, -sigmoid(-z) * rest - exponential + blend / tau)
@@ -263,8 +253,7 @@ impl Pair {
     /// Of z, by f′ of each log-ratio.
     fn of_margin(&self, f: impl Fn(f64) -> (f64, f64)) -> Slopes {
         self.of_both_sides(|w, l| {
-            let (score_w, score_l) =
-                (self.divergence.score(w.log_ratio), self.divergence.score(l.log_ratio));
+            let (score_w, score_l) = (self.divergence.score(w.log_ratio), self.divergence.score(l.log_ratio));
             let (loss, slope) = f(w.scale * score_w.value - l.scale * score_l.value - self.margin);
             (loss, w.scale * slope * score_w.slope, -l.scale * slope * score_l.slope)
         })

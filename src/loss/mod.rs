@@ -425,7 +425,11 @@ impl PairLoss {
     pub fn and(mut self, other: PairLoss, weight: impl Into<f64>) -> Result<Self> {
         let weight = check_from_zero("weight", weight.into())?;
         let alike = |argument, one: f64, other: f64| {
-            if one == other { Ok(()) } else { Err(Error::value(argument, format!("{one}, as before"), other)) }
+            if one == other {
+                Ok(())
+            } else {
+                Err(Error::value(argument, format!("{one}, as before"), other))
+            }
         };
         alike("beta", self.beta, other.beta)?;
         let margins = [self, other].map(|loss| loss.terms().iter().any(|term| term.kind.takes_margin()));
@@ -571,7 +575,11 @@ impl PairLoss {
     }
 
     fn check_is_kto(&self, argument: &'static str) -> Result<()> {
-        if self.is_kto() { Ok(()) } else { Err(Error::value(argument, "none, for a loss without KTO", "one")) }
+        if self.is_kto() {
+            Ok(())
+        } else {
+            Err(Error::value(argument, "none, for a loss without KTO", "one"))
+        }
     }
 
     /// Divides the sum of the pair losses by `normalizer` instead of the number of pairs: the pair count of the
@@ -702,7 +710,8 @@ impl PairLoss {
         if given.margin.is_some() {
             self.check_takes_margin("margin")?;
         }
-        if given.label_smoothing.is_some() && !self.terms().iter().any(|t| t.kind.label_smoothing().is_some()) {
+        if given.label_smoothing.is_some() && !self.terms().iter().any(|t| t.kind.label_smoothing().is_some())
+        {
             return Err(Error::value("label_smoothing", "none, for a loss without it", "some"));
         }
         let per_pair = [
@@ -732,7 +741,9 @@ impl PairLoss {
     fn check_sufficient(&self, given: &Given) -> Result<()> {
         let missing = |argument, because| Err(Error::Missing { argument, because });
         let divides = |term: &Term| term.length_normalized || term.kind.needs_lengths();
-        if given.lengths.or(given.scored).is_none() && (self.length_normalized || self.terms().iter().any(divides)) {
+        if given.lengths.or(given.scored).is_none()
+            && (self.length_normalized || self.terms().iter().any(divides))
+        {
             return missing("lengths", "the loss is length-normalised");
         }
         let counts_chosen = self.terms().iter().any(|term| term.kind == Kind::Sft) && !given.chosen_tokens;

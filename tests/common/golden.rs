@@ -136,7 +136,9 @@ impl Case {
         let (beta, epsilon) = (self.beta, self.label_smoothing);
         let term = |name: &str| match name {
             // TRL 1.16 has dropped the label smoothing of its sigmoid loss; the vectors with it are a group of their own.
-            "sigmoid" if self.group == "cdpo" => PairLoss::sigmoid(beta).unwrap().with_label_smoothing(epsilon),
+            "sigmoid" if self.group == "cdpo" => {
+                PairLoss::sigmoid(beta).unwrap().with_label_smoothing(epsilon)
+            }
             "aot" => PairLoss::aot(beta).unwrap().with_label_smoothing(epsilon),
             "aot_unpaired" => PairLoss::aot_unpaired(beta).unwrap().with_label_smoothing(epsilon),
             "exo_pair" => PairLoss::exo_pair(beta, epsilon),

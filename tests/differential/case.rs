@@ -2,7 +2,9 @@
 
 use dpo_kernels::batch::{IGNORE_INDEX, PairOutputs};
 use dpo_kernels::loss::{Kind, PairInputs};
-use dpo_kernels::{Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, reference};
+use dpo_kernels::{
+    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, reference,
+};
 
 /// splitmix64: enough randomness for test data, the same on every machine.
 #[derive(Clone)]
@@ -307,17 +309,18 @@ impl<T: Logit> Case<T> {
             values.map(|values| values.iter().map(|&value| value.into()).collect())
         };
         let inputs = self.inputs();
-        let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] = [
-            inputs.ref_logps,
-            inputs.beta,
-            inputs.margin,
-            inputs.weight,
-            inputs.label_smoothing,
-            inputs.sequence_log_weights,
-            inputs.kl_logps,
-            inputs.kl_ref_logps,
-        ]
-        .map(widen);
+        let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] =
+            [
+                inputs.ref_logps,
+                inputs.beta,
+                inputs.margin,
+                inputs.weight,
+                inputs.label_smoothing,
+                inputs.sequence_log_weights,
+                inputs.kl_logps,
+                inputs.kl_ref_logps,
+            ]
+            .map(widen);
         let wide = PairInputs {
             ref_logps: ref_logps.as_deref(),
             lengths: inputs.lengths,

@@ -18,13 +18,13 @@ mod gpu;
 mod interpreter;
 mod invariance;
 mod losses;
+#[path = "../common/moves.rs"]
+mod moves;
 #[cfg(feature = "cuda")]
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
 mod trouble;
-#[path = "../common/moves.rs"]
-mod moves;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it
 mod vectors;

@@ -239,7 +239,11 @@ mod tests {
     fn every_loss_runs() {
         for info in &dpo_kernels_candle::ALL {
             let (figures, _folder) = tiny_run(&["--loss", info.name]).unwrap();
-            assert!(figures.contains("held-out loss: ") && !figures.contains("NaN"), "{}: {figures}", info.name);
+            assert!(
+                figures.contains("held-out loss: ") && !figures.contains("NaN"),
+                "{}: {figures}",
+                info.name
+            );
         }
     }
 

@@ -10,8 +10,8 @@ use dpo_kernels::{DType, HostBatch};
 use half::{bf16, f16};
 
 use crate::arguments::{
-    batch, dtype, host_inputs, host_labels, in_host_memory, loss, optional_slice, paired_sequences, pointer, read,
-    slice, slice_mut,
+    batch, dtype, host_inputs, host_labels, in_host_memory, loss, optional_slice, paired_sequences, pointer,
+    read, slice, slice_mut,
 };
 use crate::failure::{Result, guard};
 use crate::header::*;

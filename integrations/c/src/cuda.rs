@@ -154,7 +154,8 @@ pub unsafe extern "C" fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels) {
 #[cfg(feature = "cuda")]
 mod device {
     use dpo_kernels::cuda::plan::{
-        DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers, PairBuffers,
+        DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
+        PairBuffers,
     };
     pub(super) use dpo_kernels::cuda::{Kernels, plan};
     use dpo_kernels::{Batch, Result};

@@ -12,8 +12,8 @@ use dpo_kernels::batch::{Metrics, Status};
 use dpo_kernels::cuda::Kernels;
 use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
-    PairBuffers,
+    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairBuffers,
 };
 use dpo_kernels::{LabelType, PairLoss, Pairs};
 
