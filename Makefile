@@ -7,14 +7,14 @@ CARGO ?= cargo
 TOOLS := target/tools/env
 WITH_TOOLS = . ./$(TOOLS) &&
 
-# make train BETA=0.2 SEED=3 STEPS=100 ARGS="--lr 1e-3"
-TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(BETA),--beta $(BETA)) \
-	$(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+# make train LOSS=ipo BETA=0.2 SEED=3 STEPS=100 ARGS="--lr 1e-3"
+TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
+	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params lint
 
 help:
-	@echo "make train        a DPO run on real text: BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
+	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
 	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"

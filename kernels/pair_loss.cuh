@@ -2,44 +2,11 @@
 #pragma once
 
 #include "batch.cuh"
-
-// log(1 + e^x), keeping the tail.
-__device__ inline float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
-// 1 / (1 + e^-x), keeping the tail.
-__device__ inline float sigmoid(float x) {
-    const float e = expf(-fabsf(x));
-    return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-}
-
-// What a loss makes of one pair, before the normalizer: see src/loss.rs for the formulas and their sources.
-struct PairTerms {
-    float loss;
-    float chosen_reward, rejected_reward;
-    float chosen_coef, rejected_coef;
-};
-
-struct SequenceTerms {
-    float log_ratio; // logp - ref_logp
-    float scale;     // beta, or beta / length
-};
-
-__device__ inline PairTerms sigmoid_loss(SequenceTerms chosen, SequenceTerms rejected, float flip) {
-    PairTerms terms;
-    terms.chosen_reward = chosen.scale * chosen.log_ratio;
-    terms.rejected_reward = rejected.scale * rejected.log_ratio;
-    const float margin = terms.chosen_reward - terms.rejected_reward;
-    // flip * softplus(margin) is skipped at flip = 0, where an infinite margin would make it 0 * inf.
-    terms.loss = (1.0f - flip) * softplus(-margin) + (flip > 0.0f ? flip * softplus(margin) : 0.0f);
-    const float slope = flip - sigmoid(-margin);
-    terms.chosen_coef = chosen.scale * slope;
-    terms.rejected_coef = -rejected.scale * slope;
-    return terms;
-}
+#include "losses.cuh"
 
 // Sums over pairs, in f64 so that the order, though fixed, matters little as well.
 struct PairSums {
-    double loss = 0.0, chosen_reward = 0.0, rejected_reward = 0.0, margin = 0.0, correct = 0.0;
+    double loss = 0.0, chosen_reward = 0.0, rejected_reward = 0.0, margin = 0.0, correct = 0.0, chosen = 0.0;
 
     __device__ void merge(const PairSums &other) {
         loss += other.loss;
@@ -47,17 +14,54 @@ struct PairSums {
         rejected_reward += other.rejected_reward;
         margin += other.margin;
         correct += other.correct;
+        chosen += other.chosen;
     }
 };
+
+// What all pairs share: scored tokens, and the sum of KTO's mismatched log-ratios.
+struct SharedSums {
+    double baseline = 0.0;
+    u64 chosen_tokens = 0, rejected_tokens = 0;
+
+    __device__ void merge(const SharedSums &other) {
+        baseline += other.baseline;
+        chosen_tokens += other.chosen_tokens;
+        rejected_tokens += other.rejected_tokens;
+    }
+};
+
+struct Shared {
+    float normalizer;
+    float baseline;  // z_0 of KTO, in nats
+    float per_token; // normalizer / tokens of SFT
+};
+
+// A number from the device's memory, NaN where it is not one that the host would take.
+__device__ inline float positive(float value) {
+    return value > 0.0f && isfinite(value) ? value : not_a_number();
+}
+
+// A total order: NaN last, equals by index.
+__device__ inline bool precedes(float one, u32 i, float other, u32 j) {
+    const bool less = one < other || (isnan(other) && !isnan(one));
+    const bool more = other < one || (isnan(one) && !isnan(other));
+    return less || (!more && i < j);
+}
 
 struct PairStage {
     const DpoPairLoss &loss;
     const float *logps;
-    const u32 *lengths;
+    const u32 *scored; // or null
     u32 sequences;
+
+    __device__ bool unpaired() const { return loss.pair_layout == DPO_PAIRS_UNPAIRED; }
+
+    __device__ bool has_chosen(u32 pair) const { return !unpaired() || loss.chosen[pair] != 0; }
+    __device__ bool has_rejected(u32 pair) const { return !unpaired() || loss.chosen[pair] == 0; }
 
     __device__ u32 chosen(u32 pair) const {
         switch (loss.pair_layout) {
+        case DPO_PAIRS_UNPAIRED:
         case DPO_PAIRS_CONCATENATED: return pair;
         case DPO_PAIRS_INTERLEAVED: return 2 * pair;
         default: return u32(loss.chosen[pair]);
@@ -66,6 +70,7 @@ struct PairStage {
 
     __device__ u32 rejected(u32 pair) const {
         switch (loss.pair_layout) {
+        case DPO_PAIRS_UNPAIRED: return pair;
         case DPO_PAIRS_CONCATENATED: return loss.pairs + pair;
         case DPO_PAIRS_INTERLEAVED: return 2 * pair + 1;
         default: return u32(loss.rejected[pair]);
@@ -75,63 +80,220 @@ struct PairStage {
     // A negative index is a large unsigned one.
     __device__ bool in_range(u32 pair) const { return chosen(pair) < sequences && rejected(pair) < sequences; }
 
-    __device__ SequenceTerms sequence(u32 s) const {
-        const float ref_logp = loss.ref_logps ? loss.ref_logps[s] : 0.0f;
-        const u32 length = loss.length_normalized ? max(lengths[s], 1u) : 1u;
-        return {logps[s] - ref_logp, loss.beta / float(length)};
+    __device__ float length(u32 s) const {
+        const u32 *lengths = loss.lengths ? loss.lengths : scored;
+        return float(lengths ? max(lengths[s], 1u) : 1u);
     }
 
-    // NaN for a pair with an index out of range.
-    __device__ PairTerms checked_terms(u32 pair) const {
-        const float nan = not_a_number();
-        if (!in_range(pair)) return {nan, nan, nan, nan, nan};
-        return sigmoid_loss(sequence(chosen(pair)), sequence(rejected(pair)), loss.label_smoothing);
+    __device__ float beta(u32 pair) const { return loss.betas ? positive(loss.betas[pair]) : loss.beta; }
+
+    __device__ float scale(u32 pair, u32 s, u32 length_normalized) const {
+        return length_normalized ? beta(pair) / length(s) : beta(pair);
     }
 
-    // The coefficient of one sequence among indexed pairs: it may stand in several, which are added in pair order by
-    // one thread, so that no atomic can reorder them. A pair with a bad index spoils its other member.
-    __device__ float gathered_coef(u32 s) const {
-        float coef = 0.0f;
-        for (u32 pair = 0; pair < loss.pairs; ++pair) {
-            const bool as_chosen = chosen(pair) == s, as_rejected = rejected(pair) == s;
-            if (!as_chosen && !as_rejected) continue;
-            const PairTerms t = checked_terms(pair);
-            if (as_chosen) coef += t.chosen_coef;
-            if (as_rejected) coef += t.rejected_coef;
+    __device__ float ref_logp(u32 s) const { return loss.ref_logps ? loss.ref_logps[s] : 0.0f; }
+    __device__ float log_ratio(u32 s) const { return logps[s] - ref_logp(s); }
+    __device__ float reward(u32 pair, u32 s) const { return scale(pair, s, loss.length_normalized) * log_ratio(s); }
+    __device__ float chosen_reward(u32 pair) const {
+        if (!in_range(pair)) return not_a_number();
+        return has_chosen(pair) ? reward(pair, chosen(pair)) : 0.0f;
+    }
+    __device__ float rejected_reward(u32 pair) const {
+        if (!in_range(pair)) return not_a_number();
+        return has_rejected(pair) ? reward(pair, rejected(pair)) : 0.0f;
+    }
+
+    // By one warp, whose lanes take every 32nd, so that the order does not depend on the block.
+    __device__ Shared share() const {
+        const u32 lane = threadIdx.x % kWarp;
+        SharedSums sums;
+        for (u32 pair = lane; scored && pair < loss.pairs; pair += kWarp) {
+            if (!in_range(pair)) continue;
+            if (has_chosen(pair)) sums.chosen_tokens += scored[chosen(pair)];
+            if (has_rejected(pair)) sums.rejected_tokens += scored[rejected(pair)];
         }
-        return coef;
+        for (u32 k = lane; k < loss.kl_count; k += kWarp)
+            sums.baseline += double(loss.kl_logps[k]) - (loss.kl_ref_logps ? double(loss.kl_ref_logps[k]) : 0.0);
+        sums = reduce_warp(sums);
+
+        Shared shared = {loss.normalizer, loss.baseline, 0.0f};
+        if (loss.device_normalizer) shared.normalizer = positive(*loss.device_normalizer);
+        else if (loss.normalizer_kind == DPO_NORMALIZER_TOKENS)
+            shared.normalizer = float(sums.chosen_tokens + sums.rejected_tokens);
+        if (loss.kl_count > 0) {
+            const float mean = float(sums.baseline / double(loss.kl_count));
+            shared.baseline = mean < 0.0f ? 0.0f : mean;
+        }
+        const float tokens = loss.chosen_tokens ? positive(*loss.chosen_tokens) : float(sums.chosen_tokens);
+        shared.per_token = shared.normalizer / tokens;
+        return shared;
+    }
+
+    // What the sorting losses sort: policy and reference margins, or chosen and rejected rewards.
+    enum Key { POLICY_MARGIN, REFERENCE_MARGIN, CHOSEN_REWARD, REJECTED_REWARD };
+
+    __device__ float key(Key what, u32 length_normalized, u32 pair) const {
+        if (!in_range(pair)) return not_a_number();
+        const u32 w = chosen(pair), l = rejected(pair);
+        const float scale_w = scale(pair, w, length_normalized), scale_l = scale(pair, l, length_normalized);
+        switch (what) {
+        case POLICY_MARGIN: return scale_w * logps[w] - scale_l * logps[l];
+        case REFERENCE_MARGIN: return scale_w * ref_logp(w) - scale_l * ref_logp(l);
+        case CHOSEN_REWARD: return scale_w * log_ratio(w);
+        default: return scale_l * log_ratio(l);
+        }
+    }
+
+    __device__ u32 rank(Key what, u32 length_normalized, u32 pair) const {
+        const float own = key(what, length_normalized, pair);
+        u32 before = 0;
+#pragma unroll 1
+        for (u32 other = 0; other < loss.pairs; ++other)
+            before += precedes(key(what, length_normalized, other), other, own, pair);
+        return before;
+    }
+
+    // Leaves the numbers in the order of their ranks, which are a permutation.
+    __device__ void sort(Key what, u32 length_normalized, float *sorted) const {
+        for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x)
+            sorted[rank(what, length_normalized, pair)] = key(what, length_normalized, pair);
+    }
+
+    // Until the end, the buffers of margins and rewards hold what is sorted.
+    __device__ void sort_all() const {
+        bool sorts = false;
+        for (u32 t = 0; t < loss.term_count; ++t) {
+            const u32 normalized = loss.terms[t].length_normalized;
+            if (loss.terms[t].kind == DPO_LOSS_AOT) {
+                sort(REFERENCE_MARGIN, normalized, loss.margins);
+                sorts = true;
+            } else if (loss.terms[t].kind == DPO_LOSS_AOT_UNPAIRED) {
+                sort(CHOSEN_REWARD, normalized, loss.chosen_rewards);
+                sort(REJECTED_REWARD, normalized, loss.rejected_rewards);
+                sorts = true;
+            }
+        }
+        if (sorts) __syncthreads();
+    }
+
+    __device__ Side side(u32 pair, u32 s, bool present, u32 length_normalized) const {
+        return {present, logps[s], log_ratio(s), length(s), scale(pair, s, length_normalized), 0.0f};
+    }
+
+    __device__ Slopes of_term(u32 pair, const DpoLossTerm &term, const Shared &shared) const {
+        const u32 normalized = term.length_normalized;
+        PairNumbers numbers;
+        numbers.chosen = side(pair, chosen(pair), has_chosen(pair), normalized);
+        numbers.rejected = side(pair, rejected(pair), has_rejected(pair), normalized);
+        numbers.beta = beta(pair);
+        numbers.margin = loss.gamma;
+        if (loss.gammas) numbers.margin = isfinite(loss.gammas[pair]) ? loss.gammas[pair] : not_a_number();
+        numbers.label_smoothing = term.label_smoothing;
+        if (loss.label_smoothings) {
+            const float flip = loss.label_smoothings[pair];
+            numbers.label_smoothing = label_smoothing_fits(term.kind, flip) ? flip : not_a_number();
+        }
+        numbers.divergence = loss.divergence;
+        numbers.alpha = loss.alpha;
+        numbers.baseline = shared.baseline;
+        numbers.per_token = shared.per_token;
+        numbers.mate = 0.0f;
+        if (term.kind == DPO_LOSS_AOT) numbers.mate = loss.margins[rank(POLICY_MARGIN, normalized, pair)];
+        if (term.kind == DPO_LOSS_AOT_UNPAIRED) {
+            numbers.chosen.mate = loss.rejected_rewards[rank(CHOSEN_REWARD, normalized, pair)];
+            numbers.rejected.mate = loss.chosen_rewards[rank(REJECTED_REWARD, normalized, pair)];
+        }
+        return term_slopes(term, numbers);
+    }
+
+    __device__ float weight(u32 pair) const {
+        float weight = 1.0f;
+        if (loss.weights) {
+            const float given = loss.weights[pair];
+            weight = given >= 0.0f && isfinite(given) ? given : not_a_number();
+        }
+        if (loss.sequence_log_weights) {
+            const float of_chosen = has_chosen(pair) ? loss.sequence_log_weights[chosen(pair)] : 0.0f;
+            const float of_rejected = has_rejected(pair) ? loss.sequence_log_weights[rejected(pair)] : 0.0f;
+            weight *= expf(of_chosen + of_rejected);
+        }
+        return weight;
+    }
+
+    // Of all terms, before the normalizer; NaN for a pair with an index out of range.
+    __device__ Slopes checked_slopes(u32 pair, const Shared &shared) const {
+        const float nan = not_a_number();
+        if (!in_range(pair)) return {nan, nan, nan};
+        Slopes sum = {0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+        for (u32 t = 0; t < loss.term_count; ++t) {
+            const Slopes slopes = of_term(pair, loss.terms[t], shared);
+            sum.loss += loss.terms[t].weight * slopes.loss;
+            sum.chosen += loss.terms[t].weight * slopes.chosen;
+            sum.rejected += loss.terms[t].weight * slopes.rejected;
+        }
+        const float factor = weight(pair);
+        return {factor * sum.loss, factor * sum.chosen, factor * sum.rejected};
     }
 
     // Runs in one block. `progress` collects bad pairs, and is complete for thread 0 at the end: the reduction's barrier
     // comes after every report.
     __device__ void run(DpoProgress *progress) const {
         __shared__ PairSums partials[kMaxWarps];
+        __shared__ Shared shared;
+        if (threadIdx.x < kWarp) {
+            const Shared found = share();
+            if (threadIdx.x == 0) shared = found;
+        }
+        sort_all();
+        __syncthreads();
+
+        // The pairs, and then, where they are indexed, the sequences: one may stand in several pairs, whose coefficients
+        // are added in pair order by one thread, so that no atomic can reorder them. A pair with a bad index spoils its
+        // other member. One loop for both, so that the losses are in the code once.
+        const bool indexed = loss.pair_layout == DPO_PAIRS_INDEXED;
+        for (u32 task = threadIdx.x; task < loss.pairs + (indexed ? sequences : 0); task += blockDim.x) {
+            const bool gathers = task >= loss.pairs;
+            const u32 s = task - loss.pairs;
+            float coef = 0.0f;
+#pragma unroll 1
+            for (u32 pair = gathers ? 0 : task; pair < (gathers ? loss.pairs : task + 1); ++pair) {
+                const u32 w = chosen(pair), l = rejected(pair);
+                if (gathers && w != s && l != s) continue;
+                const Slopes t = checked_slopes(pair, shared);
+                if (gathers) {
+                    if (w == s) coef += t.chosen;
+                    if (l == s) coef += t.rejected;
+                    continue;
+                }
+                if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
+                loss.pair_losses[pair] = t.loss;
+                if (indexed) continue;
+                if (has_chosen(pair)) loss.coef[w] = t.chosen / shared.normalizer;
+                if (has_rejected(pair)) loss.coef[l] = t.rejected / shared.normalizer;
+            }
+            if (gathers) loss.coef[s] = coef / shared.normalizer;
+        }
+        __syncthreads(); // from here on nobody looks at sorted numbers
+
+        // A loop of its own, so that the sums take no registers from the losses.
         PairSums sums;
         for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x) {
-            if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
-            const PairTerms t = checked_terms(pair);
-            const float margin = t.chosen_reward - t.rejected_reward;
-            loss.pair_losses[pair] = t.loss;
-            loss.chosen_rewards[pair] = t.chosen_reward;
-            loss.rejected_rewards[pair] = t.rejected_reward;
-            loss.margins[pair] = margin;
-            if (loss.pair_layout != DPO_PAIRS_INDEXED) {
-                loss.coef[chosen(pair)] = t.chosen_coef / loss.normalizer;
-                loss.coef[rejected(pair)] = t.rejected_coef / loss.normalizer;
-            }
-            const bool correct = t.chosen_reward > t.rejected_reward;
-            sums.merge({t.loss, t.chosen_reward, t.rejected_reward, margin, correct ? 1.0 : 0.0});
-        }
-        if (loss.pair_layout == DPO_PAIRS_INDEXED) {
-            for (u32 s = threadIdx.x; s < sequences; s += blockDim.x)
-                loss.coef[s] = gathered_coef(s) / loss.normalizer;
+            const float w = chosen_reward(pair), l = rejected_reward(pair);
+            loss.chosen_rewards[pair] = w;
+            loss.rejected_rewards[pair] = l;
+            loss.margins[pair] = w - l;
+            sums.merge({loss.pair_losses[pair], w, l, w - l, w > l ? 1.0 : 0.0, has_chosen(pair) ? 1.0 : 0.0});
         }
         const PairSums total = reduce_block(sums, partials);
         if (threadIdx.x == 0) {
             const double pairs = loss.pairs;
-            *loss.metrics = {float(total.loss / loss.normalizer), float(total.chosen_reward / pairs),
-                             float(total.rejected_reward / pairs), float(total.margin / pairs),
-                             float(total.correct / pairs)};
+            const double rejected = unpaired() ? pairs - total.chosen : pairs;
+            const double chosen_reward = total.chosen_reward / total.chosen;
+            const double rejected_reward = total.rejected_reward / rejected;
+            const double margin = unpaired() ? chosen_reward - rejected_reward : total.margin / pairs;
+            *loss.metrics = {float(total.loss / shared.normalizer), float(chosen_reward), float(rejected_reward),
+                             float(margin), float(total.correct / pairs)};
         }
     }
 };

@@ -14,7 +14,43 @@
 enum DpoPairLayout {
     DPO_PAIRS_CONCATENATED = 0, // (i, pairs + i)
     DPO_PAIRS_INTERLEAVED = 1,  // (2i, 2i + 1)
-    DPO_PAIRS_INDEXED = 2       // (chosen[i], rejected[i])
+    DPO_PAIRS_INDEXED = 2,      // (chosen[i], rejected[i])
+    DPO_PAIRS_UNPAIRED = 3      // sequence i alone, chosen where chosen[i] is not 0, else rejected
+};
+
+// The losses; src/loss/kind.rs has their formulas.
+enum DpoLossKind {
+    DPO_LOSS_SIGMOID = 0,
+    DPO_LOSS_HINGE = 1,
+    DPO_LOSS_IPO = 2,
+    DPO_LOSS_EXO_PAIR = 3,
+    DPO_LOSS_NCA_PAIR = 4,
+    DPO_LOSS_ROBUST = 5,
+    DPO_LOSS_BCO_PAIR = 6,
+    DPO_LOSS_SPPO_HARD = 7,
+    DPO_LOSS_AOT = 8,
+    DPO_LOSS_AOT_UNPAIRED = 9,
+    DPO_LOSS_APO_ZERO = 10,
+    DPO_LOSS_APO_DOWN = 11,
+    DPO_LOSS_DISCOPOP = 12, // parameters: tau
+    DPO_LOSS_SFT = 13,
+    DPO_LOSS_NLL = 14,
+    DPO_LOSS_ODDS_RATIO = 15,
+    DPO_LOSS_KTO = 16 // parameters: weights of desirable and undesirable
+};
+
+// What a log-ratio is worth to a loss of the margin; src/loss/divergence.rs has the formulas.
+enum DpoDivergence {
+    DPO_REVERSE_KL = 0,
+    DPO_FORWARD_KL = 1,
+    DPO_JENSEN_SHANNON = 2,
+    DPO_ALPHA_DIVERGENCE = 3
+};
+
+// What the sum of pair losses is divided by, unless the device knows.
+enum DpoNormalizer {
+    DPO_NORMALIZER_NUMBER = 0,
+    DPO_NORMALIZER_TOKENS = 1 // scored tokens of chosen and rejected
 };
 
 // Kinds of trouble that only the device can see; positions in DpoProgress and DpoStatus.
@@ -56,11 +92,32 @@ struct DpoBatch {
     unsigned int next_token;   // row t predicts labels[t + 1]
 };
 
+// One loss of a weighted sum.
+struct DpoLossTerm {
+    unsigned int kind;
+    unsigned int length_normalized;
+    float weight;
+    float label_smoothing;
+    float parameters[2];
+};
+
+#define DPO_LOSS_TERMS 4
+
 // A loss over pairs: parameters, what it reads besides logps, and where its results go.
 struct DpoPairLoss {
-    DPO_DEVICE(const float) ref_logps; // [sequences], or null: reference-free
-    DPO_DEVICE(const int) chosen;      // [pairs], indexed layout only
-    DPO_DEVICE(const int) rejected;    // [pairs], indexed layout only
+    DPO_DEVICE(const float) ref_logps;       // [sequences], or null: 0
+    DPO_DEVICE(const int) chosen;            // [pairs], indexed layout; [sequences], unpaired
+    DPO_DEVICE(const int) rejected;          // [pairs], indexed layout only
+    DPO_DEVICE(const unsigned int) lengths;  // [sequences], or null: the numbers of scored rows
+    DPO_DEVICE(const float) betas;           // [pairs], or null: beta
+    DPO_DEVICE(const float) gammas;          // [pairs], or null: gamma
+    DPO_DEVICE(const float) weights;         // [pairs], or null: 1
+    DPO_DEVICE(const float) label_smoothings; // [pairs], or null: those of the terms
+    DPO_DEVICE(const float) sequence_log_weights; // [sequences], or null: 0
+    DPO_DEVICE(const float) kl_logps;          // [kl_count]
+    DPO_DEVICE(const float) kl_ref_logps;      // [kl_count], or null: 0
+    DPO_DEVICE(const float) device_normalizer; // a scalar, or null
+    DPO_DEVICE(const float) chosen_tokens;     // a scalar, or null: those of this batch
     DPO_DEVICE(float) pair_losses;      // [pairs]
     DPO_DEVICE(float) chosen_rewards;   // [pairs]
     DPO_DEVICE(float) rejected_rewards; // [pairs]
@@ -69,10 +126,17 @@ struct DpoPairLoss {
     DPO_DEVICE(struct DpoMetrics) metrics;
     unsigned int pairs; // 0: log-probs only
     unsigned int pair_layout;
-    unsigned int length_normalized;
+    unsigned int length_normalized; // of the rewards; terms have their own
+    unsigned int divergence;
+    unsigned int normalizer_kind;
+    unsigned int kl_count;
+    unsigned int term_count;
     float beta;
-    float label_smoothing;
+    float gamma;
+    float alpha;
+    float baseline;
     float normalizer;
+    struct DpoLossTerm terms[DPO_LOSS_TERMS];
 };
 
 // What blocks leave for the last of them; all zero between launches.
@@ -115,8 +179,8 @@ struct DpoForward {
 
 // Floor 2 alone: one block.
 struct DpoPairLossAlone {
-    DPO_DEVICE(const float) logps;          // [sequences]
-    DPO_DEVICE(const unsigned int) lengths; // [sequences], or null unless length-normalised
+    DPO_DEVICE(const float) logps;         // [sequences]
+    DPO_DEVICE(const unsigned int) scored; // [sequences], or null unless lengths or tokens are asked for
     DPO_DEVICE(struct DpoStatus) status;
     struct DpoPairLoss loss;
     unsigned int sequences;

@@ -232,6 +232,13 @@ pub enum Pairs<A> {
         /// `[N]` sequence indices.
         rejected: A,
     },
+    /// Sequences that are judged one by one, for [losses](crate::loss) such as KTO: N = S, and "pair" `i` is sequence
+    /// `i` alone, chosen where it is desirable and rejected where not. The missing side has a reward of 0, and means
+    /// are over those that are there; the mean margin is the difference of the two means.
+    Unpaired {
+        /// `[S]`: not 0 where the sequence is desirable.
+        desirable: A,
+    },
 }
 
 impl<A: IndexArray> Pairs<A> {
@@ -241,18 +248,21 @@ impl<A: IndexArray> Pairs<A> {
             Pairs::None => 0,
             Pairs::Concatenated | Pairs::Interleaved => sequences / 2,
             Pairs::Indexed { chosen, .. } => chosen.count(),
+            Pairs::Unpaired { .. } => sequences,
         }
     }
 }
 
 impl Pairs<&[i32]> {
-    /// (chosen, rejected) sequence of pair `i` of `count`, of a validated batch.
-    pub(crate) fn get(&self, i: usize, count: usize) -> (usize, usize) {
+    /// Chosen and rejected sequence of pair `i` of `count`, of a validated batch.
+    pub(crate) fn members(&self, i: usize, count: usize) -> (Option<usize>, Option<usize>) {
         match self {
-            Pairs::None => unreachable!("a layout without pairs has no pair {i}"),
-            Pairs::Concatenated => (i, count + i),
-            Pairs::Interleaved => (2 * i, 2 * i + 1),
-            Pairs::Indexed { chosen, rejected } => (chosen[i] as usize, rejected[i] as usize),
+            Pairs::None => (None, None),
+            Pairs::Concatenated => (Some(i), Some(count + i)),
+            Pairs::Interleaved => (Some(2 * i), Some(2 * i + 1)),
+            Pairs::Indexed { chosen, rejected } => (Some(chosen[i] as usize), Some(rejected[i] as usize)),
+            Pairs::Unpaired { desirable } if desirable[i] != 0 => (Some(i), None),
+            Pairs::Unpaired { .. } => (None, Some(i)),
         }
     }
 }
@@ -327,6 +337,7 @@ impl<A: Copy> Batch<A> {
                 Pairs::Indexed { chosen, rejected } => {
                     Pairs::Indexed { chosen: f(chosen)?, rejected: f(rejected)? }
                 }
+                Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: f(desirable)? },
             },
             label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
@@ -371,7 +382,7 @@ impl<A: IndexArray> Batch<A> {
     /// # Errors
     ///
     /// [`Error::Value`] that names `vocab`, `row_stride`, `sequences`, `rows`, `cu_seqlens` or `pairs`;
-    /// [`Error::Length`] where `chosen` and `rejected` differ in length.
+    /// [`Error::Length`] where `chosen` and `rejected` differ in length, or `desirable` is not of the sequences'.
     pub fn validate_shape(&self) -> Result<()> {
         let within = |argument, found: usize| {
             if (1..=COUNT_LIMIT).contains(&found) {
@@ -410,6 +421,9 @@ impl<A: IndexArray> Batch<A> {
             Pairs::Indexed { chosen, rejected } => {
                 within("pairs", chosen.count())?;
                 Error::check_len("rejected", "[pairs]", chosen.count(), rejected.count())
+            }
+            Pairs::Unpaired { desirable } => {
+                Error::check_len("desirable", "[sequences]", sequences, desirable.count())
             }
         }
     }
@@ -566,9 +580,9 @@ pub struct PairOutputs<F> {
     pub metrics: Metrics<F>,
     /// `[N]`: loss of each pair, before the normaliser.
     pub pair_losses: Vec<F>,
-    /// `[N]`: r̂_w = β(logp_w − ref_logp_w).
+    /// `[N]`: r̂_w = β(logp_w − ref_logp_w), whatever the loss; divided by n_w where it is length-normalised.
     pub chosen_rewards: Vec<F>,
-    /// `[N]`: r̂_l = β(logp_l − ref_logp_l).
+    /// `[N]`: r̂_l = β(logp_l − ref_logp_l), likewise.
     pub rejected_rewards: Vec<F>,
     /// `[N]`: u = r̂_w − r̂_l.
     pub margins: Vec<F>,

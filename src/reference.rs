@@ -1,8 +1,8 @@
 //! The oracle: every formula of the crate in f64 and plain loops, to be checked by eye.
 //!
-//! Nothing here is shared with the backends but the description of the batch, and nothing is clever. It is tested
-//! against vectors of an independent implementation and against finite differences; the backends are tested
-//! against it.
+//! Nothing here is shared with the backends but the description of the batch and the losses, each of which is written
+//! once for the host, and nothing is clever. It is tested against vectors of an independent implementation and against
+//! finite differences; the backends are tested against it.
 //!
 //! Logits are of any type that widens to f64, f64 itself included, so that finite differences can be taken of the
 //! whole chain from logits to loss.
@@ -23,9 +23,9 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-use crate::batch::{HostBatch, Labels, Logps, Metrics, PairOutputs, Status};
+use crate::batch::{HostBatch, Labels, Logps, PairOutputs, Status};
 use crate::error::{Error, Result};
-use crate::loss::PairLoss;
+use crate::loss::{PairInputs, PairLoss};
 
 /// Floor 1: log-probs of the labels, per token and per sequence.
 ///
@@ -95,15 +95,8 @@ pub fn logps<T: Copy + Into<f64>>(
 
 /// Floor 2: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
-/// ```text
-/// r̂_s   = β (logp_s − ref_logp_s) / n_s                n_s = max(1, length) if length-normalised, else 1
-/// u     = r̂_w − r̂_l
-/// loss  = −(1 − ε) log σ(u) − ε log σ(−u)
-/// c_w   = −(β / n_w) (σ(−u) − ε) / normaliser
-/// c_l   = +(β / n_l) (σ(−u) − ε) / normaliser
-/// ```
-///
-/// Shapes and conventions are those of [`cpu::pair_loss`](crate::cpu::pair_loss).
+/// [`loss`](crate::loss) has the formulas: each loss is written once for the host, in f64. Shapes and conventions are
+/// those of [`cpu::pair_loss`](crate::cpu::pair_loss).
 ///
 /// # Errors
 ///
@@ -115,45 +108,23 @@ pub fn pair_loss(
     lengths: Option<&[u32]>,
     loss: &PairLoss,
 ) -> Result<PairOutputs<f64>> {
-    batch.validate()?;
-    let sequences = batch.sequences.count();
-    Error::check_len("logps", "[sequences]", sequences, logps.len())?;
-    loss.check_inputs(&batch.pairs, sequences, ref_logps.map(<[f64]>::len), lengths.map(<[u32]>::len))?;
+    pair_loss_with(batch, logps, lengths, &PairInputs::of_reference(ref_logps), loss)
+}
 
-    let pairs = batch.pair_count();
-    let normalizer = loss.normalizer(pairs);
-    let epsilon = loss.label_smoothing();
-    let scale = |s: usize| match lengths {
-        Some(lengths) if loss.length_normalized() => loss.beta() / f64::from(lengths[s].max(1)),
-        _ => loss.beta(),
-    };
-    let reward = |s: usize| scale(s) * (logps[s] - ref_logps.map_or(0.0, |ref_logps| ref_logps[s]));
-
-    let mut out = PairOutputs { coef: vec![0.0; sequences], ..PairOutputs::default() };
-    let mut right = 0;
-    for i in 0..pairs {
-        let (w, l) = batch.pairs.get(i, pairs);
-        let u = reward(w) - reward(l);
-        let mut pair_loss = -(1.0 - epsilon) * log_sigmoid(u);
-        if epsilon > 0.0 {
-            pair_loss -= epsilon * log_sigmoid(-u);
-        }
-        out.coef[w] -= scale(w) * (sigmoid(-u) - epsilon) / normalizer;
-        out.coef[l] += scale(l) * (sigmoid(-u) - epsilon) / normalizer;
-        right += usize::from(reward(w) > reward(l));
-        out.pair_losses.push(pair_loss);
-        out.chosen_rewards.push(reward(w));
-        out.rejected_rewards.push(reward(l));
-        out.margins.push(u);
-    }
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / pairs as f64;
-    out.metrics = Metrics {
-        loss: out.pair_losses.iter().sum::<f64>() / normalizer,
-        chosen_reward: mean(&out.chosen_rewards),
-        rejected_reward: mean(&out.rejected_rewards),
-        margin: mean(&out.margins),
-        accuracy: right as f64 / pairs as f64,
-    };
+/// [`pair_loss`] with everything it can be given.
+///
+/// # Errors
+///
+/// Those of [`cpu::pair_loss_with`](crate::cpu::pair_loss_with).
+pub fn pair_loss_with(
+    batch: &HostBatch<'_>,
+    logps: &[f64],
+    scored: Option<&[u32]>,
+    inputs: &PairInputs<'_, f64>,
+    loss: &PairLoss,
+) -> Result<PairOutputs<f64>> {
+    let mut out = PairOutputs::default();
+    batch.floor_two(logps, scored, inputs, loss)?.run(&mut out);
     Ok(out)
 }
 
@@ -196,14 +167,4 @@ pub fn backward<T: Copy + Into<f64>>(
         }
     }
     Ok(dlogits)
-}
-
-/// σ(x) = 1/(1 + e⁻ˣ).
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// log σ(x) = −log(1 + e⁻ˣ), where e⁻ˣ would overflow as x − log(1 + eˣ).
-fn log_sigmoid(x: f64) -> f64 {
-    if x >= 0.0 { -(-x).exp().ln_1p() } else { x - x.exp().ln_1p() }
 }

@@ -324,6 +324,231 @@ mod lengths {
     }
 }
 
+/// What a loss has no use for, or cannot be, is refused where it is made.
+mod losses {
+    use super::*;
+    use dpo_kernels::loss::{ALL, Divergence, PairInputs};
+
+    fn named(name: &str) -> PairLoss {
+        PairLoss::named(name, 0.1).unwrap()
+    }
+
+    #[test]
+    fn names() {
+        let error = PairLoss::named("dpo", 0.1).unwrap_err().to_string();
+        assert!(error.starts_with("loss: expected one of sigmoid, sigmoid_norm, hinge,"), "{error}");
+        assert!(error.ends_with(", rpo, found dpo"), "{error}");
+        for info in &ALL {
+            assert_eq!(info.name.parse::<PairLoss>(), (info.make)(info.beta));
+            refused!((info.make)(0.0), Value, "beta: expected a finite number above 0, found 0");
+        }
+    }
+
+    #[test]
+    fn label_smoothing() {
+        let text = "label_smoothing: expected a number from 0 to below 0.5, found 0.5";
+        refused!(PairLoss::robust(0.1, 0.5), Value, text);
+        let text = "label_smoothing: expected a number above 0, to 0.5, found 0";
+        refused!(PairLoss::exo_pair(0.1, 0.0), Value, text);
+        let text = "label_smoothing: expected none, for a loss without it, found 0.1";
+        for name in
+            ["hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sft", "kto"]
+        {
+            refused!(named(name).with_label_smoothing(0.1), Value, text);
+        }
+    }
+
+    #[test]
+    fn divergences() {
+        let text =
+            "divergence: expected the reverse KL, for a loss that is not of the margin z, found ForwardKl";
+        for name in [
+            "nca_pair",
+            "bco_pair",
+            "sppo_hard",
+            "aot",
+            "aot_unpaired",
+            "apo_zero",
+            "apo_down",
+            "sft",
+            "nll",
+            "kto",
+            "orpo",
+            "cpo",
+            "rpo",
+        ] {
+            refused!(named(name).with_divergence(Divergence::ForwardKl), Value, text);
+        }
+        let text = "alpha: expected a finite number, found inf";
+        refused!(loss().with_divergence(Divergence::Alpha(f64::INFINITY)), Value, text);
+    }
+
+    #[test]
+    fn parameters() {
+        for tau in [0.0, 1.0, f64::NAN] {
+            let text = format!("tau: expected a number above 0 and below 1, found {tau}");
+            refused!(PairLoss::discopop(0.1, tau), Value, text);
+        }
+        refused!(PairLoss::simpo(2.0, -1.0), Value, "gamma: expected a finite number from 0, found -1");
+        refused!(PairLoss::rpo(0.1, f64::NAN), Value, "alpha: expected a finite number from 0, found NaN");
+        refused!(loss().with_margin(f64::NAN), Value, "gamma: expected a finite number, found NaN");
+        let text = "gamma: expected none, for a loss that is not of the margin z, found one";
+        refused!(named("bco_pair").with_margin(1.0), Value, text);
+        let text = "baseline: expected none, for a loss without KTO, found one";
+        refused!(loss().with_baseline(1.0), Value, text);
+        let text = "desirable: expected a finite number above 0, found 0";
+        refused!(named("kto").with_kto_weights(0.0, 1.0), Value, text);
+    }
+
+    #[test]
+    fn sums() {
+        let text = "beta: expected 0.1, as before, found 0.2";
+        refused!(loss().and(PairLoss::hinge(0.2).unwrap(), 1.0), Value, text);
+        refused!(
+            loss().and(named("hinge"), -1.0),
+            Value,
+            "weight: expected a finite number from 0, found -1"
+        );
+        refused!(loss().weighted(0.0), Value, "weight: expected a finite number above 0, found 0");
+        let text = "loss: expected losses that all have a reference, or none, found both kinds";
+        refused!(loss().and(named("cpo"), 1.0), Value, text);
+        let text = "terms: expected at most 4 losses, and each sorting loss once, found another Aot";
+        refused!(named("aot").and(named("aot"), 1.0), Value, text);
+        let four = (0..3).fold(loss(), |sum, _| sum.and(named("hinge"), 1.0).unwrap());
+        let text = "terms: expected at most 4 losses, and each sorting loss once, found another Hinge";
+        refused!(four.and(named("hinge"), 1.0), Value, text);
+        assert_eq!(four.and(named("hinge"), 0.0), Ok(four));
+        let forward = loss().with_divergence(Divergence::ForwardKl).unwrap();
+        let text = "divergence: expected ReverseKl, as before, found ForwardKl";
+        refused!(loss().and(forward, 1.0), Value, text);
+    }
+
+    fn refuse(loss: &PairLoss, inputs: &PairInputs<'_, f32>, text: &str) {
+        let mut out = PairOutputs::default();
+        let scored = [1; SEQUENCES];
+        refused!(
+            cpu::pair_loss_with(&batch(), &[0.0; SEQUENCES], Some(&scored), inputs, loss, &mut out),
+            Value,
+            text
+        );
+        untouched(out);
+        let mut out = Forward::default();
+        refused!(cpu::forward_with(&batch(), &LOGITS, labels(), inputs, loss, &mut out), Value, text);
+        untouched(out);
+    }
+
+    #[test]
+    fn inputs_without_use() {
+        let some = PairInputs::default;
+        let two = Some(&[1.0f32; 2][..]);
+        refuse(
+            &named("simpo"),
+            &PairInputs { ref_logps: Some(&[0.0; SEQUENCES]), ..some() },
+            "ref_logps: expected none, for a loss without a reference, found some",
+        );
+        let sorting = "none, for a loss that sorts the pairs, found some";
+        refuse(&named("aot"), &PairInputs { weight: two, ..some() }, &format!("weight: expected {sorting}"));
+        refuse(
+            &named("aot_unpaired"),
+            &PairInputs { beta: two, ..some() },
+            &format!("beta: expected {sorting}"),
+        );
+        refuse(
+            &named("aot"),
+            &PairInputs { sequence_log_weights: Some(&[0.0; SEQUENCES]), ..some() },
+            &format!("sequence_log_weights: expected {sorting}"),
+        );
+        refuse(
+            &named("bco_pair"),
+            &PairInputs { margin: two, ..some() },
+            "margin: expected none, for a loss that is not of the margin z, found one",
+        );
+        refuse(
+            &named("hinge"),
+            &PairInputs { label_smoothing: two, ..some() },
+            "label_smoothing: expected none, for a loss without it, found some",
+        );
+        refuse(
+            &loss(),
+            &PairInputs { kl_logps: two, ..some() },
+            "kl_logps: expected none, for a loss without KTO, found one",
+        );
+        refuse(
+            &loss(),
+            &PairInputs { chosen_tokens: Some(1.0), ..some() },
+            "chosen_tokens: expected none, for a loss without sft, found some",
+        );
+    }
+
+    #[test]
+    fn values_out_of_range() {
+        let some = PairInputs::default;
+        for (beta, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+            let text = format!("beta: expected finite numbers above 0, found {found} at 1");
+            refuse(&loss(), &PairInputs { beta: Some(&[1.0, beta]), ..some() }, &text);
+        }
+        let weight = PairInputs { weight: Some(&[-1.0, 1.0]), ..some() };
+        refuse(&loss(), &weight, "weight: expected finite numbers from 0, found -1 at 0");
+        let margin = PairInputs { margin: Some(&[f32::NAN, 1.0]), ..some() };
+        refuse(&loss(), &margin, "margin: expected finite numbers, found NaN at 0");
+        let smoothing = PairInputs { label_smoothing: Some(&[0.25, 0.5]), ..some() };
+        let text = "label_smoothing: expected a number from 0 to below 0.5, found 0.5 at 1";
+        refuse(&named("robust"), &smoothing, text);
+        let normalizer = PairInputs { normalizer: Some(0.0), ..some() };
+        refuse(&loss(), &normalizer, "normalizer: expected a finite number above 0, found 0");
+    }
+
+    #[test]
+    fn pairs_where_they_are_needed() {
+        let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1, 1] }, ..batch() };
+        let text = "pairs: expected pairs, for Sigmoid, which compares two sequences, found Pairs::Unpaired";
+        refused!(reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &loss()), Value, text);
+        let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1] }, ..batch };
+        let text = "desirable: expected 4 elements ([sequences]), found 3";
+        refused!(
+            reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &named("bco_pair")),
+            Length,
+            text
+        );
+    }
+
+    #[test]
+    fn what_is_missing() {
+        let alone = |loss: &PairLoss| reference::pair_loss(&batch(), &[0.0; SEQUENCES], None, None, loss);
+        for name in ["ipo", "sigmoid_norm", "orpo", "nll", "simpo", "cpo", "rpo"] {
+            let text = "lengths: required when the loss is length-normalised";
+            refused!(alone(&named(name)), Missing, text);
+        }
+        let text = "scored: required when the loss is divided by a number of tokens";
+        refused!(alone(&named("sft")), Missing, text);
+        refused!(alone(&loss().with_token_normalizer()), Missing, text);
+        refused!(alone(&named("kto")), Missing, "kl_logps: required when KTO has no baseline");
+    }
+
+    #[test]
+    fn lengths_of_inputs() {
+        let scored = [1; SEQUENCES];
+        let short = Some(&[1.0f64][..]);
+        let some = PairInputs::default;
+        for (argument, shape, expected, inputs) in [
+            ("beta", "[pairs]", 2, PairInputs { beta: short, ..some() }),
+            ("margin", "[pairs]", 2, PairInputs { margin: short, ..some() }),
+            ("weight", "[pairs]", 2, PairInputs { weight: short, ..some() }),
+            ("label_smoothing", "[pairs]", 2, PairInputs { label_smoothing: short, ..some() }),
+            ("sequence_log_weights", "[sequences]", 4, PairInputs { sequence_log_weights: short, ..some() }),
+            ("lengths", "[sequences]", 4, PairInputs { lengths: Some(&[1]), ..some() }),
+        ] {
+            let text = format!("{argument}: expected {expected} elements ({shape}), found 1");
+            let logps = [0.0; SEQUENCES];
+            refused!(
+                reference::pair_loss_with(&batch(), &logps, Some(&scored), &inputs, &loss()),
+                Length,
+                text
+            );
+        }
+    }
+}
+
 mod missing {
     use super::*;
 

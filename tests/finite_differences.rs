@@ -1,5 +1,7 @@
-//! Finite differences of the whole chain, logits → log-probs → loss, in f64, against the reference's own gradient.
+//! Finite differences in f64 against the reference's own gradients: of the whole chain, logits → log-probs → loss, and
+//! of floor 2 for every loss. And the cases in which a paper's loss is another, or a number.
 
+use dpo_kernels::loss::{ALL, Divergence, Kind, PairInputs};
 use dpo_kernels::{HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, reference};
 use proptest::prelude::*;
 
@@ -107,5 +109,370 @@ proptest! {
         };
         let chain = Chain { batch, labels: &labels, ref_logps: ref_logps.as_deref(), loss, upstream };
         chain.check(&logits[..batch.logits_len()]);
+    }
+}
+
+/// Four pairs of log-probs, and everything that floor 2 can be given with them.
+const LOGPS: [f64; 8] = [-3.1, -7.4, -2.2, -9.5, -4.0, -6.3, -5.9, -1.7];
+const REF_LOGPS: [f64; 8] = [-3.9, -6.6, -4.1, -8.2, -3.3, -7.7, -5.1, -2.9];
+const SCORED: [u32; 8] = [2, 5, 3, 4, 3, 4, 6, 1];
+const KL_LOGPS: [f64; 3] = [-4.0, -5.5, -3.0];
+const KL_REF_LOGPS: [f64; 3] = [-5.0, -6.0, -4.5];
+
+fn everything(loss: &PairLoss) -> PairInputs<'static, f64> {
+    let has = |property: &dyn Fn(Kind) -> bool| loss.terms().iter().any(|term| property(term.kind));
+    let with_margin = loss.with_margin(1.0).is_ok();
+    PairInputs {
+        beta: Some(&[0.3, 0.5, 0.7, 0.9]),
+        margin: with_margin.then_some(&[0.5, -0.25, 0.0, 1.0]),
+        weight: Some(&[1.0, 0.5, 2.0, 0.25]),
+        label_smoothing: loss.with_label_smoothing(0.1).is_ok().then_some(&[0.1, 0.2, 0.3, 0.4]),
+        sequence_log_weights: Some(&[-0.5, -1.0, 0.25, 0.0, -0.75, -0.1, -0.2, -0.3]),
+        lengths: Some(&[3, 6, 4, 0, 4, 5, 7, 2]),
+        normalizer: Some(2.5),
+        chosen_tokens: has(&|kind| kind == Kind::Sft).then_some(13.0),
+        ..least(loss)
+    }
+}
+
+/// What a loss cannot be without.
+fn least(loss: &PairLoss) -> PairInputs<'static, f64> {
+    let kto = loss.terms().iter().any(|term| matches!(term.kind, Kind::Kto { .. }));
+    let baseline = kto && loss.baseline().is_none();
+    PairInputs {
+        ref_logps: (!loss.is_reference_free()).then_some(&REF_LOGPS),
+        kl_logps: baseline.then_some(&KL_LOGPS),
+        kl_ref_logps: baseline.then_some(&KL_REF_LOGPS),
+        ..PairInputs::default()
+    }
+}
+
+fn loss_of(
+    batch: &HostBatch<'_>,
+    logps: &[f64],
+    inputs: &PairInputs<'_, f64>,
+    loss: &PairLoss,
+) -> (f64, Vec<f64>) {
+    let out = reference::pair_loss_with(batch, logps, Some(&SCORED), inputs, loss).unwrap();
+    (out.metrics.loss, out.coef)
+}
+
+/// Third derivatives reach (1/τ)³ for DiscoPOP, 1/(1 − 2ε) for robust and e^x for f-divergences; at this step they
+/// leave 10⁻⁷ of a loss's size.
+fn check_floor_two(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f64>, loss: &PairLoss) {
+    const STEP: f64 = 1e-6;
+    let (value, coef) = loss_of(batch, &LOGPS, inputs, loss);
+    assert!(value.is_finite(), "{loss:?}");
+    for s in 0..LOGPS.len() {
+        let shifted = |by: f64| {
+            let mut logps = LOGPS;
+            logps[s] += by;
+            loss_of(batch, &logps, inputs, loss).0
+        };
+        let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+        let tolerance = 1e-7 * value.abs().max(1.0);
+        assert!(
+            (difference - coef[s]).abs() <= tolerance,
+            "{loss:?}: sequence {s}: finite difference {difference:e}, coef {:e}",
+            coef[s]
+        );
+    }
+}
+
+fn check_loss(loss: PairLoss) {
+    let batch = HostBatch::padded(8, 1, 1);
+    let indexed =
+        HostBatch { pairs: Pairs::Indexed { chosen: &[0, 1, 2, 0], rejected: &[4, 3, 6, 7] }, ..batch };
+    let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 0, 1, 1, 1, 0, 0] }, ..batch };
+    for batch in [batch, indexed, unpaired] {
+        let least = least(&loss);
+        if reference::pair_loss_with(&batch, &LOGPS, Some(&SCORED), &least, &loss).is_err() {
+            assert_eq!(batch.pairs, unpaired.pairs, "{loss:?}");
+            continue;
+        }
+        check_floor_two(&batch, &least, &loss);
+        check_floor_two(&batch, &least, &loss.with_token_normalizer());
+        check_floor_two(&batch, &least, &loss.with_length_normalization());
+        let sorts = loss.terms().iter().any(|term| matches!(term.kind, Kind::Aot | Kind::AotUnpaired));
+        if !sorts && batch.pairs != unpaired.pairs {
+            check_floor_two(&batch, &everything(&loss), &loss);
+        }
+    }
+}
+
+#[test]
+fn of_every_loss() {
+    for info in &ALL {
+        check_loss((info.make)(0.4).unwrap());
+    }
+}
+
+#[test]
+fn of_every_divergence() {
+    let divergences = [
+        Divergence::ForwardKl,
+        Divergence::JensenShannon,
+        Divergence::Alpha(0.0),
+        Divergence::Alpha(0.5),
+        Divergence::Alpha(1.0),
+        Divergence::Alpha(3.0),
+    ];
+    let mut checked = 0;
+    for (info, divergence) in ALL.iter().flat_map(|info| divergences.map(|divergence| (info, divergence))) {
+        let Ok(loss) = (info.make)(0.4).unwrap().with_divergence(divergence) else { continue };
+        check_loss(loss);
+        checked += 1;
+    }
+    // sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and simpo.
+    assert_eq!(checked, 8 * divergences.len());
+}
+
+#[test]
+fn of_sums() {
+    let loss = |name: &str| PairLoss::named(name, 0.4).unwrap();
+    check_loss(
+        loss("sigmoid")
+            .weighted(0.8)
+            .unwrap()
+            .and(loss("bco_pair"), 0.2)
+            .unwrap()
+            .and(loss("sft"), 1.0)
+            .unwrap(),
+    );
+    check_loss(loss("aot").and(loss("aot_unpaired"), 2.0).unwrap().with_label_smoothing(0.2).unwrap());
+    check_loss(loss("kto").and(loss("apo_zero"), 0.5).unwrap().with_kto_weights(1.5, 0.5).unwrap());
+    check_loss(loss("hinge").and(loss("ipo"), 0.5).unwrap().with_margin(0.3).unwrap());
+}
+
+/// What the papers' losses are in special cases.
+mod limits {
+    use super::*;
+
+    const BETA: f64 = 0.4;
+
+    fn out(loss: &PairLoss, inputs: &PairInputs<'_, f64>) -> (f64, Vec<f64>) {
+        loss_of(&HostBatch::padded(8, 1, 1), &LOGPS, inputs, loss)
+    }
+
+    fn assert_same((one, coef): (f64, Vec<f64>), (other, other_coef): (f64, Vec<f64>)) {
+        let near = |x: f64, y: f64| (x - y).abs() <= 1e-14 * x.abs().max(1.0);
+        assert!(near(one, other), "{one} is not {other}");
+        assert!(coef.iter().zip(&other_coef).all(|(&x, &y)| near(x, y)), "{coef:?} is not {other_coef:?}");
+    }
+
+    fn free() -> PairInputs<'static, f64> {
+        PairInputs::default()
+    }
+
+    fn with_reference() -> PairInputs<'static, f64> {
+        PairInputs { ref_logps: Some(&REF_LOGPS), ..PairInputs::default() }
+    }
+
+    #[test]
+    fn simpo_without_gamma_is_sigmoid_norm_without_a_reference() {
+        let simpo = PairLoss::simpo(BETA, 0.0).unwrap();
+        assert_same(out(&simpo, &free()), out(&PairLoss::sigmoid_norm(BETA).unwrap(), &free()));
+    }
+
+    #[test]
+    fn simpo_s_gamma_is_a_margin_of_every_pair() {
+        let simpo = PairLoss::simpo(BETA, 0.7).unwrap();
+        let margin = PairInputs { margin: Some(&[0.7; 4]), ..PairInputs::default() };
+        assert_same(out(&simpo, &free()), out(&PairLoss::sigmoid_norm(BETA).unwrap(), &margin));
+    }
+
+    #[test]
+    fn cpo_without_nll_is_sigmoid_without_a_reference() {
+        let cpo = PairLoss::cpo(BETA, 0.0).unwrap();
+        assert_same(out(&cpo, &free()), out(&PairLoss::sigmoid(BETA).unwrap(), &free()));
+    }
+
+    #[test]
+    fn rpo_without_alpha_is_dpo() {
+        let rpo = PairLoss::rpo(BETA, 0.0).unwrap();
+        assert_same(out(&rpo, &with_reference()), out(&PairLoss::sigmoid(BETA).unwrap(), &with_reference()));
+    }
+
+    #[test]
+    fn orpo_at_equal_odds_is_nll_and_ln_2() {
+        let orpo = PairLoss::orpo(BETA).unwrap();
+        let batch = HostBatch::padded(2, 1, 1);
+        let logps = [-3.0, -4.5];
+        let out = reference::pair_loss(&batch, &logps, None, Some(&[2, 3]), &orpo).unwrap();
+        assert!((out.metrics.loss - (1.5 + BETA * std::f64::consts::LN_2)).abs() < 1e-15);
+    }
+
+    /// log odds by its definition, where that does not lose anything.
+    #[test]
+    fn odds_are_probabilities_over_their_complements() {
+        let loss = PairLoss::odds_ratio(BETA).unwrap();
+        let batch = HostBatch::padded(2, 1, 1);
+        let odds = |logp: f64| logp.exp() / (1.0 - logp.exp());
+        let ratio = odds(-1.0) / odds(-0.5);
+        let out = reference::pair_loss(&batch, &[-2.0, -0.5], None, Some(&[2, 1]), &loss).unwrap();
+        assert!((out.metrics.loss - (1.0 + 1.0 / ratio).ln()).abs() < 1e-15);
+        // Near 1, log(1 − p) by its textbook form would be −∞.
+        let out = reference::pair_loss(&batch, &[-1e-17, -1e-17], None, Some(&[1, 1]), &loss).unwrap();
+        assert_eq!(out.metrics.loss, std::f64::consts::LN_2);
+    }
+
+    #[test]
+    fn kto_at_the_baseline_is_half_of_lambda() {
+        let kto = PairLoss::kto(BETA).unwrap().with_kto_weights(1.5, 0.75).unwrap();
+        let kto = kto.with_baseline(2.0).unwrap();
+        let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::padded(2, 1, 1) };
+        let out = reference::pair_loss(&batch, &[-3.0, -5.0], Some(&[-5.0, -7.0]), None, &kto).unwrap();
+        assert_eq!(out.pair_losses, [0.75, 0.375]);
+        assert_eq!(out.coef, [-1.5 * BETA / 8.0, 0.75 * BETA / 8.0]);
+    }
+
+    #[test]
+    fn kto_s_baseline_is_the_mean_of_mismatched_log_ratios_from_zero() {
+        let kto = PairLoss::kto(BETA).unwrap();
+        let given =
+            PairInputs { kl_logps: Some(&KL_LOGPS), kl_ref_logps: Some(&KL_REF_LOGPS), ..with_reference() };
+        assert_same(out(&kto, &given), out(&kto.with_baseline(1.0).unwrap(), &with_reference()));
+        let negative =
+            PairInputs { kl_logps: Some(&KL_REF_LOGPS), kl_ref_logps: Some(&KL_LOGPS), ..with_reference() };
+        assert_same(out(&kto, &negative), out(&kto.with_baseline(0.0).unwrap(), &with_reference()));
+    }
+
+    #[test]
+    fn kto_without_a_baseline_is_apo_zero() {
+        let kto = PairLoss::kto(BETA).unwrap().with_baseline(0.0).unwrap();
+        assert_same(out(&kto, &with_reference()), out(&PairLoss::apo_zero(BETA).unwrap(), &with_reference()));
+    }
+
+    #[test]
+    fn robust_without_noise_is_dpo() {
+        let robust = PairLoss::robust(BETA, 0.0).unwrap();
+        assert_same(
+            out(&robust, &with_reference()),
+            out(&PairLoss::sigmoid(BETA).unwrap(), &with_reference()),
+        );
+    }
+
+    #[test]
+    fn exo_is_zero_where_sigma_is_the_label() {
+        let (beta, epsilon) = (1.0, 0.2f64);
+        let exo = PairLoss::exo_pair(beta, epsilon).unwrap();
+        let z = ((1.0 - epsilon) / epsilon).ln();
+        let out = reference::pair_loss(&HostBatch::padded(2, 1, 1), &[z, 0.0], None, None, &exo).unwrap();
+        assert!(out.metrics.loss.abs() < 1e-15 && out.coef[0].abs() < 1e-15, "{out:?}");
+    }
+
+    /// At z = ±∞ and beyond, what TRL computes as ∞·0.
+    #[test]
+    fn tails_have_their_limits() {
+        let batch = HostBatch::padded(2, 1, 1);
+        let at = |loss: &PairLoss, z: f64| {
+            let out = reference::pair_loss(&batch, &[z, 0.0], None, None, loss).unwrap();
+            (out.metrics.loss, out.coef[0])
+        };
+        let discopop = PairLoss::discopop(1.0, 0.05).unwrap();
+        assert_eq!(at(&discopop, -1e4), (1e4, -1.0));
+        assert_eq!(at(&discopop, f64::NEG_INFINITY), (f64::INFINITY, -1.0));
+        assert_eq!(at(&discopop, f64::INFINITY), (0.0, 0.0));
+        let exo = PairLoss::exo_pair(1.0, 0.1).unwrap();
+        assert_eq!(at(&exo, f64::INFINITY), (-(-0.1f64).ln_1p(), 0.0));
+        assert_eq!(at(&exo, f64::NEG_INFINITY), (-0.1f64.ln(), 0.0));
+        let (_, slope) = at(&PairLoss::apo_zero(1.0).unwrap(), 50.0);
+        assert!((slope / -(-50.0f64).exp() - 1.0).abs() < 1e-14);
+    }
+
+    #[test]
+    fn aot_of_one_pair_is_dpo() {
+        let batch = HostBatch::padded(2, 1, 1);
+        let of = |loss: PairLoss| {
+            let out = reference::pair_loss(&batch, &[-3.0, -4.0], Some(&[-2.0, -5.0]), None, &loss).unwrap();
+            (out.metrics.loss, out.coef)
+        };
+        let dpo = of(PairLoss::sigmoid(BETA).unwrap());
+        assert_same(of(PairLoss::aot(BETA).unwrap()), dpo.clone());
+        assert_same(of(PairLoss::aot_unpaired(BETA).unwrap()), dpo);
+    }
+
+    #[test]
+    fn aot_sorts_nan_last_and_equals_in_their_order() {
+        let batch = HostBatch::padded(8, 1, 1);
+        let logps = [-1.0, f64::NAN, -1.0, -3.0, 0.0, 0.0, 0.0, 0.0];
+        for loss in [PairLoss::aot(BETA).unwrap(), PairLoss::aot_unpaired(BETA).unwrap()] {
+            let out = reference::pair_loss(&batch, &logps, None, None, &loss).unwrap();
+            let nan: Vec<bool> = out.pair_losses.iter().map(|loss| loss.is_nan()).collect();
+            assert_eq!(nan, [false, true, false, false]);
+            assert_eq!(out.pair_losses[0], out.pair_losses[2]);
+        }
+    }
+
+    #[test]
+    fn sums_are_linear() {
+        let named = |name: &str| PairLoss::named(name, BETA).unwrap();
+        let (one, other) = (named("sigmoid"), named("nca_pair"));
+        let (x, y) = (out(&one, &with_reference()), out(&other, &with_reference()));
+        let sum = one.weighted(0.25).unwrap().and(other, 3.0).unwrap();
+        let coef = x.1.iter().zip(&y.1).map(|(x, y)| 0.25 * x + 3.0 * y).collect();
+        assert_same(out(&sum, &with_reference()), (0.25 * x.0 + 3.0 * y.0, coef));
+    }
+
+    #[test]
+    fn alpha_divergences_have_the_kls_at_their_ends() {
+        let sigmoid = PairLoss::sigmoid(BETA).unwrap();
+        let with = |divergence| out(&sigmoid.with_divergence(divergence).unwrap(), &with_reference());
+        assert_same(with(Divergence::Alpha(0.0)), with(Divergence::ForwardKl));
+        assert_same(with(Divergence::Alpha(1.0)), with(Divergence::ReverseKl));
+    }
+
+    #[test]
+    fn tensors_of_one_value_are_that_value() {
+        let epsilon = 0.125;
+        let loss = PairLoss::sigmoid(BETA).unwrap();
+        let given = PairInputs {
+            beta: Some(&[BETA; 4]),
+            label_smoothing: Some(&[0.125; 4]),
+            margin: Some(&[0.5; 4]),
+            weight: Some(&[1.0; 4]),
+            sequence_log_weights: Some(&[0.0; 8]),
+            normalizer: Some(4.0),
+            lengths: Some(&SCORED),
+            ..with_reference()
+        };
+        let plain = loss.with_label_smoothing(epsilon).unwrap().with_margin(0.5).unwrap();
+        let other = PairLoss::sigmoid(0.9).unwrap();
+        assert_same(out(&other, &given), out(&plain, &with_reference()));
+    }
+}
+
+/// However a batch is split, with a normaliser of the whole it has the gradient of the whole.
+#[test]
+fn of_splits() {
+    const PAIRS: usize = 4;
+    for info in ALL.iter().filter(|info| !info.name.starts_with("aot")) {
+        let loss = (info.make)(0.4).unwrap().with_normalizer(PAIRS as f64).unwrap();
+        let sft = loss.terms().iter().any(|term| term.kind == Kind::Sft);
+        let chosen_tokens: u32 = SCORED[..PAIRS].iter().sum();
+        let inputs = PairInputs { chosen_tokens: sft.then_some(f64::from(chosen_tokens)), ..least(&loss) };
+        let whole = loss_of(&HostBatch::padded(2 * PAIRS, 1, 1), &LOGPS, &inputs, &loss);
+
+        // Bit i of `split` begins a new part after pair i.
+        for split in 0..1 << (PAIRS - 1) {
+            let (mut value, mut coef) = (0.0, vec![0.0; 2 * PAIRS]);
+            let mut begin = 0;
+            for end in (1..=PAIRS).filter(|&end| end == PAIRS || split >> (end - 1) & 1 == 1) {
+                let members: Vec<usize> = (begin..end).chain(PAIRS + begin..PAIRS + end).collect();
+                let pick = |values: &[f64]| members.iter().map(|&s| values[s]).collect::<Vec<f64>>();
+                let scored: Vec<u32> = members.iter().map(|&s| SCORED[s]).collect();
+                let ref_logps = inputs.ref_logps.map(pick);
+                let inputs = PairInputs { ref_logps: ref_logps.as_deref(), ..inputs };
+                let batch = HostBatch::padded(members.len(), 1, 1);
+                let part =
+                    reference::pair_loss_with(&batch, &pick(&LOGPS), Some(&scored), &inputs, &loss).unwrap();
+                value += part.metrics.loss;
+                members.iter().zip(&part.coef).for_each(|(&s, &c)| coef[s] = c);
+                begin = end;
+            }
+            assert!((value - whole.0).abs() <= 1e-14 * whole.0.abs().max(1.0), "{}", info.name);
+            let same = coef.iter().zip(&whole.1).all(|(x, y)| (x - y).abs() <= 1e-15 * y.abs());
+            assert!(same, "{}: {coef:?} is not {:?}", info.name, whole.1);
+        }
     }
 }

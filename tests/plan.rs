@@ -11,7 +11,8 @@ use dpo_kernels::cuda::params::{
     DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
 };
 use dpo_kernels::cuda::plan::{
-    self, Arguments, DeviceArray, DeviceBatch, GradientBuffers, Inputs, LogpsBuffers, PairBuffers,
+    self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
+    PairBuffers,
 };
 use dpo_kernels::cuda::tuning::{Dealing, Kernel, TABLE, most_slices};
 use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences};
@@ -28,6 +29,7 @@ const OUT: LogpsBuffers = LogpsBuffers {
 };
 const PAIRS: PairBuffers = PairBuffers {
     ref_logps: Some(0x7000),
+    inputs: DevicePairInputs::NONE,
     pair_losses: 0x8000,
     chosen_rewards: 0x9000,
     rejected_rewards: 0xa000,

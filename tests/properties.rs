@@ -274,7 +274,7 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
     });
 
     let of_pairs = problem.pairs();
-    let normalizer = loss.normalizer(of_pairs.len());
+    let normalizer = problem.normalizer.map_or(of_pairs.len() as f64, f64::from);
     let side = |s: usize| Side {
         scale: if problem.length_normalized {
             problem.beta / f64::from(truth.scored[s].max(1))
@@ -285,37 +285,42 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
         ref_logp: ref_logps.as_ref().map_or(0.0, |ref_logps| ref_logps[s]),
         uncertain: uncertain[s],
     };
-    let bounds: Vec<PairBounds> = of_pairs
-        .iter()
-        .map(|&(w, l)| PairBounds::new(&DERIVED, problem.label_smoothing, normalizer, side(w), side(l)))
-        .collect();
-    let mut coef_bounds = vec![0.0; problem.lens.len()];
+    let sides: Vec<Side> = (0..problem.lens.len()).map(side).collect();
+    let evaluate = |logps: &[f64]| {
+        reference::pair_loss(&batch, logps, ref_logps.as_deref(), Some(&truth.scored), &loss).unwrap()
+    };
+    let bounds = PairBounds::new(&DERIVED, &sides, &of_pairs, &evaluate);
+    let mut coef_bounds = bounds.coef.clone();
     let mut magnitudes = vec![0.0; problem.lens.len()];
-    for (&(w, l), bounds) in of_pairs.iter().zip(&bounds) {
-        for (s, bound) in [(w, bounds.chosen_coef), (l, bounds.rejected_coef)] {
+    for &(w, l) in &of_pairs {
+        for s in [w, l] {
             // Every addition to a coefficient rounds what there is of it, at most |slope|·β/n per pair so far.
-            magnitudes[s] += side(s).scale / normalizer;
-            coef_bounds[s] += bound + DERIVED.rounding(magnitudes[s]);
+            magnitudes[s] += sides[s].scale / normalizer;
+            coef_bounds[s] += DERIVED.rounding(magnitudes[s]);
         }
     }
-    let each = |f: fn(&PairBounds) -> f64| -> Vec<f64> { bounds.iter().map(f).collect() };
     for (quantity, found, expected, bounds) in [
-        ("chosen", &pairs.chosen_rewards, &true_pairs.chosen_rewards, each(|b| b.chosen_reward)),
-        ("rejected", &pairs.rejected_rewards, &true_pairs.rejected_rewards, each(|b| b.rejected_reward)),
-        ("margins", &pairs.margins, &true_pairs.margins, each(|b| b.margin)),
-        ("pair losses", &pairs.pair_losses, &true_pairs.pair_losses, each(|b| b.loss)),
-        ("coef", &pairs.coef, &true_pairs.coef, coef_bounds.clone()),
+        ("chosen", &pairs.chosen_rewards, &true_pairs.chosen_rewards, &bounds.chosen_rewards),
+        ("rejected", &pairs.rejected_rewards, &true_pairs.rejected_rewards, &bounds.rejected_rewards),
+        ("margins", &pairs.margins, &true_pairs.margins, &bounds.margins),
+        ("pair losses", &pairs.pair_losses, &true_pairs.pair_losses, &bounds.losses),
+        ("coef", &pairs.coef, &true_pairs.coef, &coef_bounds),
     ] {
         judge.all_close(quantity, quantity, &widen(found), expected, |i| bounds[i]);
     }
     let (metrics, true_metrics) = (&pairs.metrics, &true_pairs.metrics);
-    let mean = |f: fn(&PairBounds) -> f64| each(f).iter().sum::<f64>() / of_pairs.len() as f64;
-    let loss_bound = each(|b| b.loss).iter().sum::<f64>() / normalizer;
+    let mean = |bounds: &[f64]| bounds.iter().sum::<f64>() / of_pairs.len() as f64;
+    let loss_bound = bounds.losses.iter().sum::<f64>() / normalizer;
     for (quantity, found, expected, bound) in [
         ("loss", metrics.loss, true_metrics.loss, loss_bound),
-        ("mean chosen", metrics.chosen_reward, true_metrics.chosen_reward, mean(|b| b.chosen_reward)),
-        ("mean rejected", metrics.rejected_reward, true_metrics.rejected_reward, mean(|b| b.rejected_reward)),
-        ("mean margin", metrics.margin, true_metrics.margin, mean(|b| b.margin)),
+        ("mean chosen", metrics.chosen_reward, true_metrics.chosen_reward, mean(&bounds.chosen_rewards)),
+        (
+            "mean rejected",
+            metrics.rejected_reward,
+            true_metrics.rejected_reward,
+            mean(&bounds.rejected_rewards),
+        ),
+        ("mean margin", metrics.margin, true_metrics.margin, mean(&bounds.margins)),
     ] {
         let bound = bound + DERIVED.rounding(expected);
         judge.close(quantity, || "metrics".to_string(), f64::from(found), expected, bound);

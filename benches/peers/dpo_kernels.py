@@ -42,7 +42,9 @@ class Inputs(Struct):
 class Loss(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("beta", c_double), ("label_smoothing", c_double), ("normalizer", c_double),
-        ("length_normalized", c_int32),
+        ("length_normalized", c_int32), ("divergence", c_uint32), ("alpha", c_double), ("margin", c_double),
+        ("baseline", c_double), ("has_baseline", c_int32), ("normalized_by", c_uint32), ("terms", c_void_p),
+        ("term_count", c_size_t), ("inputs", c_void_p),
     ]  # fmt: skip
 
 

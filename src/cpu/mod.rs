@@ -49,9 +49,9 @@ mod softmax;
 use rayon::prelude::*;
 
 use self::softmax::{RowGradient, RowLogp, Source};
-use crate::batch::{HostBatch, Labels, Logit, Logps, Metrics, PairOutputs, Status};
+use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status};
 use crate::error::{Error, Result};
-use crate::loss::{PairLoss, Sequence};
+use crate::loss::{Given, PairInputs, PairLoss};
 
 /// Logits below which a piece of work is not worth handing to another thread.
 const TASK_LOGITS: usize = 1 << 14;
@@ -184,9 +184,9 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
 /// Floor 2: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
 /// `logps`, `ref_logps` and `lengths` are `[S]`; log-probs are sums in nats, also where the loss is
-/// length-normalised and `lengths` says by what (a length of 0 counts as 1). Without `ref_logps` the reference
-/// log-probs are 0. [`PairLoss::pair`] has the formulas; its f64 results are rounded once, on store. A sequence
-/// that stands in several pairs has its coefficients added up in pair order.
+/// length-normalised and `lengths`, the numbers of scored rows, says by what (a length of 0 counts as 1). Without
+/// `ref_logps` the reference log-probs are 0. [`loss`](crate::loss) has the formulas; their f64 results are rounded
+/// once, on store. A sequence that stands in several pairs has its coefficients added up in pair order.
 ///
 /// ```
 /// use dpo_kernels::batch::PairOutputs;
@@ -203,8 +203,9 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
 /// # Errors
 ///
 /// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logps`, `ref_logps` or `lengths`;
-/// [`Error::Missing`] for `lengths` where the loss is length-normalised; [`Error::Value`] for a batch without pairs.
-/// `out` is untouched then.
+/// [`Error::Missing`] for `lengths` where the loss is length-normalised, `scored` where it counts tokens, `kl_logps`
+/// where it needs a baseline; [`Error::Value`] for a batch without the pairs that the loss needs, and for `ref_logps`
+/// where it has no reference. `out` is untouched then.
 pub fn pair_loss(
     batch: &HostBatch<'_>,
     logps: &[f32],
@@ -213,51 +214,25 @@ pub fn pair_loss(
     loss: &PairLoss,
     out: &mut PairOutputs<f32>,
 ) -> Result<()> {
-    batch.validate()?;
-    let sequences = batch.sequences.count();
-    Error::check_len("logps", "[sequences]", sequences, logps.len())?;
-    loss.check_inputs(&batch.pairs, sequences, ref_logps.map(<[f32]>::len), lengths.map(<[u32]>::len))?;
+    pair_loss_with(batch, logps, lengths, &PairInputs::of_reference(ref_logps), loss, out)
+}
 
-    let pairs = batch.pair_count();
-    let normalizer = loss.normalizer(pairs);
-    out.pair_losses.clear();
-    out.chosen_rewards.clear();
-    out.rejected_rewards.clear();
-    out.margins.clear();
-    out.coef.clear();
-    out.coef.resize(sequences, 0.0);
-
-    let sequence = |s: usize| Sequence {
-        logp: f64::from(logps[s]),
-        ref_logp: ref_logps.map_or(0.0, |ref_logps| f64::from(ref_logps[s])),
-        length: lengths.map_or(1, |lengths| lengths[s]),
-    };
-    let mut sums = Metrics::<f64>::default();
-    for i in 0..pairs {
-        let (w, l) = batch.pairs.get(i, pairs);
-        let terms = loss.pair(sequence(w), sequence(l));
-        let margin = terms.chosen_reward - terms.rejected_reward;
-        out.pair_losses.push(terms.loss as f32);
-        out.chosen_rewards.push(terms.chosen_reward as f32);
-        out.rejected_rewards.push(terms.rejected_reward as f32);
-        out.margins.push(margin as f32);
-        for (s, coef) in [(w, terms.chosen_coef), (l, terms.rejected_coef)] {
-            out.coef[s] = (f64::from(out.coef[s]) + coef / normalizer) as f32;
-        }
-        sums.loss += terms.loss;
-        sums.chosen_reward += terms.chosen_reward;
-        sums.rejected_reward += terms.rejected_reward;
-        sums.margin += margin;
-        sums.accuracy += f64::from(terms.chosen_reward > terms.rejected_reward);
-    }
-    let mean = |sum: f64| (sum / pairs as f64) as f32;
-    out.metrics = Metrics {
-        loss: (sums.loss / normalizer) as f32,
-        chosen_reward: mean(sums.chosen_reward),
-        rejected_reward: mean(sums.rejected_reward),
-        margin: mean(sums.margin),
-        accuracy: mean(sums.accuracy),
-    };
+/// [`pair_loss`] with everything it can be given: per-pair values, lengths apart from the numbers of `scored` rows,
+/// normalisers.
+///
+/// # Errors
+///
+/// Those of [`pair_loss`]; [`Error::Length`] that names an input; [`Error::Value`] for one with a value out of its
+/// range, and for one that the loss has no use for.
+pub fn pair_loss_with(
+    batch: &HostBatch<'_>,
+    logps: &[f32],
+    scored: Option<&[u32]>,
+    inputs: &PairInputs<'_, f32>,
+    loss: &PairLoss,
+    out: &mut PairOutputs<f32>,
+) -> Result<()> {
+    batch.floor_two(logps, scored, inputs, loss)?.run(out);
     Ok(())
 }
 
@@ -276,12 +251,30 @@ pub fn forward<T: Logit>(
     loss: &PairLoss,
     out: &mut Forward,
 ) -> Result<()> {
+    forward_with(batch, logits, labels, &PairInputs::of_reference(ref_logps), loss, out)
+}
+
+/// [`forward`] with everything that floor 2 can be given.
+///
+/// # Errors
+///
+/// Those of [`logps`] and [`pair_loss_with`], all before any work is done.
+pub fn forward_with<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    inputs: &PairInputs<'_, f32>,
+    loss: &PairLoss,
+    out: &mut Forward,
+) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     let sequences = batch.sequences.count();
-    loss.check_inputs(&batch.pairs, sequences, ref_logps.map(<[f32]>::len), Some(sequences))?;
+    let given = Given { scored: Some(sequences), ..inputs.given(None) };
+    loss.check_inputs(&batch.pairs, sequences, &given)?;
+    loss.check_values(inputs)?;
 
     logps(batch, logits, labels, &mut out.logps)?;
-    pair_loss(batch, &out.logps.logps, ref_logps, Some(&out.logps.scored), loss, &mut out.pairs)
+    pair_loss_with(batch, &out.logps.logps, Some(&out.logps.scored), inputs, loss, &mut out.pairs)
 }
 
 /// Floor 3: the gradient of the loss by the logits.

@@ -1,14 +1,49 @@
 // Made by bindgen from kernels/params.h (`make params`); a test compares it with a fresh run.
 
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
+pub const DPO_LOSS_TERMS: u32 = 4;
 /// (i, pairs + i)
 pub const DPO_PAIRS_CONCATENATED: DpoPairLayout = 0;
 /// (2i, 2i + 1)
 pub const DPO_PAIRS_INTERLEAVED: DpoPairLayout = 1;
 /// (chosen[i], rejected[i])
 pub const DPO_PAIRS_INDEXED: DpoPairLayout = 2;
+/// sequence i alone, chosen where chosen[i] is not 0, else rejected
+pub const DPO_PAIRS_UNPAIRED: DpoPairLayout = 3;
 /// How sequences form pairs.
 pub type DpoPairLayout = ::core::ffi::c_uint;
+pub const DPO_LOSS_SIGMOID: DpoLossKind = 0;
+pub const DPO_LOSS_HINGE: DpoLossKind = 1;
+pub const DPO_LOSS_IPO: DpoLossKind = 2;
+pub const DPO_LOSS_EXO_PAIR: DpoLossKind = 3;
+pub const DPO_LOSS_NCA_PAIR: DpoLossKind = 4;
+pub const DPO_LOSS_ROBUST: DpoLossKind = 5;
+pub const DPO_LOSS_BCO_PAIR: DpoLossKind = 6;
+pub const DPO_LOSS_SPPO_HARD: DpoLossKind = 7;
+pub const DPO_LOSS_AOT: DpoLossKind = 8;
+pub const DPO_LOSS_AOT_UNPAIRED: DpoLossKind = 9;
+pub const DPO_LOSS_APO_ZERO: DpoLossKind = 10;
+pub const DPO_LOSS_APO_DOWN: DpoLossKind = 11;
+/// parameters: tau
+pub const DPO_LOSS_DISCOPOP: DpoLossKind = 12;
+pub const DPO_LOSS_SFT: DpoLossKind = 13;
+pub const DPO_LOSS_NLL: DpoLossKind = 14;
+pub const DPO_LOSS_ODDS_RATIO: DpoLossKind = 15;
+/// parameters: weights of desirable and undesirable
+pub const DPO_LOSS_KTO: DpoLossKind = 16;
+/// The losses; src/loss/kind.rs has their formulas.
+pub type DpoLossKind = ::core::ffi::c_uint;
+pub const DPO_REVERSE_KL: DpoDivergence = 0;
+pub const DPO_FORWARD_KL: DpoDivergence = 1;
+pub const DPO_JENSEN_SHANNON: DpoDivergence = 2;
+pub const DPO_ALPHA_DIVERGENCE: DpoDivergence = 3;
+/// What a log-ratio is worth to a loss of the margin; src/loss/divergence.rs has the formulas.
+pub type DpoDivergence = ::core::ffi::c_uint;
+pub const DPO_NORMALIZER_NUMBER: DpoNormalizer = 0;
+/// scored tokens of chosen and rejected
+pub const DPO_NORMALIZER_TOKENS: DpoNormalizer = 1;
+/// What the sum of pair losses is divided by, unless the device knows.
+pub type DpoNormalizer = ::core::ffi::c_uint;
 /// index of the row
 pub const DPO_BAD_LABEL: DpoTrouble = 0;
 /// index of the row
@@ -126,16 +161,66 @@ const _: () = {
         "Offset of field: DpoBatch::next_token",
     ][::core::mem::offset_of!(DpoBatch, next_token) - 52usize];
 };
+/// One loss of a weighted sum.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoLossTerm {
+    pub kind: ::core::ffi::c_uint,
+    pub length_normalized: ::core::ffi::c_uint,
+    pub weight: f32,
+    pub label_smoothing: f32,
+    pub parameters: [f32; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoLossTerm"][::core::mem::size_of::<DpoLossTerm>() - 24usize];
+    ["Alignment of DpoLossTerm"][::core::mem::align_of::<DpoLossTerm>() - 4usize];
+    [
+        "Offset of field: DpoLossTerm::kind",
+    ][::core::mem::offset_of!(DpoLossTerm, kind) - 0usize];
+    [
+        "Offset of field: DpoLossTerm::length_normalized",
+    ][::core::mem::offset_of!(DpoLossTerm, length_normalized) - 4usize];
+    [
+        "Offset of field: DpoLossTerm::weight",
+    ][::core::mem::offset_of!(DpoLossTerm, weight) - 8usize];
+    [
+        "Offset of field: DpoLossTerm::label_smoothing",
+    ][::core::mem::offset_of!(DpoLossTerm, label_smoothing) - 12usize];
+    [
+        "Offset of field: DpoLossTerm::parameters",
+    ][::core::mem::offset_of!(DpoLossTerm, parameters) - 16usize];
+};
 /// A loss over pairs: parameters, what it reads besides logps, and where its results go.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoPairLoss {
-    /// [sequences], or null: reference-free
+    /// [sequences], or null: 0
     pub ref_logps: ::core::ffi::c_ulonglong,
-    /// [pairs], indexed layout only
+    /// [pairs], indexed layout; [sequences], unpaired
     pub chosen: ::core::ffi::c_ulonglong,
     /// [pairs], indexed layout only
     pub rejected: ::core::ffi::c_ulonglong,
+    /// [sequences], or null: the numbers of scored rows
+    pub lengths: ::core::ffi::c_ulonglong,
+    /// [pairs], or null: beta
+    pub betas: ::core::ffi::c_ulonglong,
+    /// [pairs], or null: gamma
+    pub gammas: ::core::ffi::c_ulonglong,
+    /// [pairs], or null: 1
+    pub weights: ::core::ffi::c_ulonglong,
+    /// [pairs], or null: those of the terms
+    pub label_smoothings: ::core::ffi::c_ulonglong,
+    /// [sequences], or null: 0
+    pub sequence_log_weights: ::core::ffi::c_ulonglong,
+    /// [kl_count]
+    pub kl_logps: ::core::ffi::c_ulonglong,
+    /// [kl_count], or null: 0
+    pub kl_ref_logps: ::core::ffi::c_ulonglong,
+    /// a scalar, or null
+    pub device_normalizer: ::core::ffi::c_ulonglong,
+    /// a scalar, or null: those of this batch
+    pub chosen_tokens: ::core::ffi::c_ulonglong,
     /// [pairs]
     pub pair_losses: ::core::ffi::c_ulonglong,
     /// [pairs]
@@ -150,14 +235,22 @@ pub struct DpoPairLoss {
     /// 0: log-probs only
     pub pairs: ::core::ffi::c_uint,
     pub pair_layout: ::core::ffi::c_uint,
+    /// of the rewards; terms have their own
     pub length_normalized: ::core::ffi::c_uint,
+    pub divergence: ::core::ffi::c_uint,
+    pub normalizer_kind: ::core::ffi::c_uint,
+    pub kl_count: ::core::ffi::c_uint,
+    pub term_count: ::core::ffi::c_uint,
     pub beta: f32,
-    pub label_smoothing: f32,
+    pub gamma: f32,
+    pub alpha: f32,
+    pub baseline: f32,
     pub normalizer: f32,
+    pub terms: [DpoLossTerm; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 96usize];
+    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 296usize];
     ["Alignment of DpoPairLoss"][::core::mem::align_of::<DpoPairLoss>() - 8usize];
     [
         "Offset of field: DpoPairLoss::ref_logps",
@@ -169,41 +262,92 @@ const _: () = {
         "Offset of field: DpoPairLoss::rejected",
     ][::core::mem::offset_of!(DpoPairLoss, rejected) - 16usize];
     [
+        "Offset of field: DpoPairLoss::lengths",
+    ][::core::mem::offset_of!(DpoPairLoss, lengths) - 24usize];
+    [
+        "Offset of field: DpoPairLoss::betas",
+    ][::core::mem::offset_of!(DpoPairLoss, betas) - 32usize];
+    [
+        "Offset of field: DpoPairLoss::gammas",
+    ][::core::mem::offset_of!(DpoPairLoss, gammas) - 40usize];
+    [
+        "Offset of field: DpoPairLoss::weights",
+    ][::core::mem::offset_of!(DpoPairLoss, weights) - 48usize];
+    [
+        "Offset of field: DpoPairLoss::label_smoothings",
+    ][::core::mem::offset_of!(DpoPairLoss, label_smoothings) - 56usize];
+    [
+        "Offset of field: DpoPairLoss::sequence_log_weights",
+    ][::core::mem::offset_of!(DpoPairLoss, sequence_log_weights) - 64usize];
+    [
+        "Offset of field: DpoPairLoss::kl_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_logps) - 72usize];
+    [
+        "Offset of field: DpoPairLoss::kl_ref_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_ref_logps) - 80usize];
+    [
+        "Offset of field: DpoPairLoss::device_normalizer",
+    ][::core::mem::offset_of!(DpoPairLoss, device_normalizer) - 88usize];
+    [
+        "Offset of field: DpoPairLoss::chosen_tokens",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen_tokens) - 96usize];
+    [
         "Offset of field: DpoPairLoss::pair_losses",
-    ][::core::mem::offset_of!(DpoPairLoss, pair_losses) - 24usize];
+    ][::core::mem::offset_of!(DpoPairLoss, pair_losses) - 104usize];
     [
         "Offset of field: DpoPairLoss::chosen_rewards",
-    ][::core::mem::offset_of!(DpoPairLoss, chosen_rewards) - 32usize];
+    ][::core::mem::offset_of!(DpoPairLoss, chosen_rewards) - 112usize];
     [
         "Offset of field: DpoPairLoss::rejected_rewards",
-    ][::core::mem::offset_of!(DpoPairLoss, rejected_rewards) - 40usize];
+    ][::core::mem::offset_of!(DpoPairLoss, rejected_rewards) - 120usize];
     [
         "Offset of field: DpoPairLoss::margins",
-    ][::core::mem::offset_of!(DpoPairLoss, margins) - 48usize];
+    ][::core::mem::offset_of!(DpoPairLoss, margins) - 128usize];
     [
         "Offset of field: DpoPairLoss::coef",
-    ][::core::mem::offset_of!(DpoPairLoss, coef) - 56usize];
+    ][::core::mem::offset_of!(DpoPairLoss, coef) - 136usize];
     [
         "Offset of field: DpoPairLoss::metrics",
-    ][::core::mem::offset_of!(DpoPairLoss, metrics) - 64usize];
+    ][::core::mem::offset_of!(DpoPairLoss, metrics) - 144usize];
     [
         "Offset of field: DpoPairLoss::pairs",
-    ][::core::mem::offset_of!(DpoPairLoss, pairs) - 72usize];
+    ][::core::mem::offset_of!(DpoPairLoss, pairs) - 152usize];
     [
         "Offset of field: DpoPairLoss::pair_layout",
-    ][::core::mem::offset_of!(DpoPairLoss, pair_layout) - 76usize];
+    ][::core::mem::offset_of!(DpoPairLoss, pair_layout) - 156usize];
     [
         "Offset of field: DpoPairLoss::length_normalized",
-    ][::core::mem::offset_of!(DpoPairLoss, length_normalized) - 80usize];
+    ][::core::mem::offset_of!(DpoPairLoss, length_normalized) - 160usize];
+    [
+        "Offset of field: DpoPairLoss::divergence",
+    ][::core::mem::offset_of!(DpoPairLoss, divergence) - 164usize];
+    [
+        "Offset of field: DpoPairLoss::normalizer_kind",
+    ][::core::mem::offset_of!(DpoPairLoss, normalizer_kind) - 168usize];
+    [
+        "Offset of field: DpoPairLoss::kl_count",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_count) - 172usize];
+    [
+        "Offset of field: DpoPairLoss::term_count",
+    ][::core::mem::offset_of!(DpoPairLoss, term_count) - 176usize];
     [
         "Offset of field: DpoPairLoss::beta",
-    ][::core::mem::offset_of!(DpoPairLoss, beta) - 84usize];
+    ][::core::mem::offset_of!(DpoPairLoss, beta) - 180usize];
     [
-        "Offset of field: DpoPairLoss::label_smoothing",
-    ][::core::mem::offset_of!(DpoPairLoss, label_smoothing) - 88usize];
+        "Offset of field: DpoPairLoss::gamma",
+    ][::core::mem::offset_of!(DpoPairLoss, gamma) - 184usize];
+    [
+        "Offset of field: DpoPairLoss::alpha",
+    ][::core::mem::offset_of!(DpoPairLoss, alpha) - 188usize];
+    [
+        "Offset of field: DpoPairLoss::baseline",
+    ][::core::mem::offset_of!(DpoPairLoss, baseline) - 192usize];
     [
         "Offset of field: DpoPairLoss::normalizer",
-    ][::core::mem::offset_of!(DpoPairLoss, normalizer) - 92usize];
+    ][::core::mem::offset_of!(DpoPairLoss, normalizer) - 196usize];
+    [
+        "Offset of field: DpoPairLoss::terms",
+    ][::core::mem::offset_of!(DpoPairLoss, terms) - 200usize];
 };
 /// What blocks leave for the last of them; all zero between launches.
 #[repr(C)]
@@ -296,7 +440,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 256usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 424usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
@@ -347,15 +491,15 @@ const _: () = {
 pub struct DpoPairLossAlone {
     /// [sequences]
     pub logps: ::core::ffi::c_ulonglong,
-    /// [sequences], or null unless length-normalised
-    pub lengths: ::core::ffi::c_ulonglong,
+    /// [sequences], or null unless lengths or tokens are asked for
+    pub scored: ::core::ffi::c_ulonglong,
     pub status: ::core::ffi::c_ulonglong,
     pub loss: DpoPairLoss,
     pub sequences: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 128usize];
+    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 328usize];
     [
         "Alignment of DpoPairLossAlone",
     ][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
@@ -363,8 +507,8 @@ const _: () = {
         "Offset of field: DpoPairLossAlone::logps",
     ][::core::mem::offset_of!(DpoPairLossAlone, logps) - 0usize];
     [
-        "Offset of field: DpoPairLossAlone::lengths",
-    ][::core::mem::offset_of!(DpoPairLossAlone, lengths) - 8usize];
+        "Offset of field: DpoPairLossAlone::scored",
+    ][::core::mem::offset_of!(DpoPairLossAlone, scored) - 8usize];
     [
         "Offset of field: DpoPairLossAlone::status",
     ][::core::mem::offset_of!(DpoPairLossAlone, status) - 16usize];
@@ -373,7 +517,7 @@ const _: () = {
     ][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
     [
         "Offset of field: DpoPairLossAlone::sequences",
-    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 120usize];
+    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 320usize];
 };
 /// Floor 3.
 #[repr(C)]

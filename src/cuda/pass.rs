@@ -8,7 +8,8 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use super::device::{Kernels, driver};
 use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus};
 use super::plan::{
-    self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
+    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairBuffers,
 };
 use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status};
 use crate::error::{Error, Result};
@@ -21,6 +22,36 @@ pub enum DeviceLabels<'a> {
     I32(&'a CudaSlice<i32>),
     /// 64-bit labels.
     I64(&'a CudaSlice<i64>),
+}
+
+/// What floor 2 can be given besides log-probs: [`PairInputs`](crate::loss::PairInputs) in device memory. S
+/// sequences, N pairs.
+///
+/// Only the kernels see the values: see [`DevicePairInputs`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PairSlices<'a> {
+    /// `[S]`: log-probs under the reference.
+    pub ref_logps: Option<&'a CudaSlice<f32>>,
+    /// `[S]`: what a loss divides by, where that is not the number of scored rows.
+    pub lengths: Option<&'a CudaSlice<u32>>,
+    /// `[N]`: β.
+    pub beta: Option<&'a CudaSlice<f32>>,
+    /// `[N]`: γ.
+    pub margin: Option<&'a CudaSlice<f32>>,
+    /// `[N]`: factors of the pair losses.
+    pub weight: Option<&'a CudaSlice<f32>>,
+    /// `[N]`: ε.
+    pub label_smoothing: Option<&'a CudaSlice<f32>>,
+    /// `[S]`: logarithms of weights.
+    pub sequence_log_weights: Option<&'a CudaSlice<f32>>,
+    /// `[M]`: log-probs of mismatched completions, for KTO's baseline.
+    pub kl_logps: Option<&'a CudaSlice<f32>>,
+    /// `[M]`: the same under the reference.
+    pub kl_ref_logps: Option<&'a CudaSlice<f32>>,
+    /// `[1]`: what the sum of the pair losses is divided by.
+    pub normalizer: Option<&'a CudaSlice<f32>>,
+    /// `[1]`: what sft divides by.
+    pub chosen_tokens: Option<&'a CudaSlice<f32>>,
 }
 
 /// Forward and backward passes over batches of one shape.
@@ -116,6 +147,7 @@ impl DpoPass {
             },
             pairs: PairBuffers {
                 ref_logps: None,
+                inputs: DevicePairInputs::NONE,
                 pair_losses: float(&floats.pair_losses),
                 chosen_rewards: float(&floats.chosen_rewards),
                 rejected_rewards: float(&floats.rejected_rewards),
@@ -152,12 +184,62 @@ impl DpoPass {
         ref_logps: Option<&CudaSlice<f32>>,
         loss: &PairLoss,
     ) -> Result<()> {
+        self.forward_with(logits, labels, &PairSlices { ref_logps, ..PairSlices::default() }, loss)
+    }
+
+    /// [`forward`](Self::forward) with everything that floor 2 can be given.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward`](Self::forward); [`Error::Value`] for what the loss has no use for, and
+    /// [`Error::Missing`] for what it needs.
+    pub fn forward_with<'a, T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'a>,
+        loss: &PairLoss,
+    ) -> Result<()> {
         let stream = self.stream.clone();
-        if let Some(found) = ref_logps {
-            Error::check_len("ref_logps", "[sequences]", self.batch.sequences.count(), found.len())?;
-        }
-        let guarded = ref_logps.map(|slice| slice.device_ptr(&stream));
-        let buffers = PairBuffers { ref_logps: guarded.as_ref().map(|(address, _)| *address), ..self.pairs };
+        let (sequences, pairs) = (self.batch.sequences.count(), self.batch.pair_count());
+        let mut guards = Vec::new();
+        let mut address = |argument, shape, len, slice: Option<&'a CudaSlice<f32>>| {
+            let Some(slice) = slice else { return Ok(None) };
+            Error::check_len(argument, shape, len, slice.len())?;
+            let (address, guard) = slice.device_ptr(&stream);
+            guards.push(guard);
+            Ok::<_, Error>(Some(address))
+        };
+        let kl = inputs.kl_logps.map_or(0, CudaSlice::len);
+        let ref_logps = address("ref_logps", "[sequences]", sequences, inputs.ref_logps)?;
+        let of_pairs = DevicePairInputs {
+            beta: address("beta", "[pairs]", pairs, inputs.beta)?,
+            margin: address("margin", "[pairs]", pairs, inputs.margin)?,
+            weight: address("weight", "[pairs]", pairs, inputs.weight)?,
+            label_smoothing: address("label_smoothing", "[pairs]", pairs, inputs.label_smoothing)?,
+            sequence_log_weights: address(
+                "sequence_log_weights",
+                "[sequences]",
+                sequences,
+                inputs.sequence_log_weights,
+            )?,
+            kl_logps: address("kl_logps", "[kl_logps]", kl, inputs.kl_logps)?
+                .map(|address| DeviceArray { address, len: kl }),
+            kl_ref_logps: address("kl_ref_logps", "[kl_logps]", kl, inputs.kl_ref_logps)?,
+            normalizer: address("normalizer", "[1]", 1, inputs.normalizer)?,
+            chosen_tokens: address("chosen_tokens", "[1]", 1, inputs.chosen_tokens)?,
+            lengths: None,
+        };
+        let lengths = match inputs.lengths {
+            None => None,
+            Some(slice) => {
+                Error::check_len("lengths", "[sequences]", sequences, slice.len())?;
+                Some(slice.device_ptr(&stream))
+            }
+        };
+        let of_pairs =
+            DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
+        let buffers = PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs };
         self.launch_forward(logits, labels, Some((loss, &buffers)))
     }
 

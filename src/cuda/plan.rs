@@ -6,14 +6,11 @@
 
 use std::mem::size_of;
 
-use super::params::{
-    DPO_PAIRS_CONCATENATED, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoBatch, DpoForward,
-    DpoPairLayout, DpoPairLoss, DpoPairLossAlone, DpoProgress, DpoSliceSum,
-};
+use super::params::*;
 use super::tuning::{Dealing, Kernel, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
-use crate::loss::PairLoss;
+use crate::loss::{Divergence, Given, Kind, MAX_TERMS, Normalizer, PairLoss, Term};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
 ///
@@ -89,11 +86,58 @@ pub struct LogpsBuffers {
     pub status: DeviceAddress,
 }
 
+/// What floor 2 can be given besides log-probs, all of it optional: [`PairInputs`](crate::loss::PairInputs) in device
+/// memory.
+///
+/// Only the kernels see the values. One that the host would refuse (β of 0, a NaN weight, ε out of its range) gives
+/// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DevicePairInputs {
+    /// `[S]` u32: what a loss divides by, where that is not the number of scored rows.
+    pub lengths: Option<DeviceAddress>,
+    /// `[N]` f32: β.
+    pub beta: Option<DeviceAddress>,
+    /// `[N]` f32: γ.
+    pub margin: Option<DeviceAddress>,
+    /// `[N]` f32: factors of the pair losses.
+    pub weight: Option<DeviceAddress>,
+    /// `[N]` f32: ε.
+    pub label_smoothing: Option<DeviceAddress>,
+    /// `[S]` f32: logarithms of weights.
+    pub sequence_log_weights: Option<DeviceAddress>,
+    /// `[M]` f32: log-probs of mismatched completions, for KTO's baseline.
+    pub kl_logps: Option<DeviceArray>,
+    /// `[M]` f32: the same under the reference.
+    pub kl_ref_logps: Option<DeviceAddress>,
+    /// One f32: what the sum of the pair losses is divided by.
+    pub normalizer: Option<DeviceAddress>,
+    /// One f32: what sft divides by.
+    pub chosen_tokens: Option<DeviceAddress>,
+}
+
+impl DevicePairInputs {
+    /// None of them.
+    pub const NONE: DevicePairInputs = DevicePairInputs {
+        lengths: None,
+        beta: None,
+        margin: None,
+        weight: None,
+        label_smoothing: None,
+        sequence_log_weights: None,
+        kl_logps: None,
+        kl_ref_logps: None,
+        normalizer: None,
+        chosen_tokens: None,
+    };
+}
+
 /// What floor 2 reads besides log-probs, and where it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PairBuffers {
-    /// `[S]` f32; `None` is reference-free, as if all were 0.
+    /// `[S]` f32; `None` is as if all were 0.
     pub ref_logps: Option<DeviceAddress>,
+    /// What else there is.
+    pub inputs: DevicePairInputs,
     /// `[N]` f32.
     pub pair_losses: DeviceAddress,
     /// `[N]` f32.
@@ -233,7 +277,7 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
 /// # Errors
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
-/// without pairs.
+/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
 pub fn forward(
     device: &Device,
     batch: &DeviceBatch,
@@ -249,8 +293,9 @@ pub fn forward(
     let workspace = address("workspace", 4, workspace)?;
     let kernel_loss = match loss {
         Some((loss, buffers)) => {
-            // The kernel counts the lengths itself.
-            loss.check_inputs(&batch.pairs, sequences, None, Some(sequences))?;
+            // The kernel counts the scored rows itself.
+            let given = given(&batch.pairs, sequences, buffers, true);
+            loss.check_inputs(&batch.pairs, sequences, &given)?;
             kernel_loss(&batch.pairs, sequences, loss, buffers)?
         }
         None => DpoPairLoss::default(),
@@ -288,16 +333,17 @@ pub fn forward(
 
 /// Floor 2 alone, on log-probs that are already there.
 ///
-/// `lengths`, `[S]` u32, is what a length-normalised loss divides by: usually floor 1's numbers of scored rows.
+/// `scored`, `[S]` u32, is floor 1's numbers of scored rows: what a length-normalised loss divides by unless it is given
+/// lengths, and what is counted where tokens are.
 ///
 /// # Errors
 ///
-/// [`Error::Missing`] for a length-normalised loss without lengths; otherwise as [`forward`].
+/// [`Error::Missing`] for a loss that needs them; otherwise as [`forward`].
 pub fn pair_loss(
     pairs: &Pairs<DeviceArray>,
     sequences: usize,
     logps: DeviceAddress,
-    lengths: Option<DeviceAddress>,
+    scored: Option<DeviceAddress>,
     loss: &PairLoss,
     buffers: &PairBuffers,
     status: DeviceAddress,
@@ -305,10 +351,10 @@ pub fn pair_loss(
     // One row a sequence: the shape checks of a batch, without its rows.
     let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
     shape.validate_shape()?;
-    loss.check_inputs(pairs, sequences, None, lengths.map(|_| sequences))?;
+    loss.check_inputs(pairs, sequences, &given(pairs, sequences, buffers, scored.is_some()))?;
     let params = DpoPairLossAlone {
         logps: address("logps", 4, logps)?,
-        lengths: optional("lengths", lengths)?.unwrap_or(0),
+        scored: optional("scored", scored)?.unwrap_or(0),
         status: address("status", 4, status)?,
         loss: kernel_loss(pairs, sequences, loss, buffers)?,
         sequences: sequences as u32,
@@ -401,6 +447,27 @@ fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
     })
 }
 
+/// Arrays in device memory are as long as they must be: that is the caller's word.
+fn given(pairs: &Pairs<DeviceArray>, sequences: usize, buffers: &PairBuffers, scored: bool) -> Given {
+    let inputs = &buffers.inputs;
+    let per_sequence = |address: Option<DeviceAddress>| address.map(|_| sequences);
+    let per_pair = |address: Option<DeviceAddress>| address.map(|_| pairs.count(sequences));
+    let kl_logps = inputs.kl_logps.map(|array| array.len);
+    Given {
+        ref_logps: per_sequence(buffers.ref_logps),
+        lengths: per_sequence(inputs.lengths),
+        beta: per_pair(inputs.beta),
+        margin: per_pair(inputs.margin),
+        weight: per_pair(inputs.weight),
+        label_smoothing: per_pair(inputs.label_smoothing),
+        sequence_log_weights: per_sequence(inputs.sequence_log_weights),
+        kl_logps,
+        kl_ref_logps: inputs.kl_ref_logps.map(|_| kl_logps.unwrap_or(0)),
+        chosen_tokens: inputs.chosen_tokens.is_some(),
+        scored: scored.then_some(sequences),
+    }
+}
+
 fn kernel_loss(
     pairs: &Pairs<DeviceArray>,
     sequences: usize,
@@ -416,11 +483,41 @@ fn kernel_loss(
             address("chosen", 4, chosen.address)?,
             address("rejected", 4, rejected.address)?,
         ),
+        Pairs::Unpaired { desirable } => (DPO_PAIRS_UNPAIRED, address("desirable", 4, desirable.address)?, 0),
     };
+    let inputs = &buffers.inputs;
+    let input = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
+    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
+        Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
+        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
+        Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
+        // Where it is the reverse KL, its formula would divide by 0.
+        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
+        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, finite("alpha", alpha)?),
+    };
+    let (normalizer_kind, normalizer) = match loss.normalizer() {
+        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, count as f64),
+        Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
+        Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
+    };
+    let mut terms = [DpoLossTerm::default(); MAX_TERMS];
+    for (kernel_term, term) in terms.iter_mut().zip(loss.terms()) {
+        *kernel_term = self::kernel_term(term)?;
+    }
     Ok(DpoPairLoss {
-        ref_logps: optional("ref_logps", buffers.ref_logps)?.unwrap_or(0),
+        ref_logps: input("ref_logps", buffers.ref_logps)?,
         chosen,
         rejected,
+        lengths: input("lengths", inputs.lengths)?,
+        betas: input("beta", inputs.beta)?,
+        gammas: input("margin", inputs.margin)?,
+        weights: input("weight", inputs.weight)?,
+        label_smoothings: input("label_smoothing", inputs.label_smoothing)?,
+        sequence_log_weights: input("sequence_log_weights", inputs.sequence_log_weights)?,
+        kl_logps: input("kl_logps", inputs.kl_logps.map(|array| array.address))?,
+        kl_ref_logps: input("kl_ref_logps", inputs.kl_ref_logps)?,
+        device_normalizer: input("normalizer", inputs.normalizer)?,
+        chosen_tokens: input("chosen_tokens", inputs.chosen_tokens)?,
         pair_losses: address("pair_losses", 4, buffers.pair_losses)?,
         chosen_rewards: address("chosen_rewards", 4, buffers.chosen_rewards)?,
         rejected_rewards: address("rejected_rewards", 4, buffers.rejected_rewards)?,
@@ -430,11 +527,51 @@ fn kernel_loss(
         pairs: count as u32,
         pair_layout,
         length_normalized: u32::from(loss.length_normalized()),
+        divergence,
+        normalizer_kind,
+        kl_count: inputs.kl_logps.map_or(0, |array| array.len as u32),
+        term_count: loss.terms().len() as u32,
         beta: single("beta", loss.beta())?,
-        label_smoothing: loss.label_smoothing() as f32,
-        normalizer: single("normalizer", loss.normalizer(count))?,
+        gamma: finite("gamma", loss.margin())?,
+        alpha,
+        baseline: finite("baseline", loss.baseline().unwrap_or(0.0))?,
+        normalizer: single("normalizer", normalizer)?,
+        terms,
     })
 }
+
+fn kernel_term(term: &Term) -> Result<DpoLossTerm> {
+    let (kind, parameters): (DpoLossKind, _) = match term.kind {
+        Kind::Sigmoid => (DPO_LOSS_SIGMOID, [0.0; 2]),
+        Kind::Hinge => (DPO_LOSS_HINGE, [0.0; 2]),
+        Kind::Ipo => (DPO_LOSS_IPO, [0.0; 2]),
+        Kind::ExoPair => (DPO_LOSS_EXO_PAIR, [0.0; 2]),
+        Kind::NcaPair => (DPO_LOSS_NCA_PAIR, [0.0; 2]),
+        Kind::Robust => (DPO_LOSS_ROBUST, [0.0; 2]),
+        Kind::BcoPair => (DPO_LOSS_BCO_PAIR, [0.0; 2]),
+        Kind::SppoHard => (DPO_LOSS_SPPO_HARD, [0.0; 2]),
+        Kind::Aot => (DPO_LOSS_AOT, [0.0; 2]),
+        Kind::AotUnpaired => (DPO_LOSS_AOT_UNPAIRED, [0.0; 2]),
+        Kind::ApoZero => (DPO_LOSS_APO_ZERO, [0.0; 2]),
+        Kind::ApoDown => (DPO_LOSS_APO_DOWN, [0.0; 2]),
+        Kind::Discopop { tau } => (DPO_LOSS_DISCOPOP, [single("tau", tau)?, 0.0]),
+        Kind::Sft => (DPO_LOSS_SFT, [0.0; 2]),
+        Kind::Nll => (DPO_LOSS_NLL, [0.0; 2]),
+        Kind::OddsRatio => (DPO_LOSS_ODDS_RATIO, [0.0; 2]),
+        Kind::Kto { desirable, undesirable } => {
+            (DPO_LOSS_KTO, [single("desirable", desirable)?, single("undesirable", undesirable)?])
+        }
+    };
+    Ok(DpoLossTerm {
+        kind,
+        length_normalized: u32::from(term.length_normalized),
+        weight: single("weight", term.weight)?,
+        label_smoothing: term.label_smoothing as f32,
+        parameters,
+    })
+}
+
+const _: () = assert!(MAX_TERMS == DPO_LOSS_TERMS as usize);
 
 fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> Result<DeviceAddress> {
     if address != 0 && address.is_multiple_of(alignment as u64) {
@@ -449,6 +586,16 @@ fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> 
 fn single(argument: &'static str, value: f64) -> Result<f32> {
     let narrow = value as f32;
     if narrow.is_finite() && narrow > 0.0 {
+        Ok(narrow)
+    } else {
+        Err(Error::value(argument, "a number that f32 can hold", value))
+    }
+}
+
+/// The same for a number that may be 0 or negative.
+fn finite(argument: &'static str, value: f64) -> Result<f32> {
+    let narrow = value as f32;
+    if narrow.is_finite() {
         Ok(narrow)
     } else {
         Err(Error::value(argument, "a number that f32 can hold", value))

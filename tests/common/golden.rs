@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use dpo_kernels::Logit;
+use dpo_kernels::loss::Divergence;
+use dpo_kernels::{Logit, PairLoss};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::Error;
@@ -23,6 +24,8 @@ pub struct Case {
     pub loss_weights: Vec<f64>,
     pub beta: f64,
     pub label_smoothing: f64,
+    pub discopop_tau: f64,
+    pub f_alpha_divergence_coef: f64,
     pub f_divergence_type: String,
     pub ld_alpha: Option<f64>,
     pub use_weighting: bool,
@@ -128,6 +131,35 @@ macro_rules! element {
 element!(u8 => U8, i32 => I32, f16 => F16, bf16 => BF16, f32 => F32, f64 => F64);
 
 impl Case {
+    /// The loss; LD-DPO's and WPO's weights are not part of it.
+    pub fn pair_loss(&self) -> PairLoss {
+        let (beta, epsilon) = (self.beta, self.label_smoothing);
+        let term = |name: &str| match name {
+            // TRL 1.16 has dropped the label smoothing of its sigmoid loss; the vectors with it are a group of their own.
+            "sigmoid" if self.group == "cdpo" => {
+                PairLoss::sigmoid(beta).unwrap().with_label_smoothing(epsilon)
+            }
+            "aot" => PairLoss::aot(beta).unwrap().with_label_smoothing(epsilon),
+            "aot_unpaired" => PairLoss::aot_unpaired(beta).unwrap().with_label_smoothing(epsilon),
+            "exo_pair" => PairLoss::exo_pair(beta, epsilon),
+            "robust" => PairLoss::robust(beta, epsilon),
+            "discopop" => PairLoss::discopop(beta, self.discopop_tau),
+            name => PairLoss::named(name, beta),
+        };
+        let mut terms = self.loss_type.iter().map(|name| term(name).unwrap()).zip(&self.loss_weights);
+        let (first, &weight) = terms.next().expect("a loss");
+        let first = first.weighted(weight).unwrap();
+        let loss = terms.fold(first, |sum, (term, &weight)| sum.and(term, weight).unwrap());
+        loss.with_divergence(match self.f_divergence_type.as_str() {
+            "reverse_kl" => Divergence::ReverseKl,
+            "forward_kl" => Divergence::ForwardKl,
+            "js_divergence" => Divergence::JensenShannon,
+            "alpha_divergence" => Divergence::Alpha(self.f_alpha_divergence_coef),
+            other => panic!("{}: divergence {other}", self.name),
+        })
+        .unwrap()
+    }
+
     /// The logits: stored in the file, or generated.
     pub fn logits<T: Element + Logit>(&self, tensors: &Tensors) -> Vec<T> {
         match &self.logits {

@@ -5,8 +5,8 @@
 //! 1. A row's Σ exp has a relative error, which is an absolute one in its logarithm: `row_error`.
 //! 2. A sequence's logp collects the errors of its rows and of their rounding.
 //! 3. u = r̂_w − r̂_l has the errors of both log-ratios, times β/n: Δu.
-//! 4. loss(u) is off by |loss′|Δu, and by the second derivative over the interval, σ(u)σ(−u)e^Δu at most (each of
-//!    σ(u) and σ(−u) changes by a factor of e^Δu at most, and only one of them grows); c_s likewise.
+//! 4. A loss and its coefficients are off by as much as the f64 reference's move when the log-probs move by their
+//!    errors: [`Moves`].
 //! 5. dlogits has the error of c_s, that of the softmax, and one rounding to its own type.
 //!
 //! A result is *well-conditioned* if errors of its inputs, relative to their natural scale, grow by less than a
@@ -16,6 +16,9 @@
 //! Well-conditioned results must be as near as [`Precision::relative`], whatever the bound above would allow.
 
 use dpo_kernels::DType;
+use dpo_kernels::batch::PairOutputs;
+
+use super::moves::Moves;
 
 /// Unit roundoff of f32.
 pub const UNIT_F32: f64 = 1.0 / (1u64 << 24) as f64;
@@ -144,48 +147,58 @@ impl Side {
     }
 }
 
-/// Bounds for what floor 2 makes of a pair.
-#[derive(Debug, Clone, Copy)]
+/// Bounds for what floor 2 makes of a batch.
+#[derive(Debug, Clone)]
 pub struct PairBounds {
-    pub chosen_reward: f64,
-    pub rejected_reward: f64,
-    pub margin: f64,
-    pub loss: f64,
-    pub loss_well_conditioned: bool,
-    pub chosen_coef: f64,
-    pub rejected_coef: f64,
+    pub chosen_rewards: Vec<f64>,
+    pub rejected_rewards: Vec<f64>,
+    pub margins: Vec<f64>,
+    pub losses: Vec<f64>,
+    /// Of the sequences.
+    pub coef: Vec<f64>,
 }
 
-impl PairBounds {
-    /// For −(1 − ε) log σ(u) − ε log σ(−u), its coefficients divided by `normalizer`.
-    pub fn new(precision: &Precision, epsilon: f64, normalizer: f64, w: Side, l: Side) -> Self {
-        let u = w.reward() - l.reward();
-        let error = w.reward_error() + l.reward_error();
-        let inputs = w.scale * w.uncertain.scale + l.scale * l.uncertain.scale;
+/// The share of a log-prob's natural scale by which it is moved to see how errors grow.
+const NUDGE: f64 = 1e-6;
 
+impl PairBounds {
+    /// `sides` are the sequences, `pairs` the (chosen, rejected) of them; `evaluate` is the reference's floor 2 as a
+    /// function of the log-probs.
+    pub fn new(
+        precision: &Precision,
+        sides: &[Side],
+        pairs: &[(usize, usize)],
+        evaluate: &dyn Fn(&[f64]) -> PairOutputs<f64>,
+    ) -> Self {
         let reward = |side: Side| {
             let growth = side.uncertain.scale / (side.logp - side.ref_logp).abs();
             precision.bound(side.reward(), growth, side.reward_error() + precision.rounding(side.reward()))
         };
-        let loss = (1.0 - epsilon) * softplus(-u) + if epsilon > 0.0 { epsilon * softplus(u) } else { 0.0 };
-        let slope = epsilon - sigmoid(-u);
-        let curvature = sigmoid(u) * sigmoid(-u);
-        let slope_error = curvature * error.exp() * error;
-        let loss_growth = slope.abs() * inputs / loss;
-        let loss_error = slope.abs() * error + 0.5 * slope_error * error + precision.rounding(loss);
-        let coef = |side: Side| {
-            let coef = side.scale * slope / normalizer;
-            let derived = side.scale * slope_error / normalizer + precision.rounding(coef);
-            precision.bound(coef, curvature * inputs / slope.abs(), derived)
+        let margin = |&(w, l): &(usize, usize)| {
+            let (w, l) = (sides[w], sides[l]);
+            let u = w.reward() - l.reward();
+            let error = w.reward_error() + l.reward_error();
+            let inputs = w.scale * w.uncertain.scale + l.scale * l.uncertain.scale;
+            precision.bound(u, inputs / u.abs(), error + precision.rounding(u))
+        };
+        let logps: Vec<f64> = sides.iter().map(|side| side.logp).collect();
+        let exact = evaluate(&logps);
+        let errors: Vec<f64> = sides.iter().map(|side| side.uncertain.error).collect();
+        let nudges: Vec<f64> = sides.iter().map(|side| NUDGE * side.uncertain.scale).collect();
+        let (moved, nudged) = (Moves::of(&logps, &errors, evaluate), Moves::of(&logps, &nudges, evaluate));
+        let bounds = |values: &[f64], moved: &[f64], nudged: &[f64]| -> Vec<f64> {
+            let bound = |i: usize| {
+                let derived = moved[i] + precision.rounding(values[i]);
+                precision.bound(values[i], nudged[i] / (NUDGE * values[i].abs()), derived)
+            };
+            (0..values.len()).map(bound).collect()
         };
         PairBounds {
-            chosen_reward: reward(w),
-            rejected_reward: reward(l),
-            margin: precision.bound(u, inputs / u.abs(), error + precision.rounding(u)),
-            loss: precision.bound(loss, loss_growth, loss_error),
-            loss_well_conditioned: loss_growth < precision.growth,
-            chosen_coef: coef(w),
-            rejected_coef: coef(l),
+            chosen_rewards: pairs.iter().map(|&(w, _)| reward(sides[w])).collect(),
+            rejected_rewards: pairs.iter().map(|&(_, l)| reward(sides[l])).collect(),
+            margins: pairs.iter().map(margin).collect(),
+            losses: bounds(&exact.pair_losses, &moved.losses, &nudged.losses),
+            coef: bounds(&exact.coef, &moved.coef, &nudged.coef),
         }
     }
 }
@@ -198,14 +211,6 @@ pub fn rounding(dtype: DType, value: f64) -> f64 {
         DType::BF16 => (2f64.powi(-8), 2f64.powi(-133)),
     };
     (unit * value.abs()).max(0.5 * smallest_subnormal)
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Compares results with the truth, and keeps the largest error of each quantity in units of its bound.

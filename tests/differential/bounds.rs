@@ -6,8 +6,10 @@
 use dpo_kernels::batch::{Logps, PairOutputs};
 use dpo_kernels::{DType, Logit, reference};
 
+use crate::arithmetic::{Numbers, ROUNDINGS, Sizes, sorts};
 use crate::case::Case;
 use crate::executor::Outcome;
+use crate::moves::Moves;
 
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
@@ -42,12 +44,9 @@ pub struct Expected {
 
 impl Expected {
     pub fn of<T: Logit + Into<f64>>(case: &Case<T>) -> Expected {
-        let (batch, labels, loss) = (case.batch(), case.labels(), &case.spec.loss);
+        let (batch, labels) = (case.batch(), case.labels());
         let logps = reference::logps(&batch, &case.logits, labels).unwrap();
-        let ref_logps: Option<Vec<f64>> =
-            case.ref_logps.as_ref().map(|values| values.iter().map(|&value| value.into()).collect());
-        let scored = Some(&logps.scored[..]);
-        let pairs = reference::pair_loss(&batch, &logps.logps, ref_logps.as_deref(), scored, loss).unwrap();
+        let pairs = case.reference_pairs(&logps.logps, &logps.scored);
         let upstream = f64::from(case.spec.upstream);
         let dlogits =
             reference::backward(&batch, &case.logits, labels, &logps.logsumexp, &pairs.coef, upstream)
@@ -99,79 +98,108 @@ impl Expected {
             near("logps", s, found.logps[s].into(), logp, logp_errors[s]);
         }
 
-        // Floor 2. A reward is scale · (logp − ref_logp): the error of logp, and three roundings.
+        let coef_errors = self.check_pairs(case, outcome, &logp_errors, &near);
+        self.check_gradient(who, case, outcome, &coef_errors, lse_error, &near);
+    }
+
+    /// Floor 2: a result moves with the log-probs as the reference's does, and has roundings of its own, of numbers
+    /// whose sizes are those of [`sizes`]. Returns bounds of the coefficients.
+    fn check_pairs<T: Logit + Into<f64>>(
+        &self,
+        case: &Case<T>,
+        outcome: &Outcome<T>,
+        logp_errors: &[f64],
+        near: &dyn Fn(&str, usize, f64, f64, f64),
+    ) -> Vec<f64> {
+        let (spec, inputs) = (&case.spec, case.inputs());
         let (found, expected) = (&outcome.pairs, &self.pairs);
-        let batch = case.batch();
-        let scale = |s: usize| {
-            let length = if spec.loss.length_normalized() { self.logps.scored[s].max(1) } else { 1 };
-            spec.loss.beta() / f64::from(length)
+        // An infinite number is exact, and so is all that saturates because of it.
+        let size = |value: f64| if value.is_finite() { value.abs() } else { 0.0 };
+        let numbers = Numbers { case, logps: &self.logps };
+        let pairs = case.pairs();
+
+        // Rewards: scale · (logp − ref_logp), with the error of logp and three roundings, and one where β is not an f32.
+        let reward_error = |pair: usize, s: Option<usize>, reward: f64| {
+            let scale = |s| numbers.scale(pair, s, spec.loss.length_normalized());
+            s.map_or(0.0, |s| scale(s) * logp_errors[s] + 5.0 * U * size(reward))
         };
-        let pairs: Vec<(usize, usize)> = (0..expected.margins.len())
-            .map(|pair| match batch.pairs {
-                dpo_kernels::Pairs::Concatenated => (pair, expected.margins.len() + pair),
-                dpo_kernels::Pairs::Interleaved => (2 * pair, 2 * pair + 1),
-                _ => (case.chosen[pair] as usize, case.rejected[pair] as usize),
-            })
+
+        // An argument that is rounded is one that moved: the log-ratio, its product with the scale, the difference of
+        // two of them, and γ.
+        let gamma = inputs.margin.map_or(spec.loss.margin().abs(), |margin| {
+            margin.iter().fold(0.0, |most, &gamma| f64::from(gamma.abs()).max(most))
+        });
+        let gamma_error = U * gamma / numbers.least_scale();
+        let by: Vec<f64> = (0..spec.sequences)
+            .map(|s| logp_errors[s] + 8.0 * U * size(numbers.log_ratio(s)) + 4.0 * gamma_error)
+            // Sorted numbers pass each other when both move.
+            .map(|by| if spec.loss.terms().iter().any(|term| sorts(term.kind)) { 2.0 * by } else { by })
             .collect();
-        let normalizer = spec.loss.normalizer(pairs.len());
-        let mut coef_errors = vec![0.0; spec.sequences];
+        let evaluate = |logps: &[f64]| case.reference_pairs(logps, &self.logps.scored);
+        let moves = Moves::of(&self.logps.logps, &by, &evaluate);
+
+        let normalizer = numbers.normalizer();
+        let mut coef_errors = moves.coef.clone();
         let mut sums = [0.0; 4];
         let mut loss_size = 0.0;
         for (pair, &(w, l)) in pairs.iter().enumerate() {
             let (reward_w, reward_l) = (expected.chosen_rewards[pair], expected.rejected_rewards[pair]);
-            // An infinite reward is exact, and so is all that saturates because of it.
-            let size = |value: f64| if value.is_finite() { value.abs() } else { 0.0 };
-            let error_w = scale(w) * logp_errors[w] + 4.0 * U * size(reward_w);
-            let error_l = scale(l) * logp_errors[l] + 4.0 * U * size(reward_l);
+            let (error_w, error_l) = (reward_error(pair, w, reward_w), reward_error(pair, l, reward_l));
             let margin = expected.margins[pair];
             let margin_error = error_w + error_l + U * size(margin);
-            // |∂loss/∂u| ≤ 1, and the loss is a sum of few terms no larger than itself and |u|.
-            let loss = expected.pair_losses[pair];
-            let loss_error = margin_error + 8.0 * U * (size(loss) + 1.0);
             near("chosen_rewards", pair, found.chosen_rewards[pair].into(), reward_w, error_w);
             near("rejected_rewards", pair, found.rejected_rewards[pair].into(), reward_l, error_l);
             near("margins", pair, found.margins[pair].into(), margin, margin_error);
+
+            let weight = numbers.weight(pair, w, l);
+            let mut sizes = Sizes::default();
+            for term in spec.loss.terms() {
+                let of_term = numbers.sizes(term, pair, w, l);
+                sizes.loss += term.weight * of_term.loss;
+                sizes.chosen += term.weight * of_term.chosen;
+                sizes.rejected += term.weight * of_term.rejected;
+            }
+            // The weight is exp of a sum: its error is relative, as large as the sum.
+            let roundings = weight * (ROUNDINGS + weight.ln().abs()) * U;
+            let loss = expected.pair_losses[pair];
+            let loss_error = moves.losses[pair] + roundings * size(sizes.loss);
             near("pair_losses", pair, found.pair_losses[pair].into(), loss, loss_error);
             for (sum, error) in sums.iter_mut().zip([loss_error, error_w, error_l, margin_error]) {
                 *sum += error;
             }
             loss_size += size(loss);
-            // |∂²loss/∂u²| ≤ 1/4.
-            for s in [w, l] {
-                coef_errors[s] += scale(s) / normalizer * (margin_error / 4.0 + 12.0 * U);
+            for (s, size_of_slope) in [(w, sizes.chosen), (l, sizes.rejected)] {
+                if let Some(s) = s {
+                    coef_errors[s] += roundings * size(size_of_slope) / normalizer;
+                }
             }
         }
         for (s, &error) in coef_errors.iter().enumerate() {
             near("coef", s, found.coef[s].into(), expected.coef[s], error);
         }
-        let count = pairs.len() as f64;
+
         let (f, e) = (&found.metrics, &expected.metrics);
         let loss_error = sums[0] / normalizer + 2.0 * U * loss_size / normalizer;
         near("metrics.loss", 0, f.loss.into(), e.loss, loss_error);
-        let mean = |sum: f64, value: f64| sum / count + 2.0 * U * value.abs() + f64::MIN_POSITIVE;
-        near(
-            "metrics.chosen_reward",
-            0,
-            f.chosen_reward.into(),
-            e.chosen_reward,
-            mean(sums[1], e.chosen_reward),
-        );
-        near(
-            "metrics.rejected_reward",
-            0,
-            f.rejected_reward.into(),
-            e.rejected_reward,
-            mean(sums[2], e.rejected_reward),
-        );
-        near("metrics.margin", 0, f.margin.into(), e.margin, mean(sums[3], e.margin));
+        let count = pairs.len() as f64;
+        let chosen = pairs.iter().filter(|pair| pair.0.is_some()).count() as f64;
+        let rejected = pairs.iter().filter(|pair| pair.1.is_some()).count() as f64;
+        let mean = |sum: f64, of: f64, value: f64| sum / of + 2.0 * U * size(value) + f64::MIN_POSITIVE;
+        let error_w = mean(sums[1], chosen, e.chosen_reward);
+        let error_l = mean(sums[2], rejected, e.rejected_reward);
+        near("metrics.chosen_reward", 0, f.chosen_reward.into(), e.chosen_reward, error_w);
+        near("metrics.rejected_reward", 0, f.rejected_reward.into(), e.rejected_reward, error_l);
+        let error = mean(sums[3], count, e.margin) + if chosen < count { error_w + error_l } else { 0.0 };
+        near("metrics.margin", 0, f.margin.into(), e.margin, error);
         // Pairs whose rewards are closer than their errors may fall either way.
-        let unsure = pairs.iter().enumerate().filter(|&(pair, &(w, l))| {
-            let error = scale(w) * logp_errors[w] + scale(l) * logp_errors[l];
-            expected.margins[pair].abs() <= error + 8.0 * U * expected.chosen_rewards[pair].abs()
+        let unsure = (0..pairs.len()).filter(|&pair| {
+            let (w, l) = pairs[pair];
+            let (reward_w, reward_l) = (expected.chosen_rewards[pair], expected.rejected_rewards[pair]);
+            let error = reward_error(pair, w, reward_w) + reward_error(pair, l, reward_l);
+            expected.margins[pair].abs() <= error
         });
         near("metrics.accuracy", 0, f.accuracy.into(), e.accuracy, unsure.count() as f64 / count + 2.0 * U);
-
-        self.check_gradient(who, case, outcome, &coef_errors, lse_error, &near);
+        coef_errors
     }
 
     /// Floor 3: c(1[v = y] − p), with p off by a factor of 1 ± (the error of logsumexp, of two differences and exp2).

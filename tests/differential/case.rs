@@ -1,7 +1,10 @@
 //! One case of the differential suite: a batch with everything that a pass reads, as plain data.
 
-use dpo_kernels::batch::IGNORE_INDEX;
-use dpo_kernels::{Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences};
+use dpo_kernels::batch::{IGNORE_INDEX, PairOutputs};
+use dpo_kernels::loss::{Kind, PairInputs};
+use dpo_kernels::{
+    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, reference,
+};
 
 /// splitmix64: enough randomness for test data, the same on every machine.
 #[derive(Clone)]
@@ -55,6 +58,7 @@ pub enum PairKind {
     Concatenated,
     Interleaved,
     Indexed,
+    Unpaired,
 }
 
 /// What a case is drawn from.
@@ -75,6 +79,8 @@ pub struct Spec {
     pub pairs: PairKind,
     pub mask: Mask,
     pub loss: PairLoss,
+    /// Every per-pair tensor that the loss takes, lengths of its own, and a normaliser in memory.
+    pub tensors: bool,
     pub reference_free: bool,
     /// Largest |logit|.
     pub scale: f32,
@@ -98,6 +104,7 @@ impl Spec {
             pairs: PairKind::Concatenated,
             mask: Mask::Full,
             loss: PairLoss::sigmoid(0.1).unwrap(),
+            tensors: false,
             reference_free: false,
             scale: 8.0,
             upstream: 1.0,
@@ -121,6 +128,60 @@ impl OwnedLabels {
     }
 }
 
+/// [`PairInputs`] that own what they hold.
+#[derive(Debug, Clone, Default)]
+pub struct Tensors {
+    pub lengths: Option<Vec<u32>>,
+    pub beta: Option<Vec<f32>>,
+    pub margin: Option<Vec<f32>>,
+    pub weight: Option<Vec<f32>>,
+    pub label_smoothing: Option<Vec<f32>>,
+    pub sequence_log_weights: Option<Vec<f32>>,
+    pub kl_logps: Option<Vec<f32>>,
+    pub kl_ref_logps: Option<Vec<f32>>,
+    pub normalizer: Option<f32>,
+    pub chosen_tokens: Option<f32>,
+}
+
+impl Tensors {
+    fn draw(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
+        let terms = spec.loss.terms();
+        let of_any = |property: fn(Kind) -> bool| terms.iter().any(|term| property(term.kind));
+        let mut draw = |count: usize, center: f32, spread: f32| {
+            Some((0..count).map(|_| center + spread * random.symmetric()).collect::<Vec<f32>>())
+        };
+        let mut tensors = Tensors::default();
+        if of_any(|kind| matches!(kind, Kind::Kto { .. })) && spec.loss.baseline().is_none() {
+            tensors.kl_logps = draw(41, -20.0, 3.0);
+            tensors.kl_ref_logps = draw(41, -22.0, 3.0);
+        }
+        if !spec.tensors {
+            return tensors;
+        }
+        let sorts = of_any(|kind| matches!(kind, Kind::Aot | Kind::AotUnpaired));
+        let beta = spec.loss.beta() as f32;
+        if !sorts {
+            tensors.beta = draw(pairs, beta, 0.5 * beta);
+            tensors.weight = draw(pairs, 1.0, 1.0);
+            tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
+            if of_any(|kind| matches!(kind, Kind::Sigmoid | Kind::Robust | Kind::ExoPair)) {
+                tensors.label_smoothing = draw(pairs, 0.2, 0.19);
+            }
+        }
+        let margin = |kind| {
+            let with_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
+            with_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
+        };
+        if of_any(margin) {
+            tensors.margin = draw(pairs, 0.0, 1.0);
+        }
+        tensors.normalizer = Some(3.0);
+        tensors.chosen_tokens = of_any(|kind| kind == Kind::Sft).then_some(11.0);
+        tensors.lengths = Some((0..spec.sequences).map(|_| random.below(5) as u32).collect());
+        tensors
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Case<T> {
     pub spec: Spec,
@@ -131,6 +192,9 @@ pub struct Case<T> {
     pub chosen: Vec<i32>,
     pub rejected: Vec<i32>,
     pub ref_logps: Option<Vec<f32>>,
+    /// Not 0 where a sequence is desirable.
+    pub desirable: Vec<i32>,
+    pub tensors: Tensors,
 }
 
 impl<T: Logit> Case<T> {
@@ -178,7 +242,10 @@ impl<T: Logit> Case<T> {
             LabelType::I32 => OwnedLabels::I32(labels.iter().map(|&label| label as i32).collect()),
             LabelType::I64 => OwnedLabels::I64(labels),
         };
-        Case { spec, logits, labels, cu_seqlens, chosen, rejected, ref_logps }
+        let desirable = (0..spec.sequences).map(|s| (random.next() % 2) as i32 * (s as i32 + 1)).collect();
+        let count = if spec.pairs == PairKind::Unpaired { spec.sequences } else { pairs };
+        let tensors = Tensors::draw(&spec, count, &mut random);
+        Case { spec, logits, labels, cu_seqlens, chosen, rejected, ref_logps, desirable, tensors }
     }
 
     pub fn rows(&self) -> usize {
@@ -197,10 +264,77 @@ impl<T: Logit> Case<T> {
                 PairKind::Concatenated => Pairs::Concatenated,
                 PairKind::Interleaved => Pairs::Interleaved,
                 PairKind::Indexed => Pairs::Indexed { chosen: &self.chosen, rejected: &self.rejected },
+                PairKind::Unpaired => Pairs::Unpaired { desirable: &self.desirable },
             },
             label_alignment: spec.alignment,
             ..Batch::new(spec.vocab, sequences)
         }
+    }
+
+    /// Chosen and rejected sequence of each pair.
+    pub fn pairs(&self) -> Vec<(Option<usize>, Option<usize>)> {
+        let n = self.spec.sequences / 2;
+        let index = |indices: &[i32], i: usize| Some(indices[i] as usize);
+        match self.spec.pairs {
+            PairKind::Concatenated => (0..n).map(|i| (Some(i), Some(n + i))).collect(),
+            PairKind::Interleaved => (0..n).map(|i| (Some(2 * i), Some(2 * i + 1))).collect(),
+            PairKind::Indexed => (0..n).map(|i| (index(&self.chosen, i), index(&self.rejected, i))).collect(),
+            PairKind::Unpaired => (0..self.spec.sequences)
+                .map(|s| if self.desirable[s] != 0 { (Some(s), None) } else { (None, Some(s)) })
+                .collect(),
+        }
+    }
+
+    /// What floor 2 is given.
+    pub fn inputs(&self) -> PairInputs<'_, f32> {
+        let tensors = &self.tensors;
+        PairInputs {
+            ref_logps: self.ref_logps.as_deref(),
+            lengths: tensors.lengths.as_deref(),
+            beta: tensors.beta.as_deref(),
+            margin: tensors.margin.as_deref(),
+            weight: tensors.weight.as_deref(),
+            label_smoothing: tensors.label_smoothing.as_deref(),
+            sequence_log_weights: tensors.sequence_log_weights.as_deref(),
+            kl_logps: tensors.kl_logps.as_deref(),
+            kl_ref_logps: tensors.kl_ref_logps.as_deref(),
+            normalizer: tensors.normalizer,
+            chosen_tokens: tensors.chosen_tokens,
+        }
+    }
+
+    /// Floor 2 of the reference, as a function of the log-probs.
+    pub fn reference_pairs(&self, logps: &[f64], scored: &[u32]) -> PairOutputs<f64> {
+        let widen = |values: Option<&[f32]>| -> Option<Vec<f64>> {
+            values.map(|values| values.iter().map(|&value| value.into()).collect())
+        };
+        let inputs = self.inputs();
+        let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] =
+            [
+                inputs.ref_logps,
+                inputs.beta,
+                inputs.margin,
+                inputs.weight,
+                inputs.label_smoothing,
+                inputs.sequence_log_weights,
+                inputs.kl_logps,
+                inputs.kl_ref_logps,
+            ]
+            .map(widen);
+        let wide = PairInputs {
+            ref_logps: ref_logps.as_deref(),
+            lengths: inputs.lengths,
+            beta: beta.as_deref(),
+            margin: margin.as_deref(),
+            weight: weight.as_deref(),
+            label_smoothing: label_smoothing.as_deref(),
+            sequence_log_weights: sequence_log_weights.as_deref(),
+            kl_logps: kl_logps.as_deref(),
+            kl_ref_logps: kl_ref_logps.as_deref(),
+            normalizer: inputs.normalizer.map(f64::from),
+            chosen_tokens: inputs.chosen_tokens.map(f64::from),
+        };
+        reference::pair_loss_with(&self.batch(), logps, Some(scored), &wide, &self.spec.loss).unwrap()
     }
 
     pub fn labels(&self) -> Labels<'_> {

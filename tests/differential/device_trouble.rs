@@ -1,8 +1,8 @@
 //! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
 
-use dpo_kernels::Logit;
+use dpo_kernels::{Logit, PairLoss};
 
-use crate::case::{Case, Mask, PairKind, Spec};
+use crate::case::{Case, Mask, PairKind, Spec, Tensors};
 use crate::executor::{Device, Executor, OnDevice};
 
 /// Out-of-order entries are named, everything becomes NaN, nothing is touched out of bounds, and the counters are back
@@ -58,5 +58,52 @@ pub fn bad_pairs<T: Logit>(executor: &mut OnDevice<impl Device>) {
                 assert!(right, "coef[{s}] is {found}, without the bad index {expected}");
             }
         }
+    }
+}
+
+/// A value that the host would refuse is NaN in its pair's loss and coefficients, and nowhere else; a normaliser that
+/// is none is NaN in all of them.
+pub fn bad_pair_values<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    const BAD: usize = 1;
+    let spec = Spec {
+        sequences: 6,
+        loss: PairLoss::robust(0.5f32, 0.25f32).unwrap(),
+        tensors: true,
+        ..Spec::plain(33)
+    };
+    let healthy = Case::<T>::draw(spec);
+    let expected = executor.run(&healthy);
+    assert!(expected.pairs.coef.iter().all(|c| c.is_finite()));
+    type Tensor = fn(&mut Tensors) -> &mut Option<Vec<f32>>;
+    let bad: [(Tensor, &[f32]); 4] = [
+        (|tensors| &mut tensors.beta, &[0.0, -1.0, f32::NAN, f32::INFINITY]),
+        (|tensors| &mut tensors.margin, &[f32::NAN, f32::INFINITY]),
+        (|tensors| &mut tensors.weight, &[-1.0, f32::NAN, f32::INFINITY]),
+        (|tensors| &mut tensors.label_smoothing, &[-0.25, 0.5, f32::NAN]),
+    ];
+    for (tensor, values) in bad {
+        for &value in values {
+            let mut case = healthy.clone();
+            tensor(&mut case.tensors).as_mut().expect("drawn")[BAD] = value;
+            let outcome = executor.run(&case);
+            assert!(outcome.pairs.metrics.loss.is_nan(), "{value}");
+            for pair in 0..3 {
+                let (w, l) = (pair, 3 + pair);
+                let (found, expected) = (&outcome.pairs, &expected.pairs);
+                let numbers = [found.pair_losses[pair], found.coef[w], found.coef[l]];
+                let right = match pair {
+                    BAD => numbers.iter().all(|x| x.is_nan()),
+                    _ => numbers == [expected.pair_losses[pair], expected.coef[w], expected.coef[l]],
+                };
+                assert!(right, "pair {pair} of {value}: {numbers:?}");
+            }
+        }
+    }
+    for value in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let mut case = healthy.clone();
+        case.tensors.normalizer = Some(value);
+        let outcome = executor.run(&case);
+        assert!(outcome.pairs.metrics.loss.is_nan() && outcome.pairs.coef.iter().all(|c| c.is_nan()));
+        assert_eq!(outcome.pairs.pair_losses, expected.pairs.pair_losses);
     }
 }

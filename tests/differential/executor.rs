@@ -35,8 +35,7 @@ impl Executor for Cpu {
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
         let mut forward = cpu::Forward::default();
-        cpu::forward(&batch, &case.logits, labels, case.ref_logps.as_deref(), &spec.loss, &mut forward)
-            .unwrap();
+        cpu::forward_with(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
         let cpu::Forward { logps, pairs } = forward;
         let upstream = spec.upstream;
         let dlogits = if spec.gradient_phase.is_none() {
@@ -67,13 +66,14 @@ mod kernels {
     use dpo_kernels::batch::{Batch, LabelType, Metrics};
     use dpo_kernels::cuda::params::{DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
     use dpo_kernels::cuda::plan::{
-        self, DeviceAddress, DeviceArray, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
+        self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
+        PairBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
     use dpo_kernels::{Error, Pairs};
 
     use super::*;
-    use crate::case::OwnedLabels;
+    use crate::case::{OwnedLabels, Tensors};
 
     /// Memory and launches: a GPU, or something that stands in for one.
     pub trait Device {
@@ -146,6 +146,7 @@ mod kernels {
             };
             let buffers = PairBuffers {
                 ref_logps: case.ref_logps.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
+                inputs: self.pair_inputs(&case.tensors),
                 pair_losses: self.0.reserve(4 * pairs),
                 chosen_rewards: self.0.reserve(4 * pairs),
                 rejected_rewards: self.0.reserve(4 * pairs),
@@ -208,6 +209,25 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
+        fn pair_inputs(&mut self, tensors: &Tensors) -> DevicePairInputs {
+            let mut floats = |values: Option<&[f32]>| values.map(|values| self.0.upload(bytes_of(values), 0));
+            DevicePairInputs {
+                beta: floats(tensors.beta.as_deref()),
+                margin: floats(tensors.margin.as_deref()),
+                weight: floats(tensors.weight.as_deref()),
+                label_smoothing: floats(tensors.label_smoothing.as_deref()),
+                sequence_log_weights: floats(tensors.sequence_log_weights.as_deref()),
+                kl_logps: tensors.kl_logps.as_deref().map(|values| DeviceArray {
+                    address: floats(Some(values)).expect("given"),
+                    len: values.len(),
+                }),
+                kl_ref_logps: floats(tensors.kl_ref_logps.as_deref()),
+                normalizer: floats(tensors.normalizer.as_ref().map(std::slice::from_ref)),
+                chosen_tokens: floats(tensors.chosen_tokens.as_ref().map(std::slice::from_ref)),
+                lengths: tensors.lengths.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
+            }
+        }
+
         /// Floor 1 alone, as for a reference model, with no output but what it must have.
         fn check_floor_one_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
             let status = self.0.reserve(size_of::<DpoStatus>());
@@ -233,6 +253,7 @@ mod kernels {
             let status = self.0.reserve(size_of::<DpoStatus>());
             let alone = PairBuffers {
                 ref_logps: fused.ref_logps,
+                inputs: fused.inputs,
                 pair_losses: self.0.reserve(4 * count),
                 chosen_rewards: self.0.reserve(4 * count),
                 rejected_rewards: self.0.reserve(4 * count),

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss};
+use dpo_kernels::{LabelAlignment, LabelType, Logit};
 
 use crate::bounds::Expected;
-use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec};
+use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec, Tensors};
 use crate::executor::Executor;
 use crate::vectors::{self, Element, Golden};
 
@@ -29,7 +29,7 @@ pub fn inputs<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     assert!(ran > 0, "no vectors for {}", T::DTYPE.name());
 }
 
-/// The vector's batch under the sigmoid loss, whatever the vector's own.
+/// The vector's batch under its loss; LD-DPO's and WPO's weights are left out.
 fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> {
     let tensors = golden.tensors(vector);
     let unshifted = vector.layout == "unshifted";
@@ -46,7 +46,8 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
         label_type: LabelType::I32,
         pairs: PairKind::Concatenated,
         mask: Mask::Holes,
-        loss: PairLoss::sigmoid(vector.beta).unwrap(),
+        loss: vector.pair_loss(),
+        tensors: false,
         reference_free: false,
         scale: f32::NAN, // the logits are given
         upstream: 1.0,
@@ -60,6 +61,11 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
         cu_seqlens: (0..=sequences).map(|s| (s * len) as i32).collect(),
         chosen: vec![],
         rejected: vec![],
+        desirable: vec![],
         ref_logps: Some(ref_logps.into_iter().map(|logp| logp as f32).collect()),
+        tensors: Tensors {
+            lengths: tensors.get::<i32>("completion_len").map(|ns| ns.iter().map(|&n| n as u32).collect()),
+            ..Tensors::default()
+        },
     }
 }

@@ -1,6 +1,7 @@
 //! The differential suite, written once: every executor against the f64 reference, over every way a batch can be laid
 //! out. The CPU backend and the PTX interpreter always run; a GPU where there is one, and the suite says so where not.
 
+mod arithmetic;
 mod bounds;
 mod case;
 #[cfg(feature = "cuda")]
@@ -21,6 +22,9 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod interpreter;
 mod invariance;
+mod losses;
+#[path = "../common/moves.rs"]
+mod moves;
 #[cfg(feature = "cuda")]
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
@@ -76,6 +80,7 @@ fn matrix(element: usize) -> Vec<Spec> {
                     pairs: random.pick(&[PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed]),
                     mask: if large { Mask::Full } else { random.pick(&Mask::ALL) },
                     loss,
+                    tensors: false,
                     reference_free: index % 7 == 6,
                     scale: random.pick(&[1.0, 8.0, 30.0]),
                     upstream: random.pick(&[1.0, 3.0, 0.125]),
@@ -98,6 +103,7 @@ fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
 fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     run_matrix::<T>(executor);
     golden::inputs::<T>(executor);
+    losses::every_loss::<T>(executor);
     invariance::run_twice_gives_the_same_bits::<T>(executor);
     invariance::a_pair_alone_gives_the_same_bits::<T>(executor);
     invariance::stride_and_phase_leave_the_bits_alone::<T>(executor);
@@ -118,6 +124,7 @@ fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevi
     run_dtype::<T>(executor);
     device_trouble::bad_cu_seqlens::<T>(executor);
     device_trouble::bad_pairs::<T>(executor);
+    device_trouble::bad_pair_values::<T>(executor);
 }
 
 #[test]

@@ -53,6 +53,10 @@ pub struct Args {
     #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     pub eval_every: usize,
 
+    /// A loss by its name: sigmoid, ipo, simpo, orpo, ... (the README has the table; kto has a baseline of 0 here)
+    #[arg(long, default_value = "sigmoid")]
+    pub loss: String,
+
     /// Temperature: how much a nat of log-ratio between policy and reference counts
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub beta: f32,

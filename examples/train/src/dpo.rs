@@ -56,7 +56,9 @@ pub fn loss(
         collate_pairs(&pairs.iter().map(|pair| &pair.tokens).collect::<Vec<_>>(), device)?;
     let chosen = pairs.iter().map(|pair| pair.chosen_ref_logp);
     let ref_logps: Vec<f32> = chosen.chain(pairs.iter().map(|pair| pair.rejected_ref_logp)).collect();
-    dpo_loss(&policy.forward(&tokens)?, &targets, Some(&Tensor::new(ref_logps, device)?), loss)
+    let ref_logps = Tensor::new(ref_logps, device)?;
+    let ref_logps = (!loss.is_reference_free()).then_some(&ref_logps);
+    dpo_loss(&policy.forward(&tokens)?, &targets, ref_logps, loss)
 }
 
 /// Judges `policy` by `pairs`.

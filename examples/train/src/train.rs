@@ -128,7 +128,14 @@ impl Run<'_> {
 }
 
 fn pair_loss(args: &Args) -> Result<PairLoss> {
-    let loss = PairLoss::sigmoid(args.beta)?.with_label_smoothing(args.label_smoothing)?;
+    let mut loss = PairLoss::named(&args.loss, args.beta)?;
+    if args.label_smoothing != 0.0 {
+        loss = loss.with_label_smoothing(args.label_smoothing)?;
+    }
+    if args.loss == "kto" {
+        // Prompts are not paired with answers to others here, from which it would be estimated.
+        loss = loss.with_baseline(0.0)?;
+    }
     Ok(if args.length_normalized { loss.with_length_normalization() } else { loss })
 }
 
@@ -229,10 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn every_loss_runs() {
+        for info in &dpo_kernels_candle::ALL {
+            let (figures, _folder) = tiny_run(&["--loss", info.name]).unwrap();
+            assert!(
+                figures.contains("held-out loss: ") && !figures.contains("NaN"),
+                "{}: {figures}",
+                info.name
+            );
+        }
+    }
+
+    #[test]
     fn bad_arguments_are_named() {
         let message = |flag| tiny_run(&[flag]).expect_err("an error").to_string();
         assert!(message("--beta=-1").starts_with("beta: expected"));
         assert!(message("--beta=0").starts_with("beta: expected"), "{}", message("--beta=0"));
+        assert!(message("--loss=dpo").starts_with("loss: expected one of sigmoid,"));
         assert!(message("--label-smoothing=0.6").starts_with("label_smoothing: expected"));
         for flag in ["--steps=0", "--batch=0", "--lr=-1", "--sft-lr=nan", "--device=tpu"] {
             let error = Args::try_parse_from(["dpo-train", flag]).unwrap_err().to_string();

@@ -118,7 +118,10 @@ typedef enum dpo_pairing {
     /** Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0. */
     DPO_INDEXED = 2,
     /** No pairs: log-probs only, such as the reference model's pass. */
-    DPO_UNPAIRED = 3
+    DPO_UNPAIRED = 3,
+    /** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
+     *  rejected where it is. The missing side has a reward of 0; means are over the sides that are there. */
+    DPO_SINGLE = 4
 } dpo_pairing;
 
 /** A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows. */
@@ -144,7 +147,7 @@ typedef struct dpo_batch {
     dpo_label_alignment label_alignment;
     /** N where pairing is DPO_INDEXED, from 1 to 2^31 - 1; not looked at otherwise. */
     size_t pairs;
-    /** [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise. */
+    /** [N] sequence indices where pairing is DPO_INDEXED; [S] flags where it is DPO_SINGLE; not looked at otherwise. */
     const int32_t *chosen;
     /** [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise. */
     const int32_t *rejected;
@@ -166,18 +169,98 @@ typedef struct dpo_inputs {
     const void *labels;
 } dpo_inputs;
 
-/** A pair loss: -(1 - e) log sigmoid(u) - e log sigmoid(-u), e being the label smoothing. */
+/** What a log-ratio is worth to a loss of the margin. */
+typedef enum dpo_divergence {
+    /** x */
+    DPO_REVERSE_KL = 0,
+    /** 1 - e^-x */
+    DPO_FORWARD_KL = 1,
+    /** log 2 + log sigmoid(x) */
+    DPO_JENSEN_SHANNON = 2,
+    /** (e^min((a - 1) x, 80) - 1) / (a - 1), a being dpo_loss.alpha; x at a = 1 */
+    DPO_ALPHA_DIVERGENCE = 3
+} dpo_divergence;
+
+/** What a sum of pair losses is divided by. */
+typedef enum dpo_normalizer {
+    /** dpo_loss.normalizer, or the number of pairs where that is 0. */
+    DPO_BY_NUMBER = 0,
+    /** The number of scored tokens of the batch's pairs, chosen and rejected. */
+    DPO_BY_TOKENS = 1
+} dpo_normalizer;
+
+/** One loss of a weighted sum. */
+typedef struct dpo_loss_term {
+    /** A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo". */
+    const char *name;
+    /** Its weight, finite and above 0. */
+    double weight;
+    /** Parameters of its own, 0 standing for the usual value: tau of discopop; gamma of simpo; alpha of cpo and rpo; the
+     *  weights of desirable and undesirable sequences of kto. */
+    double parameters[2];
+} dpo_loss_term;
+
+/**
+ * What floor 2 reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
+ * out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.
+ */
+typedef struct dpo_pair_inputs {
+    /** sizeof(dpo_pair_inputs). */
+    size_t struct_size;
+    /** [S], or null: what a loss divides by, where that is not the number of scored rows; 0 counts as 1. */
+    const uint32_t *lengths;
+    /** [N], or null: temperatures, finite and above 0. */
+    const float *beta;
+    /** [N], or null: margins of rewards to be won by, finite. */
+    const float *margin;
+    /** [N], or null: factors of the pair losses, finite, from 0. */
+    const float *weight;
+    /** [N], or null: label smoothing, in the range of the loss. */
+    const float *label_smoothing;
+    /** [S], or null: logarithms of weights without gradient (WPO); a pair's is the sum of its two sequences'. */
+    const float *sequence_log_weights;
+    /** [kl_count], or null: log-probs of mismatched completions, for the baseline of kto. */
+    const float *kl_logps;
+    /** [kl_count], or null for 0: the same under the reference. */
+    const float *kl_ref_logps;
+    /** Number of mismatched completions. */
+    size_t kl_count;
+    /** [1], or null: what the sum of the pair losses is divided by, instead of what dpo_loss says. */
+    const float *normalizer;
+    /** [1], or null: what sft divides by, instead of this batch's number of scored chosen tokens. */
+    const float *chosen_tokens;
+} dpo_pair_inputs;
+
+/** A pair loss. With zeros for all but beta it is DPO's: -log sigmoid(u). */
 typedef struct dpo_loss {
     /** sizeof(dpo_loss). */
     size_t struct_size;
     /** Temperature, finite and above 0. */
     double beta;
-    /** Probability that a preference is flipped, from 0 to 0.5. */
+    /** Probability e that a preference is flipped, from 0 to 0.5; 0 stands for the usual one of exo_pair and robust. */
     double label_smoothing;
     /** What the sum of the pair losses is divided by, finite and above 0; 0 stands for the number of pairs. */
     double normalizer;
     /** Not 0: a sequence's log-ratio is divided by its number of scored tokens (0 counts as 1). */
     int32_t length_normalized;
+    /** What log-ratios are valued by. */
+    dpo_divergence divergence;
+    /** a of DPO_ALPHA_DIVERGENCE; not looked at otherwise. */
+    double alpha;
+    /** Margin of rewards to be won by, finite; 0 leaves the loss as it is. */
+    double margin;
+    /** Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline. */
+    double baseline;
+    /** Not 0: baseline is one. */
+    int32_t has_baseline;
+    /** What normalizer is. */
+    dpo_normalizer normalized_by;
+    /** [term_count], or null: the losses that are summed. */
+    const dpo_loss_term *terms;
+    /** Number of terms, at most 4; 0 stands for sigmoid alone. */
+    size_t term_count;
+    /** What else floor 2 reads, or null. */
+    const dpo_pair_inputs *inputs;
 } dpo_loss;
 
 /** What a pass found in its data: for each kind of trouble its first place, or DPO_NO_TROUBLE. */
@@ -291,7 +374,7 @@ dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const
  * Floor 2 on the CPU: from log-probs to loss, metrics and coefficients.
  *
  * Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
- * if all were 0; `lengths` is [S], what a length-normalised loss divides by (0 counts as 1), or null.
+ * if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
  *
  * Fails with DPO_ERROR_VALUE, also for a batch without pairs, DPO_ERROR_INDEX, or DPO_ERROR_MISSING where the loss is
  * length-normalised and `lengths` is null.

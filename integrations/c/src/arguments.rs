@@ -1,10 +1,12 @@
 //! From what C hands over to what the crate takes. Pointers are judged here and nowhere else.
 
+use std::ffi::CStr;
 use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
 use std::slice;
 
 use dpo_kernels::batch::{IGNORE_INDEX, IndexArray};
+use dpo_kernels::loss::{Divergence, PairInputs};
 use dpo_kernels::{
     Batch, DType, Error, HostBatch, LabelAlignment, LabelType, Labels, PairLoss, Pairs, Result, Sequences,
 };
@@ -99,6 +101,9 @@ fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {
             rejected: indices("rejected", batch.rejected),
         }),
         DPO_UNPAIRED => Ok(Pairs::None),
+        DPO_SINGLE => Ok(Pairs::Unpaired {
+            desirable: Indices { argument: "chosen", pointer: batch.chosen, len: batch.sequences },
+        }),
         other => Err(value("pairing", "a dpo_pairing", other)),
     }
 }
@@ -177,13 +182,104 @@ pub(crate) unsafe fn host_labels<'a>(inputs: &dpo_inputs, rows: usize) -> Result
     }
 }
 
-pub(crate) fn loss(loss: &dpo_loss) -> Result<PairLoss> {
-    let mut pair_loss = PairLoss::sigmoid(loss.beta)?.with_label_smoothing(loss.label_smoothing)?;
-    if loss.normalizer != 0.0 {
-        pair_loss = pair_loss.with_normalizer(loss.normalizer)?;
+/// One loss of a sum, with the parameters that are its own.
+///
+/// # Safety
+///
+/// `term.name` is null or a C string.
+unsafe fn term(term: &dpo_loss_term, loss: &dpo_loss) -> Result<PairLoss> {
+    let name = pointer("name", term.name)?;
+    // SAFETY: not null, and the caller's promise.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
+    let usual = |parameter: f64, usual: f64| if parameter == 0.0 { usual } else { parameter };
+    let [first, second] = term.parameters;
+    let beta = loss.beta;
+    match &*name {
+        "discopop" => PairLoss::discopop(beta, usual(first, 0.05)),
+        "simpo" => PairLoss::simpo(beta, usual(first, 0.5 * beta)),
+        "cpo" => PairLoss::cpo(beta, usual(first, 1.0)),
+        "rpo" => PairLoss::rpo(beta, usual(first, 1.0)),
+        "kto" => PairLoss::kto(beta)?.with_kto_weights(usual(first, 1.0), usual(second, 1.0)),
+        name => PairLoss::named(name, beta),
+    }
+}
+
+/// # Safety
+///
+/// `loss.terms` is null or points to `term_count` terms, whose names are null or C strings.
+pub(crate) unsafe fn loss(loss: &dpo_loss) -> Result<PairLoss> {
+    let mut pair_loss = PairLoss::sigmoid(loss.beta)?;
+    if loss.term_count > 0 {
+        // SAFETY: the caller's promise.
+        let terms = unsafe { slice("terms", loss.terms, loss.term_count) }?;
+        // SAFETY: the caller's promise.
+        pair_loss = unsafe { term(&terms[0], loss) }?.weighted(terms[0].weight)?;
+        for other in &terms[1..] {
+            // SAFETY: the caller's promise.
+            pair_loss = pair_loss.and(unsafe { term(other, loss) }?, other.weight)?;
+        }
+    }
+    if loss.label_smoothing != 0.0 {
+        pair_loss = pair_loss.with_label_smoothing(loss.label_smoothing)?;
+    }
+    if loss.margin != 0.0 {
+        pair_loss = pair_loss.with_margin(loss.margin)?;
+    }
+    if loss.has_baseline != 0 {
+        pair_loss = pair_loss.with_baseline(loss.baseline)?;
     }
     if loss.length_normalized != 0 {
         pair_loss = pair_loss.with_length_normalization();
     }
-    Ok(pair_loss)
+    let divergence = match loss.divergence {
+        DPO_REVERSE_KL => Divergence::ReverseKl,
+        DPO_FORWARD_KL => Divergence::ForwardKl,
+        DPO_JENSEN_SHANNON => Divergence::JensenShannon,
+        DPO_ALPHA_DIVERGENCE => Divergence::Alpha(loss.alpha),
+        other => return Err(value("divergence", "a dpo_divergence", other)),
+    };
+    pair_loss = pair_loss.with_divergence(divergence)?;
+    match loss.normalized_by {
+        DPO_BY_NUMBER if loss.normalizer == 0.0 => Ok(pair_loss),
+        DPO_BY_NUMBER => pair_loss.with_normalizer(loss.normalizer),
+        DPO_BY_TOKENS => Ok(pair_loss.with_token_normalizer()),
+        other => Err(value("normalized_by", "a dpo_normalizer", other)),
+    }
+}
+
+/// What floor 2 reads of host memory, for `sequences` sequences in `pairs` pairs.
+///
+/// # Safety
+///
+/// `ref_logps` and the arrays of `loss.inputs` are null or as long as the header says, and stay as they are for `'a`.
+pub(crate) unsafe fn host_inputs<'a>(
+    loss: &dpo_loss,
+    ref_logps: *const f32,
+    sequences: usize,
+    pairs: usize,
+) -> Result<PairInputs<'a, f32>> {
+    // SAFETY: the caller's promise, here and below.
+    let ref_logps = unsafe { optional_slice("ref_logps", ref_logps, sequences) }?;
+    let mut inputs = PairInputs { ref_logps, ..PairInputs::default() };
+    if loss.inputs.is_null() {
+        return Ok(inputs);
+    }
+    unsafe {
+        let given = read("inputs", loss.inputs)?;
+        let number = |argument, from| {
+            Ok::<_, Error>(optional_slice(argument, from, 1)?.map(|number: &[f32]| number[0]))
+        };
+        inputs.lengths = optional_slice("lengths", given.lengths, sequences)?;
+        inputs.beta = optional_slice("beta", given.beta, pairs)?;
+        inputs.margin = optional_slice("margin", given.margin, pairs)?;
+        inputs.weight = optional_slice("weight", given.weight, pairs)?;
+        inputs.label_smoothing = optional_slice("label_smoothing", given.label_smoothing, pairs)?;
+        inputs.sequence_log_weights =
+            optional_slice("sequence_log_weights", given.sequence_log_weights, sequences)?;
+        inputs.kl_logps = optional_slice("kl_logps", given.kl_logps, given.kl_count)?;
+        inputs.kl_ref_logps = optional_slice("kl_ref_logps", given.kl_ref_logps, given.kl_count)?;
+        inputs.normalizer = number("normalizer", given.normalizer)?;
+        inputs.chosen_tokens = number("chosen_tokens", given.chosen_tokens)?;
+    }
+    Ok(inputs)
 }

@@ -10,8 +10,8 @@ use dpo_kernels::{DType, HostBatch};
 use half::{bf16, f16};
 
 use crate::arguments::{
-    batch, dtype, host_labels, in_host_memory, loss, optional_slice, paired_sequences, pointer, read, slice,
-    slice_mut,
+    batch, dtype, host_inputs, host_labels, in_host_memory, loss, optional_slice, paired_sequences, pointer,
+    read, slice, slice_mut,
 };
 use crate::failure::{Result, guard};
 use crate::header::*;
@@ -197,13 +197,14 @@ pub unsafe extern "C" fn dpo_cpu_pair_loss(
         let batch = in_host_memory(paired_sequences(read("batch", batch)?)?)?;
         let sequences = batch.sequences.count();
         let logps = slice("logps", logps, sequences)?;
-        let ref_logps = optional_slice("ref_logps", ref_logps, sequences)?;
-        let lengths = optional_slice("lengths", lengths, sequences)?;
-        let loss = self::loss(read("loss", loss)?)?;
+        let scored = optional_slice("lengths", lengths, sequences)?;
+        let loss = read("loss", loss)?;
+        let inputs = host_inputs(loss, ref_logps, sequences, batch.pair_count())?;
+        let loss = self::loss(loss)?;
         let out = PairOutputBuffers::new(read("out", out)?, &batch)?;
 
         let mut scratch = SCRATCH.take();
-        cpu::pair_loss(&batch, logps, ref_logps, lengths, &loss, &mut scratch.pairs)?;
+        cpu::pair_loss_with(&batch, logps, scored, &inputs, &loss, &mut scratch.pairs)?;
         out.write(&scratch.pairs);
         SCRATCH.set(scratch);
         Ok(())
@@ -228,8 +229,9 @@ pub unsafe extern "C" fn dpo_cpu_forward(
     guard(|| unsafe {
         let batch = in_host_memory(self::batch(read("batch", batch)?)?)?;
         let inputs = read("inputs", inputs)?;
-        let ref_logps = optional_slice("ref_logps", ref_logps, batch.sequences.count())?;
-        let loss = self::loss(read("loss", loss)?)?;
+        let loss = read("loss", loss)?;
+        let pair_inputs = host_inputs(loss, ref_logps, batch.sequences.count(), batch.pair_count())?;
+        let loss = self::loss(loss)?;
         let out = LogpsOutputs::new(read("out", out)?, &batch)?;
         let pairs = PairOutputBuffers::new(read("pairs", pairs)?, &batch)?;
         let labels = host_labels(inputs, batch.rows())?;
@@ -237,7 +239,7 @@ pub unsafe extern "C" fn dpo_cpu_forward(
         let mut scratch = SCRATCH.take();
         with_logit!(dtype(inputs)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
-            cpu::forward(&batch, logits, labels, ref_logps, &loss, &mut scratch)?;
+            cpu::forward_with(&batch, logits, labels, &pair_inputs, &loss, &mut scratch)?;
         });
         out.write(&scratch.logps);
         pairs.write(&scratch.pairs);

@@ -79,8 +79,9 @@ exported! {
     ) {
         let kernels = loaded(kernels)?;
         let batch = on_device(arguments::paired_sequences(read("batch", batch)?)?)?;
-        let loss = arguments::loss(read("loss", loss)?)?;
-        let buffers = pair_buffers(read("out", out)?, ref_logps);
+        let loss = read("loss", loss)?;
+        let buffers = pair_buffers(read("out", out)?, ref_logps, loss)?;
+        let loss = arguments::loss(loss)?;
         let launch = plan::pair_loss(
             &batch.pairs,
             batch.sequences.count(),
@@ -107,9 +108,10 @@ exported! {
         let kernels = loaded(kernels)?;
         let batch = on_device(arguments::batch(read("batch", batch)?)?)?;
         let inputs = device_inputs(read("inputs", inputs)?)?;
-        let loss = arguments::loss(read("loss", loss)?)?;
+        let loss = read("loss", loss)?;
         let out = logps_buffers(read("out", out)?);
-        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps);
+        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss)?;
+        let loss = arguments::loss(loss)?;
         let launch = plan::forward(kernels.device(), &batch, &inputs, &out, Some((&loss, &pairs)), address(workspace))?;
         Ok(kernels.launch(&launch, stream.cast())?)
     }
@@ -152,7 +154,8 @@ pub unsafe extern "C" fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels) {
 #[cfg(feature = "cuda")]
 mod device {
     use dpo_kernels::cuda::plan::{
-        DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, LogpsBuffers, PairBuffers,
+        DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
+        PairBuffers,
     };
     pub(super) use dpo_kernels::cuda::{Kernels, plan};
     use dpo_kernels::{Batch, Result};
@@ -201,16 +204,43 @@ mod device {
         }
     }
 
-    pub(in crate::cuda) fn pair_buffers(out: &dpo_pair_outputs, ref_logps: *const f32) -> PairBuffers {
-        PairBuffers {
+    /// # Safety
+    ///
+    /// `loss.inputs` is null or points to a struct of the size that it says.
+    pub(in crate::cuda) unsafe fn pair_buffers(
+        out: &dpo_pair_outputs,
+        ref_logps: *const f32,
+        loss: &dpo_loss,
+    ) -> Result<PairBuffers> {
+        let inputs = if loss.inputs.is_null() {
+            DevicePairInputs::NONE
+        } else {
+            // SAFETY: the caller's promise.
+            let given = unsafe { read("inputs", loss.inputs) }?;
+            DevicePairInputs {
+                lengths: optional(given.lengths),
+                beta: optional(given.beta),
+                margin: optional(given.margin),
+                weight: optional(given.weight),
+                label_smoothing: optional(given.label_smoothing),
+                sequence_log_weights: optional(given.sequence_log_weights),
+                kl_logps: optional(given.kl_logps)
+                    .map(|address| DeviceArray { address, len: given.kl_count }),
+                kl_ref_logps: optional(given.kl_ref_logps),
+                normalizer: optional(given.normalizer),
+                chosen_tokens: optional(given.chosen_tokens),
+            }
+        };
+        Ok(PairBuffers {
             ref_logps: optional(ref_logps),
+            inputs,
             pair_losses: address(out.pair_losses),
             chosen_rewards: address(out.chosen_rewards),
             rejected_rewards: address(out.rejected_rewards),
             margins: address(out.margins),
             coef: address(out.coef),
             metrics: address(out.metrics),
-        }
+        })
     }
 
     pub(in crate::cuda) fn gradient_buffers(gradient: &dpo_gradient) -> GradientBuffers {

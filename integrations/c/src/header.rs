@@ -53,6 +53,9 @@ pub const DPO_INTERLEAVED: dpo_pairing = 1;
 pub const DPO_INDEXED: dpo_pairing = 2;
 /// No pairs: log-probs only, such as the reference model's pass.
 pub const DPO_UNPAIRED: dpo_pairing = 3;
+/** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
+  rejected where it is. The missing side has a reward of 0; means are over the sides that are there.*/
+pub const DPO_SINGLE: dpo_pairing = 4;
 /// How sequences form pairs.
 pub type dpo_pairing = ::core::ffi::c_uint;
 /// A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows.
@@ -80,7 +83,7 @@ pub struct dpo_batch {
     pub label_alignment: dpo_label_alignment,
     /// N where pairing is DPO_INDEXED, from 1 to 2^31 - 1; not looked at otherwise.
     pub pairs: usize,
-    /// [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise.
+    /// [N] sequence indices where pairing is DPO_INDEXED; [S] flags where it is DPO_SINGLE; not looked at otherwise.
     pub chosen: *const i32,
     /// [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise.
     pub rejected: *const i32,
@@ -166,7 +169,122 @@ const _: () = {
         "Offset of field: dpo_inputs::labels",
     ][::core::mem::offset_of!(dpo_inputs, labels) - 24usize];
 };
-/// A pair loss: -(1 - e) log sigmoid(u) - e log sigmoid(-u), e being the label smoothing.
+/// x
+pub const DPO_REVERSE_KL: dpo_divergence = 0;
+/// 1 - e^-x
+pub const DPO_FORWARD_KL: dpo_divergence = 1;
+/// log 2 + log sigmoid(x)
+pub const DPO_JENSEN_SHANNON: dpo_divergence = 2;
+/// (e^min((a - 1) x, 80) - 1) / (a - 1), a being dpo_loss.alpha; x at a = 1
+pub const DPO_ALPHA_DIVERGENCE: dpo_divergence = 3;
+/// What a log-ratio is worth to a loss of the margin.
+pub type dpo_divergence = ::core::ffi::c_uint;
+/// dpo_loss.normalizer, or the number of pairs where that is 0.
+pub const DPO_BY_NUMBER: dpo_normalizer = 0;
+/// The number of scored tokens of the batch's pairs, chosen and rejected.
+pub const DPO_BY_TOKENS: dpo_normalizer = 1;
+/// What a sum of pair losses is divided by.
+pub type dpo_normalizer = ::core::ffi::c_uint;
+/// One loss of a weighted sum.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_loss_term {
+    /// A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo".
+    pub name: *const ::core::ffi::c_char,
+    /// Its weight, finite and above 0.
+    pub weight: f64,
+    /** Parameters of its own, 0 standing for the usual value: tau of discopop; gamma of simpo; alpha of cpo and rpo; the
+  weights of desirable and undesirable sequences of kto.*/
+    pub parameters: [f64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_loss_term"][::core::mem::size_of::<dpo_loss_term>() - 32usize];
+    ["Alignment of dpo_loss_term"][::core::mem::align_of::<dpo_loss_term>() - 8usize];
+    [
+        "Offset of field: dpo_loss_term::name",
+    ][::core::mem::offset_of!(dpo_loss_term, name) - 0usize];
+    [
+        "Offset of field: dpo_loss_term::weight",
+    ][::core::mem::offset_of!(dpo_loss_term, weight) - 8usize];
+    [
+        "Offset of field: dpo_loss_term::parameters",
+    ][::core::mem::offset_of!(dpo_loss_term, parameters) - 16usize];
+};
+/** What floor 2 reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
+ out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_pair_inputs {
+    /// sizeof(dpo_pair_inputs).
+    pub struct_size: usize,
+    /// [S], or null: what a loss divides by, where that is not the number of scored rows; 0 counts as 1.
+    pub lengths: *const u32,
+    /// [N], or null: temperatures, finite and above 0.
+    pub beta: *const f32,
+    /// [N], or null: margins of rewards to be won by, finite.
+    pub margin: *const f32,
+    /// [N], or null: factors of the pair losses, finite, from 0.
+    pub weight: *const f32,
+    /// [N], or null: label smoothing, in the range of the loss.
+    pub label_smoothing: *const f32,
+    /// [S], or null: logarithms of weights without gradient (WPO); a pair's is the sum of its two sequences'.
+    pub sequence_log_weights: *const f32,
+    /// [kl_count], or null: log-probs of mismatched completions, for the baseline of kto.
+    pub kl_logps: *const f32,
+    /// [kl_count], or null for 0: the same under the reference.
+    pub kl_ref_logps: *const f32,
+    /// Number of mismatched completions.
+    pub kl_count: usize,
+    /// [1], or null: what the sum of the pair losses is divided by, instead of what dpo_loss says.
+    pub normalizer: *const f32,
+    /// [1], or null: what sft divides by, instead of this batch's number of scored chosen tokens.
+    pub chosen_tokens: *const f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_pair_inputs"][::core::mem::size_of::<dpo_pair_inputs>() - 96usize];
+    [
+        "Alignment of dpo_pair_inputs",
+    ][::core::mem::align_of::<dpo_pair_inputs>() - 8usize];
+    [
+        "Offset of field: dpo_pair_inputs::struct_size",
+    ][::core::mem::offset_of!(dpo_pair_inputs, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_pair_inputs::lengths",
+    ][::core::mem::offset_of!(dpo_pair_inputs, lengths) - 8usize];
+    [
+        "Offset of field: dpo_pair_inputs::beta",
+    ][::core::mem::offset_of!(dpo_pair_inputs, beta) - 16usize];
+    [
+        "Offset of field: dpo_pair_inputs::margin",
+    ][::core::mem::offset_of!(dpo_pair_inputs, margin) - 24usize];
+    [
+        "Offset of field: dpo_pair_inputs::weight",
+    ][::core::mem::offset_of!(dpo_pair_inputs, weight) - 32usize];
+    [
+        "Offset of field: dpo_pair_inputs::label_smoothing",
+    ][::core::mem::offset_of!(dpo_pair_inputs, label_smoothing) - 40usize];
+    [
+        "Offset of field: dpo_pair_inputs::sequence_log_weights",
+    ][::core::mem::offset_of!(dpo_pair_inputs, sequence_log_weights) - 48usize];
+    [
+        "Offset of field: dpo_pair_inputs::kl_logps",
+    ][::core::mem::offset_of!(dpo_pair_inputs, kl_logps) - 56usize];
+    [
+        "Offset of field: dpo_pair_inputs::kl_ref_logps",
+    ][::core::mem::offset_of!(dpo_pair_inputs, kl_ref_logps) - 64usize];
+    [
+        "Offset of field: dpo_pair_inputs::kl_count",
+    ][::core::mem::offset_of!(dpo_pair_inputs, kl_count) - 72usize];
+    [
+        "Offset of field: dpo_pair_inputs::normalizer",
+    ][::core::mem::offset_of!(dpo_pair_inputs, normalizer) - 80usize];
+    [
+        "Offset of field: dpo_pair_inputs::chosen_tokens",
+    ][::core::mem::offset_of!(dpo_pair_inputs, chosen_tokens) - 88usize];
+};
+/// A pair loss. With zeros for all but beta it is DPO's: -log sigmoid(u).
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_loss {
@@ -174,16 +292,34 @@ pub struct dpo_loss {
     pub struct_size: usize,
     /// Temperature, finite and above 0.
     pub beta: f64,
-    /// Probability that a preference is flipped, from 0 to 0.5.
+    /// Probability e that a preference is flipped, from 0 to 0.5; 0 stands for the usual one of exo_pair and robust.
     pub label_smoothing: f64,
     /// What the sum of the pair losses is divided by, finite and above 0; 0 stands for the number of pairs.
     pub normalizer: f64,
     /// Not 0: a sequence's log-ratio is divided by its number of scored tokens (0 counts as 1).
     pub length_normalized: i32,
+    /// What log-ratios are valued by.
+    pub divergence: dpo_divergence,
+    /// a of DPO_ALPHA_DIVERGENCE; not looked at otherwise.
+    pub alpha: f64,
+    /// Margin of rewards to be won by, finite; 0 leaves the loss as it is.
+    pub margin: f64,
+    /// Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline.
+    pub baseline: f64,
+    /// Not 0: baseline is one.
+    pub has_baseline: i32,
+    /// What normalizer is.
+    pub normalized_by: dpo_normalizer,
+    /// [term_count], or null: the losses that are summed.
+    pub terms: *const dpo_loss_term,
+    /// Number of terms, at most 4; 0 stands for sigmoid alone.
+    pub term_count: usize,
+    /// What else floor 2 reads, or null.
+    pub inputs: *const dpo_pair_inputs,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_loss"][::core::mem::size_of::<dpo_loss>() - 40usize];
+    ["Size of dpo_loss"][::core::mem::size_of::<dpo_loss>() - 96usize];
     ["Alignment of dpo_loss"][::core::mem::align_of::<dpo_loss>() - 8usize];
     [
         "Offset of field: dpo_loss::struct_size",
@@ -200,6 +336,33 @@ const _: () = {
     [
         "Offset of field: dpo_loss::length_normalized",
     ][::core::mem::offset_of!(dpo_loss, length_normalized) - 32usize];
+    [
+        "Offset of field: dpo_loss::divergence",
+    ][::core::mem::offset_of!(dpo_loss, divergence) - 36usize];
+    [
+        "Offset of field: dpo_loss::alpha",
+    ][::core::mem::offset_of!(dpo_loss, alpha) - 40usize];
+    [
+        "Offset of field: dpo_loss::margin",
+    ][::core::mem::offset_of!(dpo_loss, margin) - 48usize];
+    [
+        "Offset of field: dpo_loss::baseline",
+    ][::core::mem::offset_of!(dpo_loss, baseline) - 56usize];
+    [
+        "Offset of field: dpo_loss::has_baseline",
+    ][::core::mem::offset_of!(dpo_loss, has_baseline) - 64usize];
+    [
+        "Offset of field: dpo_loss::normalized_by",
+    ][::core::mem::offset_of!(dpo_loss, normalized_by) - 68usize];
+    [
+        "Offset of field: dpo_loss::terms",
+    ][::core::mem::offset_of!(dpo_loss, terms) - 72usize];
+    [
+        "Offset of field: dpo_loss::term_count",
+    ][::core::mem::offset_of!(dpo_loss, term_count) - 80usize];
+    [
+        "Offset of field: dpo_loss::inputs",
+    ][::core::mem::offset_of!(dpo_loss, inputs) - 88usize];
 };
 /// What a pass found in its data: for each kind of trouble its first place, or DPO_NO_TROUBLE.
 #[repr(C)]
@@ -439,7 +602,7 @@ unsafe extern "C" {
     /** Floor 2 on the CPU: from log-probs to loss, metrics and coefficients.
 
  Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
- if all were 0; `lengths` is [S], what a length-normalised loss divides by (0 counts as 1), or null.
+ if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
 
  Fails with DPO_ERROR_VALUE, also for a batch without pairs, DPO_ERROR_INDEX, or DPO_ERROR_MISSING where the loss is
  length-normalised and `lengths` is null.*/

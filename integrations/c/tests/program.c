@@ -30,7 +30,7 @@ enum { V = 4, T = 2, S = 2, ROWS = S * T };
 struct results {
     float logps[S], token_logps[ROWS], logsumexp[ROWS], residual[ROWS];
     uint32_t scored[S];
-    float pair_losses[1], chosen_rewards[1], rejected_rewards[1], margins[1], coef[S];
+    float pair_losses[S], chosen_rewards[S], rejected_rewards[S], margins[S], coef[S]; /* at most a pair a sequence */
     dpo_status status;
     dpo_metrics metrics;
 };
@@ -210,6 +210,52 @@ static void half_packed(void) {
     }
 }
 
+/* A weighted sum of losses by their names, with values of each pair's own; and sequences without pairs. */
+static void other_losses(void) {
+    const float ref_logps[] = {-3.0f, -5.0f};
+    const uint32_t scored[] = {2, 1};
+    dpo_batch batch = PADDED;
+    batch.sequences = 2;
+    struct results r;
+    dpo_pair_outputs out = floor2(&r);
+
+    /* 2 (1 - z) + 1.5 as z = 0, and the negative log-likelihood 3/2; the pair is worth half. */
+    const dpo_loss_term terms[] = {{.name = "hinge", .weight = 2.0}, {.name = "nll", .weight = 1.0}};
+    const float weight = 0.5f, normalizer = 4.0f;
+    const dpo_pair_inputs inputs = {.struct_size = sizeof inputs, .weight = &weight, .normalizer = &normalizer};
+    dpo_loss loss = {.struct_size = sizeof loss, .beta = 0.5, .terms = terms, .term_count = 2, .inputs = &inputs};
+    const float tied[] = {-3.0f, -5.0f};
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out) == DPO_OK);
+    CLOSE(r.pair_losses[0], 1.75);
+    CLOSE(r.metrics.loss, 0.4375);
+    CLOSE(r.coef[0], -0.1875);
+    CLOSE(r.coef[1], 0.125);
+
+    /* KTO at its baseline of 1: a desirable and an undesirable sequence, each with a loss of one half. */
+    const int32_t desirable[] = {0, 1};
+    batch.pairing = DPO_SINGLE;
+    batch.chosen = desirable;
+    const dpo_loss_term kto = {.name = "kto", .weight = 1.0};
+    loss = (dpo_loss){.struct_size = sizeof loss, .beta = 0.5, .terms = &kto, .term_count = 1,
+                      .baseline = 1.0, .has_baseline = 1};
+    const float above[] = {-2.0f, -4.0f};
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_OK);
+    CLOSE(r.metrics.loss, 0.5);
+    CLOSE(r.coef[0], 0.0625);
+    CLOSE(r.coef[1], -0.0625);
+
+    loss.has_baseline = 0;
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_MISSING,
+            "kl_logps: required when KTO has no baseline");
+    const dpo_loss_term unknown = {.name = "dpo", .weight = 1.0};
+    loss.terms = &unknown;
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_ERROR_VALUE &&
+          strncmp(dpo_last_error(), "loss: expected one of sigmoid", 29) == 0);
+    loss.terms = NULL;
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_VALUE,
+            "terms: expected an address aligned to 8 bytes, found null");
+}
+
 /* Refusals name the argument, and leave the outputs as they were. */
 static void errors(void) {
     float logits[ROWS][V] = {{0}};
@@ -323,6 +369,7 @@ int main(int argc, char **argv) {
     CHECK(dpo_last_error()[0] == '\0');
     f32_padded();
     half_packed();
+    other_losses();
     errors();
     gpu(strcmp(argv[1], "cuda") == 0);
     printf("%d checks hold\n", checks);

@@ -12,7 +12,8 @@ use dpo_kernels::batch::{Metrics, Status};
 use dpo_kernels::cuda::Kernels;
 use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers, PairBuffers,
+    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairBuffers,
 };
 use dpo_kernels::{LabelType, PairLoss, Pairs};
 
@@ -62,6 +63,7 @@ pub(crate) fn dpo_loss(
     };
     let pairs = PairBuffers {
         ref_logps: ref_logps.as_ref().map(address).transpose()?,
+        inputs: DevicePairInputs::NONE,
         pair_losses: address(&pair_losses)?,
         chosen_rewards: address(&chosen_rewards)?,
         rejected_rewards: address(&rejected_rewards)?,

@@ -43,6 +43,7 @@ mod targets;
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 pub use dpo_kernels::batch::{IGNORE_INDEX, Metrics, Status};
+pub use dpo_kernels::loss::ALL;
 pub use dpo_kernels::{LabelAlignment, PairLoss, Pairs};
 
 pub use crate::output::DpoOutput;

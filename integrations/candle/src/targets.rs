@@ -83,6 +83,9 @@ impl Targets {
                 chosen: indices("chosen", "chosen (i64, i32 or u32)", &chosen, &self.labels)?,
                 rejected: indices("rejected", "rejected (i64, i32 or u32)", &rejected, &self.labels)?,
             },
+            Pairs::Unpaired { desirable } => Pairs::Unpaired {
+                desirable: indices("desirable", "desirable (i64, i32 or u32)", &desirable, &self.labels)?,
+            },
             layout => layout,
         };
         Ok(Targets { pairs, ..self })
@@ -123,6 +126,7 @@ impl Targets {
             Pairs::Indexed { chosen, rejected } => {
                 Pairs::Indexed { chosen: index(chosen)?, rejected: index(rejected)? }
             }
+            Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: index(desirable)? },
         };
         Ok(Batch {
             vocab: rows.vocab,

@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 67] = [
+pub const MUTANTS: [Mutant; 93] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -284,28 +284,125 @@ pub const MUTANTS: [Mutant; 67] = [
     mutant(
         "chosen and rejected swapped",
         "pair_loss.cuh",
-        "sequence(chosen(pair)), sequence(rejected(pair))",
-        "sequence(rejected(pair)), sequence(chosen(pair))",
-    ),
-    mutant(
-        "label smoothing with the wrong sign",
-        "pair_loss.cuh",
-        "const float slope = flip -",
-        "const float slope = -flip -",
+        "side(pair, chosen(pair), has_chosen(pair), normalized)",
+        "side(pair, rejected(pair), has_chosen(pair), normalized)",
     ),
     mutant("an empty sequence divides by zero", "pair_loss.cuh", "max(lengths[s], 1u)", "lengths[s]"),
+    mutant("a tie counts as right", "pair_loss.cuh", "w > l ? 1.0 : 0.0", "w >= l ? 1.0 : 0.0"),
+    mutant("no normaliser for indexed pairs", "pair_loss.cuh", "coef / shared.normalizer", "coef"),
     mutant(
-        "a tie counts as right",
+        "an undesirable sequence counts as desirable",
         "pair_loss.cuh",
-        "t.chosen_reward > t.rejected_reward",
-        "t.chosen_reward >= t.rejected_reward",
+        "return !unpaired() || loss.chosen[pair] == 0;",
+        "return true;",
     ),
     mutant(
-        "no normaliser for indexed pairs",
+        "lengths of one's own are not read",
         "pair_loss.cuh",
-        "gathered_coef(s) / loss.normalizer",
-        "gathered_coef(s)",
+        "loss.lengths ? loss.lengths : scored",
+        "scored",
     ),
+    mutant("a pair's weight counts twice", "pair_loss.cuh", "weight *= expf(", "weight *= weight * expf("),
+    mutant(
+        "a mean of mismatched log-ratios may be negative",
+        "pair_loss.cuh",
+        "mean < 0.0f ? 0.0f : mean",
+        "mean < 0.0f ? -mean : -mean",
+    ),
+    mutant(
+        "tokens of the rejected are not counted",
+        "pair_loss.cuh",
+        "float(sums.chosen_tokens + sums.rejected_tokens)",
+        "float(sums.chosen_tokens)",
+    ),
+    mutant("a beta of 0 is taken", "pair_loss.cuh", "return value > 0.0f &&", "return value >= 0.0f &&"),
+    mutant(
+        "equals share a rank",
+        "pair_loss.cuh",
+        "return less || (!more && i < j);",
+        "return less || (!more && i <= j);",
+    ),
+    mutant(
+        "no barrier between sorted numbers and their use",
+        "pair_loss.cuh",
+        "        if (sorts) __syncthreads();\n    }",
+        "    }",
+    ),
+    // Losses: one of each family.
+    mutant(
+        "label smoothing with the wrong sign",
+        "losses.cuh",
+        "flip - sigmoid(-z)}",
+        "-flip - sigmoid(-z)}",
+    ),
+    mutant("hinge past its margin has a slope", "losses.cuh", "Value{0.0f, 0.0f} :", "Value{0.0f, -1.0f} :"),
+    mutant(
+        "ipo is summed, not averaged",
+        "losses.cuh",
+        "square((z - 0.5f) / beta, beta)",
+        "square(z - 0.5f, beta)",
+    ),
+    mutant("exo forgets the label", "losses.cuh", "z - log_rest + log_flip", "z - log_rest"),
+    mutant("robust is biased", "losses.cuh", "1.0f - 2.0f * flip;", "1.0f;"),
+    mutant(
+        "discopop is not modulated",
+        "losses.cuh",
+        "- exponential + blend / tau}",
+        "- exponential + blend}",
+    ),
+    mutant(
+        "nca weighs both alike",
+        "losses.cuh",
+        "Value{0.5f * softplus(v), 0.5f",
+        "Value{softplus(v), 1.0f",
+    ),
+    mutant(
+        "bco draws the rejected in",
+        "losses.cuh",
+        "Value{softplus(v), sigmoid(v)}",
+        "Value{softplus(v), -sigmoid(v)}",
+    ),
+    mutant("sppo loses the rejected's target", "losses.cuh", "square((v + 0.5f)", "square((v - 0.5f)"),
+    mutant(
+        "apo_zero without its slope",
+        "losses.cuh",
+        "Value{sigmoid(-u), -bell(u)}",
+        "Value{sigmoid(-u), bell(u)}",
+    ),
+    mutant("apo_down forgets the margin", "losses.cuh", "w.scale * (bell(u) - slope)", "w.scale * bell(u)"),
+    mutant(
+        "kto without its baseline",
+        "losses.cuh",
+        "beta * pair.baseline, undesirable",
+        "0.0f, undesirable",
+    ),
+    mutant(
+        "aot pairs the wrong ranks",
+        "losses.cuh",
+        "smoothed_sigmoid(l.mate - l.scale",
+        "smoothed_sigmoid(w.mate - l.scale",
+    ),
+    mutant(
+        "sft counts a pair, not its tokens",
+        "losses.cuh",
+        "isinf(pair.per_token) ? 0.0f : -pair.per_token",
+        "-1.0f",
+    ),
+    mutant("nll is summed, not averaged", "losses.cuh", "-1.0f / pair.chosen.length, 0.0f", "-1.0f, 0.0f"),
+    mutant("odds are probabilities", "losses.cuh", "(logf(rest_l) - logf(rest_w))", "0.0f"),
+    mutant(
+        "a forward KL of the wrong slope",
+        "divergence.cuh",
+        "-expm1f(-x), expf(-x)}",
+        "-expm1f(-x), expf(x)}",
+    ),
+    mutant(
+        "Jensen-Shannon at the wrong side",
+        "divergence.cuh",
+        "softplus(-x), sigmoid(-x)}",
+        "softplus(-x), sigmoid(x)}",
+    ),
+    mutant("an alpha divergence of another order", "divergence.cuh", "= alpha - 1.0f", "= alpha"),
     // The gradient.
     mutant(
         "the coefficient of the wrong sequence",

@@ -1,0 +1,29 @@
+//! Functions whose textbook form overflows or loses its tail.
+
+/// log(1 + eˣ), without overflow and without losing the tail.
+pub fn softplus(x: f64) -> f64 {
+    // f64::max drops a NaN; the second term keeps it.
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// 1/(1 + e⁻ˣ), without overflow and without losing the tail.
+pub fn sigmoid(x: f64) -> f64 {
+    let e = (-x.abs()).exp();
+    if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
+}
+
+/// dσ/dx = σ(x) σ(−x): the product keeps both tails, where y(1 − y) is 0 from x = 37 on.
+pub(super) fn bell(x: f64) -> f64 {
+    sigmoid(x) * sigmoid(-x)
+}
+
+/// `factor · value`, 0 where a vanishing factor meets an infinite value: the limit where the factor is exponential
+/// and the value is not.
+pub(super) fn vanishing(factor: f64, value: f64) -> f64 {
+    if factor == 0.0 { 0.0 } else { factor * value }
+}
+
+/// 1 − eˣ for x ≤ 0: how much a probability eˣ leaves to others.
+pub(super) fn complement(x: f64) -> f64 {
+    0.0 - x.exp_m1() // not −expm1, whose 0 would be −0, and what is divided by it negative
+}
