@@ -440,7 +440,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 424usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 456usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
