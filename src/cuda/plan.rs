@@ -82,7 +82,7 @@ pub struct LogpsBuffers {
     pub logsumexp: Option<DeviceAddress>,
     /// `[rows]` f32; makes floor 3 exact where |logsumexp| is large.
     pub logsumexp_residual: Option<DeviceAddress>,
-    /// One [`DpoStatus`](super::params::DpoStatus).
+    /// One [`DpoStatus`].
     pub status: DeviceAddress,
 }
 
@@ -148,7 +148,7 @@ pub struct PairBuffers {
     pub margins: DeviceAddress,
     /// `[S]` f32.
     pub coef: DeviceAddress,
-    /// One [`DpoMetrics`](super::params::DpoMetrics); the loss is its first field.
+    /// One [`DpoMetrics`]; the loss is its first field.
     pub metrics: DeviceAddress,
 }
 

@@ -54,6 +54,9 @@ pub enum Kind {
     },
 }
 
+/// A range, in words, and whether a number lies in it.
+pub(crate) type Range = (&'static str, fn(f64) -> bool);
+
 impl Kind {
     /// Looks at z = β(s_w − s_l) − γ, and so takes margins γ and f-divergences.
     pub(crate) fn takes_margin(self) -> bool {
@@ -64,7 +67,7 @@ impl Kind {
     }
 
     /// Where ε may lie, in words, and whether a number does.
-    pub(crate) fn label_smoothing(self) -> Option<(&'static str, fn(f64) -> bool)> {
+    pub(crate) fn label_smoothing(self) -> Option<Range> {
         match self {
             Kind::Sigmoid | Kind::Aot | Kind::AotUnpaired => {
                 Some(("a number from 0 to 0.5", |e| (0.0..=0.5).contains(&e)))
@@ -82,11 +85,9 @@ impl Kind {
 
     /// A sum of a term of the chosen and a term of the rejected: either may be missing.
     pub(crate) fn is_sided(self) -> bool {
-        match self {
-            Kind::NcaPair | Kind::BcoPair | Kind::SppoHard | Kind::ApoZero | Kind::Kto { .. } => true,
-            Kind::Sft | Kind::Nll => true,
-            _ => false,
-        }
+        let of_rewards =
+            matches!(self, Kind::NcaPair | Kind::BcoPair | Kind::SppoHard | Kind::ApoZero | Kind::Kto { .. });
+        of_rewards || matches!(self, Kind::Sft | Kind::Nll)
     }
 
     /// Divides by the lengths of sequences, whatever [`Term::length_normalized`] says.
