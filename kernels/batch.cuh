@@ -41,6 +41,10 @@ __device__ inline i64 label_of(const DpoBatch &batch, u32 row, u32 end) {
                                   : i64(static_cast<const int *>(batch.labels)[at]);
 }
 
+__device__ inline bool is_scored(const DpoBatch &batch, u32 row, u32 end) {
+    return label_of(batch, row, end) != batch.ignore_index;
+}
+
 struct Position {
     u32 sequence;
     u32 begin, end; // rows of the sequence

@@ -19,6 +19,7 @@ struct alignas(16) Vector {
 struct F32 {
     typedef float Storage;
     static constexpr int kPerWord = 1;
+    static constexpr float kLargest = kMaxFloat;
 
     static __device__ void widen(u32 word, float *out) { out[0] = __uint_as_float(word); }
     static __device__ u32 narrow(const float *in) { return __float_as_uint(in[0]); }
@@ -29,6 +30,7 @@ struct F32 {
 struct BF16 {
     typedef unsigned short Storage;
     static constexpr int kPerWord = 2;
+    static constexpr float kLargest = 3.3895314e+38f;
 
     static __device__ void widen(u32 word, float *out) {
         out[0] = __uint_as_float(word << 16);
@@ -49,6 +51,7 @@ struct BF16 {
 struct F16 {
     typedef unsigned short Storage;
     static constexpr int kPerWord = 2;
+    static constexpr float kLargest = 65504.0f;
 
     static __device__ void widen(u32 word, float *out) {
         asm("{ .reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"

@@ -86,10 +86,14 @@ struct DpoBatch {
     long long ignore_index;
     unsigned int rows;
     unsigned int vocab;
+    unsigned int columns; // that take part in the softmax: those behind are padding of the vocabulary
     unsigned int sequences;
     unsigned int sequence_len; // rows per padded sequence
     unsigned int label_bytes;  // 4 or 8
     unsigned int next_token;   // row t predicts labels[t + 1]
+    float scale;               // of the logits
+    float softcap;             // of the scaled logits, or 0: none
+    float softcap_power;       // 2 scale log2(e) / softcap, or 0
 };
 
 // One loss of a weighted sum.
@@ -157,6 +161,17 @@ struct DpoDealing {
 struct DpoSliceSum {
     float reference;
     float sum;
+    float weighted, squares, total, largest; // with token metrics only, as the next
+    unsigned int first;
+};
+
+// What one read of a row tells beside its log-prob, each of them optional: [rows] and at the end [sequences], or null.
+struct DpoTokenMetrics {
+    DPO_DEVICE(float) entropy;
+    DPO_DEVICE(float) correct;
+    DPO_DEVICE(float) mean_logit;
+    DPO_DEVICE(float) sum_p2;
+    DPO_DEVICE(float) sequence_log_weights; // needs sum_p2
 };
 
 // Floors 1 and 2 in one launch.
@@ -174,7 +189,11 @@ struct DpoForward {
     DPO_DEVICE(struct DpoSliceSum) slice_sums;   // [rows, blocks_per_row], where that is more than 1
     DPO_DEVICE(struct DpoProgress) progress;
     DPO_DEVICE(struct DpoStatus) status;
+    DPO_DEVICE(float) token_weights; // [rows], or null: what a token counts in its sequence's sum
+    struct DpoTokenMetrics metrics;
     struct DpoPairLoss loss;
+    float ld_alpha;             // weight of tokens beyond the other's length
+    unsigned int partner_layout; // of pairs, where ld_alpha is not 1: concatenated or interleaved
 };
 
 // Floor 2 alone: one block.
@@ -194,9 +213,12 @@ struct DpoBackward {
     DPO_DEVICE(void) dlogits;                   // the same, or another buffer of the same shape and stride
     DPO_DEVICE(const float) logsumexp;          // [rows]
     DPO_DEVICE(const float) logsumexp_residual; // [rows], or null
-    DPO_DEVICE(const float) coef;               // [sequences]
+    DPO_DEVICE(const float) coef;               // [sequences], or null: 1
+    DPO_DEVICE(const float) token_coef;         // [rows], or null: 1
     DPO_DEVICE(const float) upstream;           // a scalar, or null: 1
+    DPO_DEVICE(unsigned int) nonfinite_row;     // lowered to the first row with an infinity or a NaN; or null
     float upstream_scale;
+    float threshold; // rows whose coefficient is no larger are zeros
 };
 
 #endif

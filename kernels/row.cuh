@@ -47,6 +47,16 @@ __device__ inline Vector load_straddling(const char *address) {
     return v;
 }
 
+// Where the elements of a group of vectors stand in their row.
+struct Places {
+    u32 first; // element of the group's first vector
+    u32 step;  // from one vector's to the next one's
+    u32 end;   // of the slice, or the row
+
+    __device__ u32 element(int v, int e) const { return first + u32(v) * step + u32(e); }
+    __device__ bool inside(int v, int e) const { return element(v, e) < end; }
+};
+
 // Vectors over a slice of a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
 // `first(j) = j * width - lead`; those outside the row do not exist. Element numbers are unsigned, so that one before
 // the row is a large one.
@@ -79,6 +89,10 @@ template <class Logit> struct SliceVectors {
     __device__ u32 first(int j) const { return u32(j) * kWidth<Logit> - lead; }
     __device__ bool contains(u32 element) const { return element < vocab; }
     __device__ bool whole(int first, int last) const { return first >= whole_begin && last < whole_end; }
+    // Of vectors j, j + step, ...
+    __device__ Places places(int j, int step) const {
+        return {first(j), u32(step) * kWidth<Logit>, min(vocab, first(end))};
+    }
     // The vectors of the slice that are not whole, by number.
     __device__ int edges() const { return (whole_begin - begin) + (end - whole_end); }
     __device__ int edge(int number) const {

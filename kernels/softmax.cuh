@@ -3,14 +3,7 @@
 
 #include "reduce.cuh"
 #include "row.cuh"
-
-constexpr float kLog2e = 1.4426950408889634f;
-
-__device__ inline float exp2_approx(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
+#include "transform.cuh"
 
 // sum exp(x - reference) over the elements seen so far, with the reference at their maximum.
 //
@@ -18,8 +11,16 @@ __device__ inline float exp2_approx(float x) {
 // size 1e4 lose nothing. The reference is kept finite; then +infinity gives an infinite sum, -infinity adds exactly 0,
 // a NaN stays one, and a row of the lowest finite value is still right, all without a branch.
 struct OnlineSum {
+    typedef Identity Map;
+    static constexpr bool kFigures = false;
+
     float reference = -kMaxFloat;
     float sum = 0.0f;
+
+    OnlineSum() = default;
+    __device__ explicit OnlineSum(const Identity &) {}
+    __device__ explicit OnlineSum(const DpoSliceSum &s) : reference(s.reference), sum(s.sum) {}
+    __device__ DpoSliceSum stored() const { return {reference, sum}; }
 
     __device__ void raise_reference(float candidate) {
         const float raised = fminf(fmaxf(reference, candidate), kMaxFloat);
@@ -35,7 +36,8 @@ struct OnlineSum {
     }
 
     // Elements of `kVectors` vectors at once: one rescaling serves them all.
-    template <class Logit, int kVectors> __device__ void add(const Vector (&vectors)[kVectors]) {
+    template <bool kWhole, class Logit, int kVectors>
+    __device__ void add(const Vector (&vectors)[kVectors], const Identity &, const Places &) {
         float x[kVectors][kWidth<Logit>];
         float maximum = -kMaxFloat;
 #pragma unroll
@@ -57,15 +59,17 @@ struct OnlineSum {
 
 // Threads of a block at most, and blocks that must fit on a multiprocessor at least: 64 registers a thread.
 constexpr int kMaxThreads = 256, kMinBlocks = 4;
+// 80 registers for kernels that do more for an element, whose units are busy with fewer threads.
+constexpr int kMinBlocksOfExtended = 3;
 
 // Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
 constexpr int kInFlight = 4;
 
 // Element e of a slice belongs to thread (e / width) % team whatever the row's address, so the bits depend on the
 // vocabulary, the dtype and the dealing alone.
-template <class Logit, bool kStraddling>
-__device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
-    OnlineSum own;
+template <class Sum, class Logit, bool kStraddling>
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map) {
+    Sum own(map);
     const int team = share.team;
     const int last = vectors.whole_end - (kInFlight - 1) * team; // where the last group of whole vectors may start
     Vector group[kInFlight];
@@ -75,19 +79,20 @@ __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const S
             for (; j < last; j += kInFlight * team) {
 #pragma unroll
                 for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * team);
-                own.template add<Logit>(group);
+                own.template add<true, Logit>(group, map, vectors.places(j, team));
             }
         }
         if (j >= vectors.end) break;
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * team);
-        own.template add<Logit>(group);
+        own.template add<false, Logit>(group, map, vectors.places(j, team));
     }
     return own;
 }
 
-template <class Logit> __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
-    return vectors.straddling ? sum_own_vectors<Logit, true>(vectors, share)
-                              : sum_own_vectors<Logit, false>(vectors, share);
+template <class Sum, class Logit>
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map) {
+    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, share, map)
+                              : sum_own_vectors<Sum, Logit, false>(vectors, share, map);
 }

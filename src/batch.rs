@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::cpu::element::Element;
 use crate::error::{Error, Result};
+use crate::transform::Transform;
 
 /// The label of a position that is not scored, unless [`Batch::ignore_index`] says otherwise (PyTorch's value).
 pub const IGNORE_INDEX: i64 = -100;
@@ -34,6 +35,15 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
+        }
+    }
+
+    /// The largest finite value.
+    pub(crate) fn largest(self) -> f32 {
+        match self {
+            DType::F32 => f32::MAX,
+            DType::F16 => half::f16::MAX.to_f32(),
+            DType::BF16 => half::bf16::MAX.to_f32(),
         }
     }
 
@@ -271,7 +281,7 @@ impl Pairs<&[i32]> {
 ///
 /// `logits` is `[rows, vocab]` with `row_stride >= vocab` elements from one row to the next; the elements between
 /// are never touched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Batch<A> {
     /// Vocabulary size V.
     pub vocab: usize,
@@ -285,6 +295,14 @@ pub struct Batch<A> {
     pub label_alignment: LabelAlignment,
     /// Label of positions that are not scored.
     pub ignore_index: i64,
+    /// What happens to the logits before the softmax.
+    pub transform: Transform,
+    /// Length desensitization (LD-DPO, Liu et al. 2024, arXiv:2409.06411): the weight, from 0 to 1, of the scored
+    /// tokens of a sequence beyond as many as the other of its pair has. At 1, the default, all tokens count alike.
+    ///
+    /// Floor 1 weighs the sums, [`Logps::logps`]; the reference pass takes the same batch. The weights are in
+    /// [`Logps::token_weights`], for floor 3. Needs sequences that are in one pair each: concatenated or interleaved.
+    pub ld_alpha: f32,
 }
 
 /// A batch whose index arrays are in host memory.
@@ -300,6 +318,8 @@ impl<A> Batch<A> {
             pairs: Pairs::Concatenated,
             label_alignment: LabelAlignment::Aligned,
             ignore_index: IGNORE_INDEX,
+            transform: Transform::default(),
+            ld_alpha: 1.0,
         }
     }
 
@@ -341,6 +361,8 @@ impl<A: Copy> Batch<A> {
             },
             label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
+            transform: self.transform,
+            ld_alpha: self.ld_alpha,
         })
     }
 }
@@ -355,6 +377,11 @@ impl<A: IndexArray> Batch<A> {
     /// Number of pairs N.
     pub fn pair_count(&self) -> usize {
         self.pairs.count(self.sequences.count())
+    }
+
+    /// Columns that take part in the softmax: all but [`Transform::valid_vocab`]'s padding.
+    pub fn columns(&self) -> usize {
+        self.transform.columns(self.vocab)
     }
 
     /// Elements that the logits buffer must hold: from the first element of the first row to the last of the last.
@@ -381,8 +408,9 @@ impl<A: IndexArray> Batch<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] that names `vocab`, `row_stride`, `sequences`, `rows`, `cu_seqlens` or `pairs`;
-    /// [`Error::Length`] where `chosen` and `rejected` differ in length, or `desirable` is not of the sequences'.
+    /// [`Error::Value`] that names `vocab`, `row_stride`, `sequences`, `rows`, `cu_seqlens`, `pairs`, `ld_alpha` or a
+    /// field of `transform`; [`Error::Length`] where `chosen` and `rejected` differ in length, or `desirable` is not of
+    /// the sequences'.
     pub fn validate_shape(&self) -> Result<()> {
         let within = |argument, found: usize| {
             if (1..=COUNT_LIMIT).contains(&found) {
@@ -399,6 +427,10 @@ impl<A: IndexArray> Batch<A> {
                 self.row_stride,
             ));
         }
+        self.transform.validate(self.vocab)?;
+        if !(0.0..=1.0).contains(&self.ld_alpha) {
+            return Err(Error::value("ld_alpha", "a number from 0 to 1", self.ld_alpha));
+        }
         if let Sequences::Packed { cu_seqlens, .. } = &self.sequences {
             let found = cu_seqlens.count();
             if found < 2 {
@@ -413,6 +445,11 @@ impl<A: IndexArray> Batch<A> {
             return Err(Error::value("row_stride", "rows * row_stride below 2^61", self.row_stride));
         }
         match &self.pairs {
+            pairs if self.ld_alpha != 1.0 && !matches!(pairs, Pairs::Concatenated | Pairs::Interleaved) => {
+                let expected =
+                    "concatenated or interleaved, where ld_alpha is not 1: each sequence in one pair";
+                Err(Error::value("pairs", expected, "another layout"))
+            }
             Pairs::None => Ok(()),
             Pairs::Concatenated | Pairs::Interleaved if sequences.is_multiple_of(2) => Ok(()),
             Pairs::Concatenated | Pairs::Interleaved => {
@@ -482,7 +519,26 @@ impl HostBatch<'_> {
 
     /// The column of a label of a scored row, or `None` if it lies outside the vocabulary.
     pub(crate) fn column(&self, label: i64) -> Option<usize> {
-        usize::try_from(label).ok().filter(|&column| column < self.vocab)
+        usize::try_from(label).ok().filter(|&column| column < self.columns())
+    }
+
+    /// Number of scored rows of sequence `s`.
+    fn scored_rows(&self, labels: Labels<'_>, s: usize) -> usize {
+        let rows = self.sequences.range(s);
+        let end = rows.end;
+        rows.filter(|&row| self.label(labels, row, end).is_some()).count()
+    }
+
+    /// How many scored tokens of sequence `s` count in full; those beyond weigh `ld_alpha`.
+    pub(crate) fn full_tokens(&self, labels: Labels<'_>, s: usize) -> usize {
+        if self.ld_alpha == 1.0 {
+            return usize::MAX;
+        }
+        let partner = match self.pairs {
+            Pairs::Interleaved => s ^ 1,
+            _ => (s + self.pair_count()) % self.sequences.count(),
+        };
+        self.scored_rows(labels, partner)
     }
 
     /// Validates the batch and the lengths of what every pass over the logits is given.
@@ -569,8 +625,34 @@ pub struct Logps<F> {
     /// `[rows]`: what rounding took from `logsumexp`. At |logsumexp| = 10⁴ an f32 is off by up to 5·10⁻⁴, which
     /// would be the relative error of every gradient in the row; floor 3 adds this back. 0 in the f64 reference.
     pub logsumexp_residual: Vec<F>,
+    /// `[rows]`: what each token counts in its sequence's sum: 1, or [`Batch::ld_alpha`] in the tail that the other of
+    /// the pair has no match for; 0 in rows that are not scored. Where `ld_alpha` is not 1, floor 3 needs it as
+    /// [`Coef::tokens`](crate::Coef::tokens).
+    pub token_weights: Vec<F>,
+    /// Figures of each token, from the same read of the logits. Where a backend finds `None` here, it does not compute
+    /// them, which is free; `Some(TokenMetrics::default())` asks for them. The f64 reference always gives them.
+    pub metrics: Option<TokenMetrics<F>>,
     /// What was found in the data.
     pub status: Status,
+}
+
+/// What one read of a row of logits tells beside its log-prob, with p = softmax(z′) over the valid vocabulary.
+///
+/// All are 0 in rows that are not scored. In a row with a bad label, and where the log-prob is NaN, what is not a number
+/// is NaN, and `correct` is 0. The logit of the label is token_logps + logsumexp.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenMetrics<F> {
+    /// `[rows]`: H = −Σ p log p = logsumexp − Σ p z′, in nats.
+    pub entropy: Vec<F>,
+    /// `[rows]`: 1 where the label is the most probable token, else 0. Of several largest logits z the first is meant.
+    pub correct: Vec<F>,
+    /// `[rows]`: mean of z′ over the valid vocabulary.
+    pub mean_logit: Vec<F>,
+    /// `[rows]`: Σ p².
+    pub sum_p2: Vec<F>,
+    /// `[S]`: mean over the scored tokens of log p[y] − log Σ p²: the logarithm of WPO's weight of the sequence (Zhou
+    /// et al. 2024, arXiv:2406.11827), as floor 2 takes it. 0 where there is no scored token.
+    pub sequence_log_weights: Vec<F>,
 }
 
 /// Floor 2: what becomes of the sequence log-probs of a batch of pairs.

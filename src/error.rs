@@ -1,6 +1,7 @@
 //! The one error type: every variant carries the argument it is about, what was expected, and what came.
 
 use crate::batch::Status;
+use crate::gradient::GradientStatus;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -58,6 +59,9 @@ pub enum Error {
     /// The pass met labels, logits or indices it could not score; see [`Status`].
     #[error("bad data: {0}")]
     Data(Status),
+    /// Floor 3 wrote a gradient that is not finite; see [`GradientStatus`].
+    #[error("gradient: expected finite numbers, found {0}")]
+    Gradient(GradientStatus),
     /// The CUDA driver library could not be loaded.
     #[cfg(feature = "cuda")]
     #[error("CUDA driver: expected one of {searched:?} to load, found none ({reason})")]

@@ -38,16 +38,20 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod error;
+mod gradient;
 pub mod loss;
 pub mod reference;
 pub mod theory;
+mod transform;
 
 pub use batch::{
     Batch, DType, HostBatch, LabelAlignment, LabelType, Labels, Logit, Logps, Metrics, PairOutputs, Pairs,
-    Sequences, Status,
+    Sequences, Status, TokenMetrics,
 };
 pub use error::{Error, Result};
+pub use gradient::{Coef, GradientStatus};
 pub use loss::PairLoss;
+pub use transform::Transform;
 
 #[doc = include_str!("../docs/bring-your-own-loss.md")]
 pub mod bring_your_own_loss {}

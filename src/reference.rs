@@ -23,16 +23,17 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-use crate::batch::{HostBatch, Labels, Logps, PairOutputs, Status};
+use crate::batch::{HostBatch, Labels, Logps, PairOutputs, TokenMetrics};
 use crate::error::{Error, Result};
+use crate::gradient::Coef;
 use crate::loss::{PairInputs, PairLoss};
 
 /// Floor 1: log-probs of the labels, per token and per sequence.
 ///
 /// ```text
-/// logsumexp[r] = m + log Σ_v exp(z[r, v] − m),   m = max_v z[r, v]
-/// logp[r]      = z[r, y_r] − logsumexp[r]
-/// logp_s       = Σ_{r in s, label ≠ ignore} logp[r]
+/// logsumexp[r] = m + log Σ_v exp(z′[r, v] − m),   m = max_v z′[r, v],   z′ = transform(z), v below valid_vocab
+/// logp[r]      = z′[r, y_r] − logsumexp[r]
+/// logp_s       = Σ_{r in s, label ≠ ignore} w[r] logp[r],   w = 1, or ld_alpha beyond the other's length
 /// ```
 ///
 /// Shapes, non-finite values and status are those of [`cpu::logps`](crate::cpu::logps).
@@ -46,50 +47,77 @@ pub fn logps<T: Copy + Into<f64>>(
     labels: Labels<'_>,
 ) -> Result<Logps<f64>> {
     batch.check_pass(logits.len(), labels)?;
-    let rows = batch.rows();
+    let (rows, transform) = (batch.rows(), &batch.transform);
     let mut out = Logps {
-        logps: Vec::new(),
-        scored: Vec::new(),
         token_logps: vec![0.0; rows],
         logsumexp: vec![0.0; rows],
         logsumexp_residual: vec![0.0; rows],
-        status: Status::default(),
+        token_weights: vec![0.0; rows],
+        ..Logps::default()
+    };
+    let mut metrics = TokenMetrics {
+        entropy: vec![0.0; rows],
+        correct: vec![0.0; rows],
+        mean_logit: vec![0.0; rows],
+        sum_p2: vec![0.0; rows],
+        sequence_log_weights: Vec::new(),
     };
     for s in 0..batch.sequences.count() {
-        let (mut logp, mut scored) = (0.0, 0);
+        let full_tokens = batch.full_tokens(labels, s);
+        let (mut logp, mut scored, mut adjusted) = (0.0, 0, 0.0);
         let range = batch.sequences.range(s);
         for r in range.clone() {
             let Some(label) = batch.label(labels, r, range.end) else { continue };
-            let z: Vec<f64> =
-                logits[r * batch.row_stride..][..batch.vocab].iter().map(|&z| z.into()).collect();
+            let row = &logits[r * batch.row_stride..][..batch.columns()];
+            let z: Vec<f64> = row.iter().map(|&z| transform.apply(z.into())).collect();
             match batch.column(label) {
                 Some(y) => {
                     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     // ∞ − ∞ would be NaN where the sum is 0 or ∞.
                     let m = if max.is_finite() { max } else { 0.0 };
-                    let log_sum = z.iter().map(|z| (z - m).exp()).sum::<f64>().ln();
+                    let sum = z.iter().map(|z| (z - m).exp()).sum::<f64>();
+                    let log_sum = sum.ln();
                     out.logsumexp[r] = m + log_sum;
                     // z − logsumexp, with the large numbers subtracted from each other first.
                     out.token_logps[r] = (z[y] - m) - log_sum;
+
+                    let p = || z.iter().map(|z| (z - m).exp() / sum);
+                    // p log p is 0 at p = 0.
+                    let p_log_p =
+                        p().zip(&z).map(|(p, z)| if p == 0.0 { 0.0 } else { p * (z - m - log_sum) });
+                    metrics.entropy[r] = -p_log_p.sum::<f64>();
+                    metrics.sum_p2[r] = p().map(|p| p * p).sum();
+                    metrics.mean_logit[r] = z.iter().sum::<f64>() / z.len() as f64;
+                    let at_y: f64 = row[y].into();
+                    let first = row[..y].iter().all(|&z| z.into() < at_y);
+                    let largest = first && row[y..].iter().all(|&z| z.into() <= at_y);
+                    metrics.correct[r] = f64::from(largest && !out.token_logps[r].is_nan());
                 }
                 None => {
                     out.logsumexp[r] = f64::NAN;
                     out.token_logps[r] = f64::NAN;
+                    metrics.entropy[r] = f64::NAN;
+                    metrics.sum_p2[r] = f64::NAN;
+                    metrics.mean_logit[r] = f64::NAN;
                     out.status.bad_label.get_or_insert(r);
                 }
             }
             if !out.token_logps[r].is_finite() {
                 out.status.nonfinite_row.get_or_insert(r);
             }
-            logp += out.token_logps[r];
+            out.token_weights[r] = if scored < full_tokens { 1.0 } else { batch.ld_alpha.into() };
+            logp += out.token_weights[r] * out.token_logps[r];
+            adjusted += out.token_logps[r] - metrics.sum_p2[r].ln();
             scored += 1;
         }
         if scored == 0 {
             out.status.empty_sequence.get_or_insert(s);
         }
         out.logps.push(logp);
-        out.scored.push(scored);
+        out.scored.push(scored as u32);
+        metrics.sequence_log_weights.push(adjusted / scored.max(1) as f64);
     }
+    out.metrics = Some(metrics);
     Ok(out)
 }
 
@@ -131,38 +159,44 @@ pub fn pair_loss_with(
 /// Floor 3: the gradient of the loss by the logits, `[rows, vocab]` with the row stride of the batch.
 ///
 /// ```text
-/// dlogits[r, v] = c · 1[v = y_r] − c · exp(z[r, v] − logsumexp[r]),   c = coef[s] · upstream
+/// dlogits[r, v] = (c · 1[v = y_r] − c · exp(z′[r, v] − logsumexp[r])) · ∂z′/∂z,   c = coef[s] · token_coef[r] · upstream
 /// ```
 ///
 /// in this form because an infinite c then gives NaN at the label, as PyTorch's log_softmax does.
-/// 0 in ignored rows, which are not read, and between `vocab` and `row_stride`.
+/// 0 in ignored rows, which are not read, in skipped ones (see [`Coef`]), and from `valid_vocab` to `row_stride`.
 ///
 /// # Errors
 ///
-/// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits`, `labels`, `logsumexp`
-/// or `coef`.
-pub fn backward<T: Copy + Into<f64>>(
+/// Those of [`cpu::backward`](crate::cpu::backward).
+pub fn backward<'a, T: Copy + Into<f64>>(
     batch: &HostBatch<'_>,
     logits: &[T],
     labels: Labels<'_>,
     logsumexp: &[f64],
-    coef: &[f64],
+    coef: impl Into<Coef<'a, f64>>,
     upstream: f64,
 ) -> Result<Vec<f64>> {
     batch.check_pass(logits.len(), labels)?;
     Error::check_len("logsumexp", "[rows]", batch.rows(), logsumexp.len())?;
-    Error::check_len("coef", "[sequences]", batch.sequences.count(), coef.len())?;
+    let coef = coef.into();
+    coef.check(batch)?;
 
     let mut dlogits = vec![0.0; batch.logits_len()];
-    for (s, coef) in coef.iter().enumerate() {
-        let c = coef * upstream;
+    for s in 0..batch.sequences.count() {
         let range = batch.sequences.range(s);
         for r in range.clone() {
             let Some(label) = batch.label(labels, r, range.end) else { continue };
-            for v in 0..batch.vocab {
-                let z: f64 = logits[r * batch.row_stride + v].into();
-                let one = if batch.column(label) == Some(v) { c } else { 0.0 };
-                dlogits[r * batch.row_stride + v] = one - c * (z - logsumexp[r]).exp();
+            let y = batch.column(label);
+            let c = coef.of(s, r, upstream);
+            if y.is_some() && coef.skips(c) {
+                continue;
+            }
+            for v in 0..batch.columns() {
+                let logit = logits[r * batch.row_stride + v].into();
+                let z = batch.transform.apply(logit);
+                let one = if y == Some(v) { c } else { 0.0 };
+                let by_transformed = one - c * (z - logsumexp[r]).exp();
+                dlogits[r * batch.row_stride + v] = by_transformed * batch.transform.slope(logit);
             }
         }
     }

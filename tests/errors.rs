@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use dpo_kernels::batch::{Logps, PairOutputs, Status};
 use dpo_kernels::cpu::{self, Forward, Logsumexp};
-use dpo_kernels::{Error, HostBatch, Labels, PairLoss, Pairs, reference, theory};
+use dpo_kernels::{Coef, Error, HostBatch, Labels, PairLoss, Pairs, Transform, reference, theory};
 
 const SEQUENCES: usize = 4;
 const LEN: usize = 2;
@@ -135,6 +135,43 @@ mod shapes {
         refused!(batch.validate(), Index, "chosen[1]: expected a sequence index below 4, found 4");
         let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 3], rejected: &[-1, 2] }, ..batch };
         refused!(batch.validate(), Index, "rejected[0]: expected a sequence index below 4, found -1");
+    }
+
+    #[test]
+    fn transform() {
+        let refuse = |transform, text: &str| {
+            refused!(HostBatch { transform, ..batch() }.validate(), Value, text);
+        };
+        for (value, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+            let scale = Transform { scale: value, ..Transform::default() };
+            refuse(scale, &format!("transform.scale: expected a finite number above 0, found {found}"));
+            let softcap = Transform { softcap: Some(value), ..Transform::default() };
+            refuse(softcap, &format!("transform.softcap: expected a finite number above 0, found {found}"));
+        }
+        for found in [0, VOCAB + 1] {
+            let valid_vocab = Transform { valid_vocab: Some(found), ..Transform::default() };
+            let text = format!("transform.valid_vocab: expected between 1 and vocab = 3, found {found}");
+            refuse(valid_vocab, &text);
+        }
+        let most = Transform { scale: f32::MAX, softcap: Some(f32::MIN_POSITIVE), valid_vocab: Some(VOCAB) };
+        HostBatch { transform: most, ..batch() }.validate().unwrap();
+    }
+
+    #[test]
+    fn ld_alpha() {
+        for (ld_alpha, found) in [(-0.1, "-0.1"), (1.5, "1.5"), (f32::NAN, "NaN")] {
+            let text = format!("ld_alpha: expected a number from 0 to 1, found {found}");
+            refused!(HostBatch { ld_alpha, ..batch() }.validate(), Value, text);
+        }
+        for pairs in [Pairs::None, Pairs::Indexed { chosen: &[0][..], rejected: &[1][..] }] {
+            refused!(
+                HostBatch { ld_alpha: 0.5, pairs, ..batch() }.validate(),
+                Value,
+                "pairs: expected concatenated or interleaved, where ld_alpha is not 1: each sequence in one pair, \
+                 found another layout"
+            );
+        }
+        HostBatch { ld_alpha: 0.0, pairs: Pairs::Interleaved, ..batch() }.validate().unwrap();
     }
 
     #[test]
@@ -276,6 +313,15 @@ mod lengths {
         let residual = Logsumexp { values: &rows, residual: Some(&rows[1..]) };
         let text = "logsumexp.residual: expected 8 elements ([rows]), found 7";
         refused!(backward(&LOGITS, labels(), residual, &coef), Length, text);
+
+        let token_coef = |tokens| Coef { tokens: Some(tokens), ..Coef::default() };
+        let text = "token_coef: expected 8 elements ([rows]), found 7";
+        let mut with = |coef| cpu::backward(&batch, &LOGITS, labels(), all, coef, 1.0, &mut dlogits);
+        refused!(with(token_coef(&rows[1..])), Length, text);
+        for (threshold, found) in [(-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+            let text = format!("threshold: expected a finite number that is not below 0, found {found}");
+            refused!(with(Coef { threshold, ..Coef::default() }), Value, text);
+        }
 
         let text = "dlogits: expected 24 elements (at least (rows - 1) * row_stride + vocab), found 23";
         refused!(cpu::backward(&batch, &LOGITS, labels(), all, &coef, 1.0, &mut dlogits[1..]), Length, text);
@@ -551,6 +597,29 @@ mod losses {
 
 mod missing {
     use super::*;
+
+    #[test]
+    fn token_weights() {
+        let (rows, wide) = ([0.0f32; ROWS], [0.0f64; ROWS]);
+        let batch = HostBatch { ld_alpha: 0.5, ..batch() };
+        let logsumexp = Logsumexp { values: &rows, residual: None };
+        let mut dlogits = LOGITS;
+        let coef = [1.0f32; SEQUENCES];
+        let text = "token_coef: required when ld_alpha is not 1";
+        refused!(
+            cpu::backward(&batch, &LOGITS, labels(), logsumexp, &coef, 1.0, &mut dlogits),
+            Missing,
+            text
+        );
+        refused!(
+            cpu::backward_in_place(&batch, &mut dlogits, labels(), logsumexp, &coef, 1.0),
+            Missing,
+            text
+        );
+        assert_eq!(dlogits, LOGITS, "untouched");
+        let coef = [1.0f64; SEQUENCES];
+        refused!(reference::backward(&batch, &LOGITS, labels(), &wide, &coef, 1.0), Missing, text);
+    }
 
     #[test]
     fn lengths() {

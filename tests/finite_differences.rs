@@ -2,15 +2,16 @@
 //! of floor 2 for every loss. And the cases in which a paper's loss is another, or a number.
 
 use dpo_kernels::loss::{ALL, Divergence, Kind, PairInputs};
-use dpo_kernels::{HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, reference};
+use dpo_kernels::{Coef, HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, Transform, reference};
 use proptest::prelude::*;
 
 /// Step of the central difference. Its truncation error is STEP²/6 times the third derivative, which the losses here
-/// (β ≤ 1, few tokens, upstream/normaliser ≤ 2) keep below 10; its rounding error is that of the loss over STEP.
+/// (β ≤ 1, few tokens, upstream/normaliser ≤ 2) keep below 10, times the cube of a transform's slope, which is at most
+/// its scale, 1.5, and as much again for the soft cap's own curvature: below 70. Its rounding error is that of the loss over STEP.
 const STEP: f64 = 1e-5;
 
 fn tolerance(loss: f64) -> f64 {
-    let truncation = STEP * STEP / 6.0 * 10.0;
+    let truncation = STEP * STEP / 6.0 * 70.0;
     let rounding = 32.0 * f64::EPSILON * loss.abs().max(1.0) / STEP;
     truncation + rounding
 }
@@ -36,8 +37,9 @@ impl Chain<'_> {
         let logps = reference::logps(&self.batch, logits, labels).unwrap();
         let (sums, lengths) = (&logps.logps, Some(&logps.scored[..]));
         let pairs = reference::pair_loss(&self.batch, sums, self.ref_logps, lengths, &self.loss).unwrap();
-        reference::backward(&self.batch, logits, labels, &logps.logsumexp, &pairs.coef, self.upstream)
-            .unwrap()
+        let tokens = (self.batch.ld_alpha != 1.0).then_some(&logps.token_weights[..]);
+        let coef = Coef { sequences: Some(&pairs.coef[..]), tokens, threshold: 0.0 };
+        reference::backward(&self.batch, logits, labels, &logps.logsumexp, coef, self.upstream).unwrap()
     }
 
     fn check(&self, logits: &[f64]) {
@@ -81,6 +83,10 @@ proptest! {
         length_normalized in any::<bool>(),
         normalizer in prop::option::of(1.0..4.0f64),
         upstream in -2.0..2.0f64,
+        scale in prop_oneof![Just(1.0), 0.5..1.5f32],
+        softcap in prop::option::of(2.0..10.0f32),
+        valid_vocab in prop::option::of(3..=VOCAB),
+        ld_alpha in prop_oneof![Just(1.0), Just(0.0), 0.0..1.0f32],
     ) {
         let mut loss = PairLoss::sigmoid(beta).unwrap().with_label_smoothing(label_smoothing).unwrap();
         if length_normalized {
@@ -105,8 +111,12 @@ proptest! {
                 _ => Pairs::Indexed { chosen: &[0, 1, 1], rejected: &[1, 3, 0] },
             },
             label_alignment: if next_token { LabelAlignment::NextToken } else { LabelAlignment::Aligned },
+            transform: Transform { scale, softcap, valid_vocab },
+            ld_alpha: if layout == 2 { 1.0 } else { ld_alpha },
             ..HostBatch::new(VOCAB, sequences)
         };
+        let labels: Vec<i64> =
+            labels.iter().map(|&label| label.min(batch.columns() as i64 - 1)).collect();
         let chain = Chain { batch, labels: &labels, ref_logps: ref_logps.as_deref(), loss, upstream };
         chain.check(&logits[..batch.logits_len()]);
     }
@@ -473,6 +483,40 @@ fn of_splits() {
             assert!((value - whole.0).abs() <= 1e-14 * whole.0.abs().max(1.0), "{}", info.name);
             let same = coef.iter().zip(&whole.1).all(|(x, y)| (x - y).abs() <= 1e-15 * y.abs());
             assert!(same, "{}: {coef:?} is not {:?}", info.name, whole.1);
+        }
+    }
+}
+
+/// A loss over tokens, Σ t_r logp_r: what token factors are for.
+#[test]
+fn of_a_loss_over_tokens() {
+    let batch = HostBatch {
+        pairs: Pairs::None,
+        transform: Transform { scale: 0.7, softcap: Some(3.0), valid_vocab: Some(4) },
+        ..HostBatch::padded(1, 3, VOCAB)
+    };
+    let labels = [3i64, -100, 0];
+    let factors = [-0.75, f64::NAN, 2.0]; // that of the ignored row is not looked at
+    let logits: Vec<f64> = (0..3 * VOCAB).map(|i| (i * 7 % 11) as f64 * 0.4 - 2.0).collect();
+    let logps = |logits: &[f64]| reference::logps(&batch, logits, labels[..].into()).unwrap();
+    let loss = |logits: &[f64]| {
+        let logps = logps(logits).token_logps;
+        factors[0] * logps[0] + factors[2] * logps[2]
+    };
+    let coef = Coef { tokens: Some(&factors[..]), ..Coef::default() };
+    let gradient =
+        reference::backward(&batch, &logits, labels[..].into(), &logps(&logits).logsumexp, coef, 1.0)
+            .unwrap();
+    for i in 0..logits.len() {
+        let shifted = |by: f64| {
+            let mut logits = logits.clone();
+            logits[i] += by;
+            loss(&logits)
+        };
+        let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+        assert!((difference - gradient[i]).abs() <= tolerance(loss(&logits)), "logit {i}");
+        if i % VOCAB == 4 {
+            assert_eq!(gradient[i], 0.0, "padding of the vocabulary");
         }
     }
 }

@@ -230,6 +230,7 @@ fn widen_logps(logps: &Logps<f32>) -> Logps<f64> {
         logsumexp: logsumexp.map(|(value, residual)| value + residual).collect(),
         logsumexp_residual: Vec::new(),
         status: logps.status,
+        ..Logps::default()
     }
 }
 

@@ -141,13 +141,15 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
             !back_edges.iter().any(|&(s, e)| (s, e) != (start, end) && start <= s && e <= end)
         });
         let count = |body: &[&str], f: &dyn Fn(&str) -> bool| body.iter().filter(|i| f(i)).count();
+        // One exponential an element, two where it may be capped, and in the forward as many a round for the largest
+        // logit, which rescale the sum.
+        let exponentials = if extended(&name) { 2 } else { 1 };
         let measured = loops.map(|&(start, end)| {
             let body = &code[start..=end];
             let loads = count(body, &|i| i.contains("LDG") && i.contains(".128"));
             let stores = count(body, &|i| i.contains("STG") && i.contains(".128"));
             let global = count(body, &|i| i.contains("LDG") || i.contains("STG"));
-            // One exponential an element, and in the forward one a round that rescales the sum.
-            let elements = count(body, &|i| i.contains("MUFU.EX2")) & !1;
+            let elements = count(body, &|i| i.contains("MUFU.EX2")) / exponentials & !1;
             MainLoop { instructions: body.len(), loads, stores, narrow: global - loads - stores, elements }
         });
         functions.insert(name, measured.filter(|l| l.loads > 0 && l.elements > 0).collect());
@@ -155,11 +157,18 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
     functions
 }
 
-/// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops.
-fn budget(unit: &str) -> Option<(f64, f64)> {
+/// Whether a kernel has token metrics or a transform in its loops, and code for both kinds of transform.
+fn extended(kernel: &str) -> bool {
+    kernel.contains("figured") || kernel.contains("mapped")
+}
+
+/// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops;
+/// `// Budget of extended: ...` where they are [`extended`].
+fn budget(unit: &str, kernel: &str) -> Option<(f64, f64)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{unit}.cu"));
     let text = std::fs::read_to_string(path).unwrap();
-    let (_, rest) = text.split_once("// Budget: ")?;
+    let (_, rest) =
+        text.split_once(if extended(kernel) { "// Budget of extended: " } else { "// Budget: " })?;
     let mut numbers = rest.split_whitespace().filter_map(|word| word.parse().ok());
     Some((numbers.next()?, numbers.next()?))
 }
@@ -181,7 +190,7 @@ fn kernels_fit_their_budgets() {
             .unwrap();
     }
     let mut table = format!(
-        "{:<18} {:<7} {:>5} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
+        "{:<26} {:<7} {:>5} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
         "kernel", "target", "block", "regs", "shared", "spilled", "occ."
     );
     for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
@@ -194,7 +203,7 @@ fn kernels_fit_their_budgets() {
             let occupancy = found.occupancy(image.capability, block);
             write!(
                 table,
-                "{kernel:<18} {target:<7} {block:>5} {:>4} {:>6} {:>7} {:>4.0}% ",
+                "{kernel:<26} {target:<7} {block:>5} {:>4} {:>6} {:>7} {:>4.0}% ",
                 found.registers,
                 found.shared_bytes,
                 found.spilled_bytes,
@@ -202,11 +211,13 @@ fn kernels_fit_their_budgets() {
             )
             .unwrap();
             assert_eq!(found.spilled_bytes, 0, "{kernel} spills for {target}");
+            // Extended kernels have more to do for each byte, and more registers to do it with.
+            let least = if extended(kernel) { 0.375 } else { 0.5 };
             assert!(
-                occupancy >= 0.5,
+                occupancy >= least,
                 "{kernel} for {target}: {found:?} fills {occupancy} of a multiprocessor"
             );
-            if let (Some(loops), Some(budget)) = (&loops, budget(image.unit)) {
+            if let (Some(loops), Some(budget)) = (&loops, budget(image.unit, kernel)) {
                 check_loops(kernel, &target, &loops[*kernel], budget, &mut table);
             }
             table.push('\n');
@@ -225,7 +236,9 @@ fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64
         let straddling = found.straddling(width);
         let (name, budget) = if straddling { ("straddling", budget.1) } else { ("aligned", budget.0) };
         write!(table, " {name} {:.1} ({}+{})", found.per_element(), found.loads, found.stores).unwrap();
-        assert!(found.loads >= 4, "{kernel} for {target}: {found:?} has too few loads in flight");
+        // Where there is more to do for a byte, fewer of them need to be on their way.
+        let in_flight = if kernel.contains("mapped") { 2 } else { 4 };
+        assert!(found.loads >= in_flight, "{kernel} for {target}: {found:?} has too few loads in flight");
         assert_eq!(found.narrow, 0, "{kernel} for {target}: {found:?} has narrow accesses");
         assert_eq!(found.stores > 0, kernel.contains("backward"), "{kernel} for {target}: {found:?}");
         assert!(

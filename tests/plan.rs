@@ -12,10 +12,10 @@ use dpo_kernels::cuda::params::{
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
-    PairBuffers,
+    PairBuffers, TokenMetricsBuffers,
 };
 use dpo_kernels::cuda::tuning::{Dealing, Kernel, TABLE, most_slices};
-use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences};
+use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences, Transform};
 
 const INPUTS: Inputs =
     Inputs { dtype: DType::BF16, logits: 0x1000_0000, label_type: LabelType::I64, labels: 0x2000 };
@@ -25,6 +25,14 @@ const OUT: LogpsBuffers = LogpsBuffers {
     token_logps: None,
     logsumexp: Some(0x4000),
     logsumexp_residual: Some(0x5000),
+    token_weights: None,
+    metrics: TokenMetricsBuffers {
+        entropy: None,
+        correct: None,
+        mean_logit: None,
+        sum_p2: None,
+        sequence_log_weights: None,
+    },
     status: 0x6000,
 };
 const PAIRS: PairBuffers = PairBuffers {
@@ -51,9 +59,12 @@ fn gradient(dlogits: u64) -> GradientBuffers {
     GradientBuffers {
         logsumexp: 0x4000,
         logsumexp_residual: None,
-        coef: 0xc000,
+        coef: Some(0xc000),
+        token_coef: None,
         upstream: None,
         upstream_scale: 1.0,
+        threshold: 0.0,
+        nonfinite_row: None,
         dlogits,
     }
 }
@@ -96,9 +107,12 @@ fn every_entry_point_is_planned_for() {
     let mut planned = Vec::new();
     for dtype in DType::ALL {
         let inputs = Inputs { dtype, ..INPUTS };
-        let forward = plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE).unwrap();
-        let backward = plan::backward(&A100, &batch(), &inputs, &gradient(INPUTS.logits)).unwrap();
-        planned.extend([forward, backward].map(|launch| (launch.unit, launch.kernel)));
+        let transform = Transform { scale: 2.0, ..Transform::default() };
+        for batch in [batch(), Batch { transform, ..batch() }] {
+            let forward = plan::forward(&A100, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
+            let backward = plan::backward(&A100, &batch, &inputs, &gradient(INPUTS.logits)).unwrap();
+            planned.extend([(forward.unit, forward.kernel), (backward.unit, backward.kernel)]);
+        }
     }
     let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
     planned.push((alone.unit, alone.kernel));
@@ -106,6 +120,50 @@ fn every_entry_point_is_planned_for() {
     let mut kernels = plan::KERNELS;
     kernels.sort();
     assert_eq!(planned, kernels);
+}
+
+/// What is off costs nothing: only a transform of z, or a metric, takes the kernels that have them.
+#[test]
+fn extras_take_their_own_kernels() {
+    let forward = |batch: &DeviceBatch, out: &LogpsBuffers| {
+        plan::forward(&A100, batch, &INPUTS, out, None, WORKSPACE).unwrap().kernel
+    };
+    let backward =
+        |batch: &DeviceBatch| plan::backward(&A100, batch, &INPUTS, &gradient(INPUTS.logits)).unwrap().kernel;
+    let transformed = |transform| Batch { transform, ..batch() };
+    let padded = transformed(Transform { valid_vocab: Some(900), ..Transform::default() });
+    assert_eq!((forward(&padded, &OUT), backward(&padded)), ("dpo_forward_bf16", "dpo_backward_bf16"));
+    let params = forward_params(&padded).batch;
+    assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 1.0, 0.0));
+    let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
+    let mapped = ("dpo_forward_figured_bf16", "dpo_backward_mapped_bf16");
+    assert_eq!((forward(&capped, &OUT), backward(&capped)), mapped);
+    let params = forward_params(&capped).batch;
+    assert_eq!((params.columns, params.scale, params.softcap), (1000, 0.5, 30.0));
+    let metrics = TokenMetricsBuffers { entropy: Some(0xf000), ..TokenMetricsBuffers::default() };
+    assert_eq!(forward(&batch(), &LogpsBuffers { metrics, ..OUT }), mapped.0);
+
+    let weighted = Batch { ld_alpha: 0.25, pairs: Pairs::Interleaved, ..batch() };
+    assert_eq!(forward(&weighted, &LogpsBuffers { token_weights: Some(0xf000), ..OUT }), "dpo_forward_bf16");
+    let params = forward_params(&weighted);
+    assert_eq!((params.ld_alpha, params.partner_layout), (0.25, DPO_PAIRS_INTERLEAVED));
+}
+
+#[test]
+fn extras_that_miss_something_are_refused() {
+    let metrics = TokenMetricsBuffers { sequence_log_weights: Some(0xf000), ..OUT.metrics };
+    let out = LogpsBuffers { metrics, ..OUT };
+    let refused = plan::forward(&A100, &batch(), &INPUTS, &out, None, WORKSPACE).unwrap_err();
+    assert_eq!(refused.to_string(), "sum_p2: required when sequence_log_weights are asked for");
+    let weighted = Batch { ld_alpha: 0.25, ..batch() };
+    let refused = plan::backward(&A100, &weighted, &INPUTS, &gradient(INPUTS.logits)).unwrap_err();
+    assert_eq!(refused.to_string(), "token_coef: required when ld_alpha is not 1");
+    let threshold = GradientBuffers { threshold: f32::NAN, ..gradient(INPUTS.logits) };
+    let refused = plan::backward(&A100, &batch(), &INPUTS, &threshold);
+    assert_eq!(value_error(refused), ("threshold", "NaN".into()));
+    let misaligned = GradientBuffers { nonfinite_row: Some(0xf001), ..gradient(INPUTS.logits) };
+    let refused = plan::backward(&A100, &batch(), &INPUTS, &misaligned);
+    assert_eq!(value_error(refused), ("nonfinite_row", "0xf001".into()));
 }
 
 #[test]

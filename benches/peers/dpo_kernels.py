@@ -28,7 +28,8 @@ class Batch(Struct):
         ("struct_size", c_size_t), ("vocab", c_size_t), ("row_stride", c_size_t), ("sequences", c_size_t),
         ("sequence_len", c_size_t), ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pairing", c_uint32),
         ("label_alignment", c_uint32), ("pairs", c_size_t), ("chosen", c_void_p), ("rejected", c_void_p),
-        ("ignore_index", c_int64),
+        ("ignore_index", c_int64), ("valid_vocab", c_size_t), ("logit_scale", c_float), ("softcap", c_float),
+        ("length_desensitized", c_int32), ("ld_alpha", c_float),
     ]  # fmt: skip
 
 
@@ -51,7 +52,9 @@ class Loss(Struct):
 class Logps(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("logps", c_void_p), ("scored", c_void_p), ("token_logps", c_void_p),
-        ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("status", c_void_p),
+        ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("token_weights", c_void_p), ("entropy", c_void_p),
+        ("correct", c_void_p), ("mean_logit", c_void_p), ("sum_p2", c_void_p), ("sequence_log_weights", c_void_p),
+        ("status", c_void_p),
     ]  # fmt: skip
 
 
@@ -65,7 +68,8 @@ class PairOutputs(Struct):
 class Gradient(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("coef", c_void_p),
-        ("upstream", c_void_p), ("upstream_scale", c_float), ("dlogits", c_void_p),
+        ("token_coef", c_void_p), ("upstream", c_void_p), ("upstream_scale", c_float), ("threshold", c_float),
+        ("nonfinite_row", c_void_p), ("dlogits", c_void_p),
     ]  # fmt: skip
 
 

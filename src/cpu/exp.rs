@@ -3,19 +3,20 @@
 use super::simd::Simd;
 
 /// log₂ e, as an f32: L = (1 − 2⁻²⁶·¹) log₂ e.
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
+pub(super) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// References up to this size go into the multiply-add. R·L is then below 2¹⁷, and rounding it moves R by no more than
 /// 2⁻⁸.
 const NEAR: f32 = 65_536.0;
 
-/// R, what exponents are taken relative to, in the form that costs least: y = (x − shift)·L + offset.
+/// R, what exponents are taken relative to, in the form that costs least: y = (x − shift)·L + offset. For logits that
+/// are to be scaled, L is the scale's multiple; it is given to each function, since there is usually but the one.
 ///
 /// The shift is 0 and the offset −R·L for an R of ordinary size; where that would round R too coarsely, or rounds the
 /// product x·L before the sum (no fused multiply-add), the shift is R and the offset 0. Either way x − R loses
 /// nothing however large the two are: y is rounded once (twice with a shift), relative to itself, and R is
 /// [`value`](Self::value), to f64's precision. All in all, the natural logarithm y ln 2 has an error below
-/// |x − R|·(2⁻²⁴ + 2⁻²⁶), and |x − R|·(2⁻²³ + 2⁻²⁶) with a shift.
+/// |x − R|·(2⁻²⁴ + 2⁻²⁶), and |x − R|·(2⁻²³ + 2⁻²⁶) with a shift; 2⁻²⁴ more with a scale, whose multiple is rounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Reference {
     shift: f32,
@@ -27,26 +28,26 @@ impl Reference {
     pub const LOWEST: Reference = Reference { shift: -f32::MAX, offset: 0.0 };
 
     /// The nearest one to `r` that the instructions of `S` are exact with, which is within 2⁻⁸ of it.
-    pub fn new<S: Simd>(r: f32) -> Self {
-        if S::FUSED && r.abs() <= NEAR {
-            Reference { shift: 0.0, offset: -(r * LOG2_E) }
+    pub fn new<S: Simd>(r: f32, l: f32) -> Self {
+        if S::FUSED && (r * l).abs() <= NEAR * LOG2_E {
+            Reference { shift: 0.0, offset: -(r * l) }
         } else {
             Reference { shift: r, offset: 0.0 }
         }
     }
 
     /// R.
-    pub fn value(self) -> f64 {
-        f64::from(self.shift) - f64::from(self.offset) / f64::from(LOG2_E)
+    pub fn value(self, l: f32) -> f64 {
+        f64::from(self.shift) - f64::from(self.offset) / f64::from(l)
     }
 
-    /// (x − R) log₂ e of N vectors. ∞ − ∞ is NaN.
+    /// (x − R)·L of N vectors. ∞ − ∞ is NaN.
     #[inline(always)]
-    pub fn exponents<S: Simd, const N: usize>(self, simd: S, mut x: [S::F32s; N]) -> [S::F32s; N] {
+    pub fn exponents<S: Simd, const N: usize>(self, simd: S, mut x: [S::F32s; N], l: f32) -> [S::F32s; N] {
         if self.shift != 0.0 {
             x = each(x, |x| simd.sub(x, simd.splat(self.shift)));
         }
-        each(x, |x| simd.mul_add(x, simd.splat(LOG2_E), simd.splat(self.offset)))
+        each(x, |x| simd.mul_add(x, simd.splat(l), simd.splat(self.offset)))
     }
 }
 
@@ -89,8 +90,9 @@ pub(super) fn each<V: Copy, const N: usize>(mut vectors: [V; N], f: impl Fn(V) -
     vectors
 }
 
+/// `f` of each of N pairs of vectors.
 #[inline(always)]
-fn each_two<V: Copy, const N: usize>(mut a: [V; N], b: [V; N], f: impl Fn(V, V) -> V) -> [V; N] {
+pub(super) fn each_two<V: Copy, const N: usize>(mut a: [V; N], b: [V; N], f: impl Fn(V, V) -> V) -> [V; N] {
     for (a, b) in a.iter_mut().zip(b) {
         *a = f(*a, b);
     }
@@ -212,13 +214,13 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> (f64, [f32; CHUNK]) {
-            let reference = Reference::new::<S>(self.0);
+            let reference = Reference::new::<S>(self.0, LOG2_E);
             let mut out = [0.0; CHUNK];
-            let vectors = reference.exponents(simd, f32::load(simd, &self.1));
+            let vectors = reference.exponents(simd, f32::load(simd, &self.1), LOG2_E);
             for (out, vector) in out.as_chunks_mut().0.iter_mut().zip(vectors) {
                 *out = simd.lanes(vector);
             }
-            (reference.value(), out)
+            (reference.value(LOG2_E), out)
         }
     }
 

@@ -45,12 +45,15 @@ pub(crate) mod element;
 mod exp;
 mod simd;
 mod softmax;
+mod transform;
 
 use rayon::prelude::*;
 
-use self::softmax::{RowGradient, RowLogp, Source};
-use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status};
+use self::softmax::{RowFigures, RowGradient, RowLogp, Source};
+use self::transform::Mapping;
+use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMetrics};
 use crate::error::{Error, Result};
+use crate::gradient::{Coef, GradientStatus};
 use crate::loss::{Given, PairInputs, PairLoss};
 
 /// Logits below which a piece of work is not worth handing to another thread.
@@ -103,14 +106,16 @@ impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
 /// Floor 1: log-probs of the labels, per token and per sequence.
 ///
 /// ```text
-/// logsumexp[r] = log Σ_v exp z[r, v]
-/// logp[r]      = z[r, y_r] − logsumexp[r]
-/// logp_s       = Σ_{r in s, label ≠ ignore} logp[r]
+/// z′           = transform(z)                                    z itself, unless Batch::transform says otherwise
+/// logsumexp[r] = log Σ_v exp z′[r, v]                            v below valid_vocab
+/// logp[r]      = z′[r, y_r] − logsumexp[r]
+/// logp_s       = Σ_{r in s, label ≠ ignore} w[r] logp[r]         w = 1, or ld_alpha beyond the other's length
 /// ```
 ///
 /// `logits` is `[rows, vocab]` with [`row_stride`](crate::Batch::row_stride), and may be longer than
 /// [`logits_len`](crate::Batch::logits_len); `labels` is `[rows]`. Log-probs are in nats. Rows are summed in f32
 /// over short blocks and f64 beyond, sequences in f64 in row order, and rounded once. Ignored rows are not read.
+/// Token metrics come from the same read where [`Logps::metrics`] asks for them.
 ///
 /// A NaN in a scored row, a row of −∞, and a label outside the vocabulary give NaN; a label at a logit of −∞ gives
 /// −∞ (PyTorch's `log_softmax` semantics). All are recorded in [`Logps::status`], with the first place.
@@ -127,27 +132,46 @@ pub fn logps<T: Logit>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     let rows = batch.rows();
-    out.token_logps.resize(rows, 0.0);
-    out.logsumexp.resize(rows, 0.0);
-    out.logsumexp_residual.resize(rows, 0.0);
+    let Logps { token_logps, logsumexp, logsumexp_residual, metrics, .. } = out;
+    for values in [&mut *token_logps, logsumexp, logsumexp_residual] {
+        values.resize(rows, 0.0);
+    }
 
-    let score = |row: usize| {
+    let mapping = Mapping::from(&batch.transform);
+    // The logits and the column of a scored row, or none of them where its label is a bad one.
+    let scored = |row: usize| {
         let end = batch.sequences.range(batch.sequences.of_row(row)).end;
-        let Some(label) = batch.label(labels, row, end) else {
-            return RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
-        };
-        batch.column(label).map_or(RowLogp::BAD_LABEL, |column| {
-            RowLogp::new(&logits[row * batch.row_stride..][..batch.vocab], column)
-        })
+        let label = batch.label(labels, row, end)?;
+        Some(batch.column(label).map(|y| (&logits[row * batch.row_stride..][..batch.columns()], y)))
     };
-    (&mut out.token_logps, &mut out.logsumexp, &mut out.logsumexp_residual)
-        .into_par_iter()
-        .enumerate()
-        .with_min_len(task_rows(batch.vocab))
-        .for_each(|(row, (token_logp, logsumexp, residual))| {
-            RowLogp { logp: *token_logp, logsumexp: *logsumexp, residual: *residual } = score(row);
-        });
-
+    let log_probs = (token_logps, logsumexp, logsumexp_residual).into_par_iter();
+    match metrics {
+        None => log_probs.enumerate().with_min_len(task_rows(batch.vocab)).for_each(|(row, to)| {
+            let found = match scored(row) {
+                None => RowLogp::NOT_SCORED,
+                Some(None) => RowLogp::BAD_LABEL,
+                Some(Some((logits, y))) => RowLogp::new(logits, y, mapping),
+            };
+            found.store(to);
+        }),
+        Some(TokenMetrics { entropy, correct, mean_logit, sum_p2, .. }) => {
+            for values in [&mut *entropy, correct, mean_logit, sum_p2] {
+                values.resize(rows, 0.0);
+            }
+            let figures = (entropy, correct, mean_logit, sum_p2).into_par_iter();
+            log_probs.zip(figures).enumerate().with_min_len(task_rows(batch.vocab)).for_each(
+                |(row, (to, figures_to))| {
+                    let (found, figures) = match scored(row) {
+                        None => (RowLogp::NOT_SCORED, RowFigures::NOT_SCORED),
+                        Some(None) => (RowLogp::BAD_LABEL, RowFigures::BAD_LABEL),
+                        Some(Some((logits, y))) => RowLogp::with_figures(logits, y, mapping),
+                    };
+                    found.store(to);
+                    figures.store(figures_to);
+                },
+            );
+        }
+    }
     sum_sequences(batch, labels, out);
     Ok(())
 }
@@ -157,15 +181,26 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
     out.logps.clear();
     out.scored.clear();
     out.status = Status::default();
+    out.token_weights.clear();
+    out.token_weights.resize(batch.rows(), 0.0);
+    if let Some(metrics) = &mut out.metrics {
+        metrics.sequence_log_weights.clear();
+    }
     for s in 0..batch.sequences.count() {
+        let full_tokens = batch.full_tokens(labels, s);
         let rows = batch.sequences.range(s);
         let end = rows.end;
-        let mut logp = 0.0;
+        let (mut logp, mut wpo) = (0.0, 0.0);
         let mut scored = 0;
         for row in rows {
             let Some(label) = batch.label(labels, row, end) else { continue };
+            let token_logp = f64::from(out.token_logps[row]);
+            out.token_weights[row] = if scored < full_tokens { 1.0 } else { batch.ld_alpha };
+            logp += f64::from(out.token_weights[row]) * token_logp;
             scored += 1;
-            logp += f64::from(out.token_logps[row]);
+            if let Some(metrics) = &out.metrics {
+                wpo += token_logp - f64::from(metrics.sum_p2[row]).ln();
+            }
             if batch.column(label).is_none() {
                 out.status.bad_label.get_or_insert(row);
             }
@@ -177,7 +212,10 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
             out.status.empty_sequence.get_or_insert(s);
         }
         out.logps.push(logp as f32);
-        out.scored.push(scored);
+        out.scored.push(scored as u32);
+        if let Some(metrics) = &mut out.metrics {
+            metrics.sequence_log_weights.push((wpo / scored.max(1) as f64) as f32);
+        }
     }
 }
 
@@ -280,38 +318,43 @@ pub fn forward_with<T: Logit>(
 /// Floor 3: the gradient of the loss by the logits.
 ///
 /// ```text
-/// dlogits[r, v] = c · (1[v = y_r] − softmax(z[r])[v]),   c = coef[s] · upstream
+/// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
 /// ```
 ///
-/// `logits` and `dlogits` are laid out as for [`logps`]; `coef` is `[S]`: the one of [`PairOutputs`], or a
-/// caller's own ∂loss/∂logp_s. Ignored rows become exactly 0 and are not read, so they may hold NaN; elements
-/// between `vocab` and `row_stride` are not touched. Values are rounded once to the type of the logits, the nearest
-/// one; for f16 and bf16 the exponential has a relative error of up to 2⁻¹⁸ before that. A gradient larger than the
-/// caches is written past them, so that its old contents are not read first.
+/// `logits` and `dlogits` are laid out as for [`logps`]; `logsumexp` is what that gave for them. `coef` is the `[S]`
+/// of [`PairOutputs`], a caller's own ∂loss/∂logp_s, or a [`Coef`] that also knows factors of tokens and what to skip.
+/// Ignored rows become exactly 0 and are not read, so they may hold NaN; so do skipped ones and the columns from
+/// [`valid_vocab`](crate::Transform::valid_vocab) on. Elements between `vocab` and `row_stride` are not touched.
+/// Values are rounded once to the type of the logits, the nearest one; for f16 and bf16 the exponential has a relative
+/// error of up to 2⁻¹⁸ before that. A gradient larger than the caches is written past them, so that its old contents
+/// are not read first.
+///
+/// Returns whether all that was written is finite: an f16 may overflow. See [`GradientStatus`].
 ///
 /// # Errors
 ///
-/// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits`, `labels`,
-/// `logsumexp.values`, `logsumexp.residual`, `coef` or `dlogits`, which is untouched then.
-pub fn backward<T: Logit>(
+/// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logits`, `labels`, `logsumexp.values`,
+/// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
+/// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
+pub fn backward<'a, T: Logit>(
     batch: &HostBatch<'_>,
     logits: &[T],
     labels: Labels<'_>,
     logsumexp: Logsumexp<'_>,
-    coef: &[f32],
+    coef: impl Into<Coef<'a>>,
     upstream: f32,
     dlogits: &mut [T],
-) -> Result<()> {
+) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
-    check_backward(batch, logsumexp, coef)?;
+    let coef = coef.into();
+    check_backward(batch, logsumexp, &coef)?;
     batch.check_logits("dlogits", dlogits.len())?;
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let source = |row: usize| {
-        let logits = &logits[row * batch.row_stride..][..batch.vocab];
+        let logits = &logits[row * batch.row_stride..][..batch.columns()];
         if streamed { Source::Streamed(logits) } else { Source::Apart(logits) }
     };
-    gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source);
-    Ok(())
+    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source))
 }
 
 /// [`backward`] that leaves the gradient where the logits were, bit for bit the same.
@@ -319,26 +362,26 @@ pub fn backward<T: Logit>(
 /// # Errors
 ///
 /// Those of [`backward`]; `logits` is untouched then.
-pub fn backward_in_place<T: Logit>(
+pub fn backward_in_place<'a, T: Logit>(
     batch: &HostBatch<'_>,
     logits: &mut [T],
     labels: Labels<'_>,
     logsumexp: Logsumexp<'_>,
-    coef: &[f32],
+    coef: impl Into<Coef<'a>>,
     upstream: f32,
-) -> Result<()> {
+) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
-    check_backward(batch, logsumexp, coef)?;
-    gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace);
-    Ok(())
+    let coef = coef.into();
+    check_backward(batch, logsumexp, &coef)?;
+    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace))
 }
 
-fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &[f32]) -> Result<()> {
+fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'_>) -> Result<()> {
     Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
     if let Some(residual) = logsumexp.residual {
         Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
     }
-    Error::check_len("coef", "[sequences]", batch.sequences.count(), coef.len())
+    coef.check(batch)
 }
 
 /// Floor 3 over rows whose logits, where they are scored, are in `source`.
@@ -346,28 +389,39 @@ fn gradient_rows<'a, T: Logit>(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
     logsumexp: Logsumexp<'_>,
-    coef: &[f32],
+    coef: Coef<'_>,
     upstream: f32,
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
-) {
-    dlogits[..batch.logits_len()]
+) -> GradientStatus {
+    let mapping = Mapping::from(&batch.transform);
+    let write_row = |row: usize, out: &mut [T]| {
+        let (out, padding) = out[..batch.vocab].split_at_mut(batch.columns());
+        padding.fill(T::from_f32(0.0));
+        let s = batch.sequences.of_row(row);
+        let label = batch.label(labels, row, batch.sequences.range(s).end);
+        let target = label.and_then(|label| batch.column(label));
+        let c = coef.of(s, row, upstream);
+        if label.is_none() || (target.is_some() && coef.skips(c)) {
+            out.fill(T::from_f32(0.0));
+            return true;
+        }
+        let gradient = RowGradient {
+            target,
+            logsumexp: logsumexp.values[row],
+            residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
+            coef: c,
+            mapping,
+        };
+        gradient.write(source(row), out);
+        // Nothing is larger than |c|, so that hardly a row has to be looked at again.
+        gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
+    };
+    let nonfinite_row = dlogits[..batch.logits_len()]
         .par_chunks_mut(batch.row_stride)
         .enumerate()
         .with_min_len(task_rows(batch.vocab))
-        .for_each(|(row, out)| {
-            let out = &mut out[..batch.vocab];
-            let s = batch.sequences.of_row(row);
-            let Some(label) = batch.label(labels, row, batch.sequences.range(s).end) else {
-                out.fill(T::from_f32(0.0));
-                return;
-            };
-            let gradient = RowGradient {
-                target: batch.column(label),
-                logsumexp: logsumexp.values[row],
-                residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
-                coef: coef[s] * upstream,
-            };
-            gradient.write(source(row), out);
-        });
+        .filter_map(|(row, out)| (!write_row(row, out)).then_some(row))
+        .min();
+    GradientStatus { nonfinite_row }
 }

@@ -5,8 +5,9 @@
 //! threads.
 
 use super::element::{CHUNK, store, stream};
-use super::exp::{EXP2, Reference, each, exp2};
+use super::exp::{EXP2, Reference, each_two, exp2};
 use super::simd::{self, Kernel, LANES, Simd};
+use super::transform::{Map, Mapping, with_map};
 use crate::batch::Logit;
 
 /// Vectors of a block. A lane adds up this many f32 terms, in two halves, before the block's sum goes on in f64, so the
@@ -32,76 +33,158 @@ pub(super) struct RowLogp {
 }
 
 impl RowLogp {
+    pub const NOT_SCORED: RowLogp = RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
+
     /// A row whose label is out of range. Its logsumexp is NaN so that floor 3 makes the row's gradient NaN.
     pub const BAD_LABEL: RowLogp = RowLogp { logp: f32::NAN, logsumexp: f32::NAN, residual: 0.0 };
 
     /// Log-softmax of `row` at column `target`.
-    pub fn new<T: Logit>(row: &[T], target: usize) -> Self {
-        let OnlineSum { reference, sums } = simd::run(SumRow(row));
-        let reference = reference.value();
-        let ln_sum = sums.iter().sum::<f64>().ln();
+    pub fn new<T: Logit>(row: &[T], target: usize, mapping: Mapping) -> Self {
+        with_map!(mapping, map => simd::run(SumRow::<_, _, false> { row, target, map })).logp()
+    }
 
-        let logsumexp = (reference + ln_sum) as f32;
-        // In this order nothing is lost even where ln s is below the last bit of an f64 reference.
-        let lost = (reference - f64::from(logsumexp)) + ln_sum;
-        let residual = if logsumexp.is_finite() { lost as f32 } else { 0.0 };
+    /// The same, and what else the read of the row tells.
+    pub fn with_figures<T: Logit>(row: &[T], target: usize, mapping: Mapping) -> (Self, RowFigures) {
+        let found = with_map!(mapping, map => simd::run(SumRow::<_, _, true> { row, target, map }));
+        let logp = found.logp();
+        (logp, found.figures(row, target, logp.logp))
+    }
 
-        // Subtract the large numbers from each other first: near ±1e4 their difference is exact, while
-        // logsumexp is not.
-        let logp = (f64::from(row[target].to_f32()) - reference) - ln_sum;
-        // No probability is above 1, and a sum that was rounded down must not make one. NaN stays.
-        let logp = if logp > 0.0 { 0.0 } else { logp as f32 };
-        RowLogp { logp, logsumexp, residual }
+    /// Puts the figures of a row in their places.
+    pub fn store(self, (logp, logsumexp, residual): (&mut f32, &mut f32, &mut f32)) {
+        (*logp, *logsumexp, *residual) = (self.logp, self.logsumexp, self.residual);
     }
 }
 
-/// Running reference R and Σ exp(x − R), lane by lane, of the logits seen so far.
+/// Running reference R and Σ exp(z′ − R), lane by lane, of the logits seen so far; with `FIGURES`, what else is summed.
 ///
-/// R is no more than ln [`HIGH`] below the largest logit: it is raised to that of a block when a sum of the block gets
-/// so high, which spares the look at each logit. It starts at −f32::MAX and is never above f32::MAX, so −∞ contributes
-/// 0, +∞ makes the sum infinite and NaN makes it NaN; and neither a row of −∞ (sum 0) nor one of −f32::MAX (sum V) is
-/// a special case. Logits at ±1e4 lose nothing: [`Reference`].
+/// R is no more than ln [`HIGH`] below the largest z′: it is raised to that of a block when a sum of the block gets
+/// so high, which spares the look at each logit. It starts at the least there is and is never above f32::MAX, so −∞
+/// contributes 0, +∞ makes the sum infinite and NaN makes it NaN; and neither a row of −∞ (sum 0) nor one of −f32::MAX
+/// (sum V) is a special case. Logits at ±1e4 lose nothing: [`Reference`].
 #[derive(Debug, Clone, Copy)]
-struct OnlineSum {
+struct OnlineSum<M, const FIGURES: bool> {
+    map: M,
     reference: Reference,
     sums: [f64; LANES],
+    beside: Beside,
 }
 
-impl OnlineSum {
-    const EMPTY: OnlineSum = OnlineSum { reference: Reference::LOWEST, sums: [0.0; LANES] };
+/// With y = (z′ − R) log₂ e and e = 2^y, lane by lane; and the largest logit.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    /// Σ e·y
+    weighted: [f64; LANES],
+    /// Σ e²
+    squares: [f64; LANES],
+    /// Σ of bare z′
+    total: [f64; LANES],
+    /// The largest logit z, and the block that it is first met in.
+    largest: f32,
+    found_in: usize,
+}
 
+/// What a block adds, lane by lane; all but the first with `FIGURES` only.
+struct BlockSums<S: Simd> {
+    terms: S::F32s,
+    weighted: S::F32s,
+    squares: S::F32s,
+    total: S::F32s,
+}
+
+/// e·y is 0 where e is, and y may be −∞ there: from here down, e is 0.
+const DEEPEST: f32 = -152.0;
+
+impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
+    fn empty<S: Simd>(map: M) -> Self {
+        let [weighted, squares, total] = [[0.0; LANES]; 3];
+        let beside = Beside { weighted, squares, total, largest: f32::NEG_INFINITY, found_in: 0 };
+        OnlineSum { map, reference: map.lowest::<S>(), sums: [0.0; LANES], beside }
+    }
+
+    /// Adds a block, the `index`-th. `outside` is ∞ where there is a logit, and −∞ where the row has ended.
     #[inline(always)]
-    fn add<T: Logit, S: Simd>(&mut self, simd: S, block: &[T; BLOCK]) {
-        let mut terms = self.terms(simd, block);
+    fn add<T: Logit, S: Simd>(
+        &mut self,
+        simd: S,
+        index: usize,
+        block: &[T; BLOCK],
+        outside: Option<&[T; BLOCK]>,
+    ) {
+        let mut sums = self.block_sums(simd, block, outside);
         // Not where it is NaN, which no reference makes a number. Such blocks are few: in random order the k-th has the
         // largest logit so far with probability 1/k.
-        if simd.any_greater(terms, simd.splat(HIGH)) {
-            self.raise_reference::<S>(simd.lanes(largest(simd, block)));
-            terms = self.terms(simd, block);
+        if simd.any_greater(sums.terms, simd.splat(HIGH)) {
+            self.raise_reference(simd, simd.lanes(largest(simd, block, outside)));
+            sums = self.block_sums(simd, block, outside);
         }
-        for (sum, term) in self.sums.iter_mut().zip(simd.lanes(terms)) {
-            *sum += f64::from(term);
+        let add = |to: &mut [f64; LANES], block: S::F32s| {
+            for (sum, term) in to.iter_mut().zip(simd.lanes(block)) {
+                *sum += f64::from(term);
+            }
+        };
+        add(&mut self.sums, sums.terms);
+        if FIGURES {
+            add(&mut self.beside.weighted, sums.weighted);
+            add(&mut self.beside.squares, sums.squares);
+            add(&mut self.beside.total, sums.total);
+            let largest = largest(simd, block, outside);
+            if simd.any_greater(largest, simd.splat(self.beside.largest)) {
+                self.beside.largest = simd.lanes(largest).into_iter().fold(self.beside.largest, f32::max);
+                self.beside.found_in = index;
+            }
         }
     }
 
-    /// Σ exp(x − R) of a block, lane by lane.
     #[inline(always)]
-    fn terms<T: Logit, S: Simd>(&self, simd: S, block: &[T; BLOCK]) -> S::F32s {
-        let (mut even, mut odd) = (simd.splat(0.0), simd.splat(0.0));
-        for chunk in block.as_chunks().0 {
-            let [a, b, c, d] = exp2(simd, self.reference.exponents(simd, T::load(simd, chunk)), &EXP2);
+    fn block_sums<T: Logit, S: Simd>(
+        &self,
+        simd: S,
+        block: &[T; BLOCK],
+        outside: Option<&[T; BLOCK]>,
+    ) -> BlockSums<S> {
+        let [mut even, mut odd, mut weighted, mut squares, mut total] = [simd.splat(0.0); 5];
+        for (i, chunk) in block.as_chunks().0.iter().enumerate() {
+            let bare = self.map.bend(simd, T::load(simd, chunk));
+            let mut y = self.reference.exponents(simd, bare, self.map.powers());
+            if let Some(outside) = outside {
+                y = each_two(y, T::load(simd, &outside.as_chunks().0[i]), |y, limit| simd.min(limit, y));
+            }
+            let terms = exp2(simd, y, &EXP2);
+            let [a, b, c, d] = terms;
             even = simd.add(simd.add(even, a), c);
             odd = simd.add(simd.add(odd, b), d);
+            if FIGURES {
+                for (e, y) in terms.into_iter().zip(y) {
+                    weighted = simd.mul_add(e, simd.max(y, simd.splat(DEEPEST)), weighted);
+                    squares = simd.mul_add(e, e, squares);
+                }
+                for bare in bare {
+                    total = simd.add(total, bare);
+                }
+            }
         }
-        simd.add(even, odd)
+        BlockSums { terms: simd.add(even, odd), weighted, squares, total }
     }
 
     /// Out of line, so that the loop over blocks keeps its registers.
     #[cold]
     #[inline(never)]
-    fn raise_reference<S: Simd>(&mut self, largest: [f32; LANES]) {
-        let raised = Reference::new::<S>(largest.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX));
-        let shrink = (self.reference.value() - raised.value()).exp();
+    fn raise_reference<S: Simd>(&mut self, simd: S, largest: [f32; LANES]) {
+        let z = largest.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX);
+        let (bare, _) = self.map.single(simd, z);
+        let powers = self.map.powers();
+        let raised = Reference::new::<S>(bare.clamp(-f32::MAX, f32::MAX), powers);
+        let by = self.map.whole(raised.value(powers) - self.reference.value(powers));
+        let shrink = (-by).exp();
+        if FIGURES {
+            // Every y is less by `by` log₂ e, and every e smaller by `shrink`.
+            let by = by * std::f64::consts::LOG2_E;
+            for (weighted, sum) in self.beside.weighted.iter_mut().zip(self.sums) {
+                *weighted = shrink * *weighted - shrink * by * sum;
+            }
+            self.beside.squares = self.beside.squares.map(|sum| sum * shrink * shrink);
+        }
         self.sums = self.sums.map(|sum| sum * shrink);
         self.reference = raised;
     }
@@ -109,10 +192,14 @@ impl OnlineSum {
 
 /// The largest logit of a block, lane by lane, NaN passed over.
 #[inline(always)]
-fn largest<T: Logit, S: Simd>(simd: S, block: &[T; BLOCK]) -> S::F32s {
-    let mut largest = simd.splat(-f32::MAX);
-    for chunk in block.as_chunks().0 {
-        for x in T::load(simd, chunk) {
+fn largest<T: Logit, S: Simd>(simd: S, block: &[T; BLOCK], outside: Option<&[T; BLOCK]>) -> S::F32s {
+    let mut largest = simd.splat(f32::NEG_INFINITY);
+    for (i, chunk) in block.as_chunks().0.iter().enumerate() {
+        let mut x = T::load(simd, chunk);
+        if let Some(outside) = outside {
+            x = each_two(x, T::load(simd, &outside.as_chunks().0[i]), |x, limit| simd.min(limit, x));
+        }
+        for x in x {
             largest = simd.max(x, largest);
         }
     }
@@ -121,25 +208,116 @@ fn largest<T: Logit, S: Simd>(simd: S, block: &[T; BLOCK]) -> S::F32s {
 
 /// The sum over a whole row, in one pass over it.
 #[derive(Clone)]
-struct SumRow<'a, T>(&'a [T]);
+struct SumRow<'a, T, M, const FIGURES: bool> {
+    row: &'a [T],
+    target: usize,
+    map: M,
+}
 
-impl<T: Logit> Kernel for SumRow<'_, T> {
-    type Output = OnlineSum;
+impl<T: Logit, M: Map, const FIGURES: bool> Kernel for SumRow<'_, T, M, FIGURES> {
+    type Output = Found;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> OnlineSum {
-        let mut sum = OnlineSum::EMPTY;
-        let (blocks, tail) = self.0.as_chunks::<BLOCK>();
-        for block in blocks {
-            sum.add(simd, block);
+    fn run<S: Simd>(self, simd: S) -> Found {
+        let mut sum = OnlineSum::<M, FIGURES>::empty::<S>(self.map);
+        let (blocks, tail) = self.row.as_chunks::<BLOCK>();
+        for (index, block) in blocks.iter().enumerate() {
+            sum.add(simd, index, block, None);
         }
         if !tail.is_empty() {
-            // What is missing from the last block is −∞ and contributes 0.
-            let mut block = [T::from_f32(f32::NEG_INFINITY); BLOCK];
+            let mut block = [T::from_f32(0.0); BLOCK];
             block[..tail.len()].copy_from_slice(tail);
-            sum.add(simd, &block);
+            let mut outside = [T::from_f32(f32::NEG_INFINITY); BLOCK];
+            outside[..tail.len()].fill(T::from_f32(f32::INFINITY));
+            sum.add(simd, blocks.len(), &block, Some(&outside));
         }
-        sum
+        let whole = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
+        let (at_label, _) = self.map.single(simd, self.row[self.target].to_f32());
+        Found {
+            at_label: self.map.whole(at_label.into()),
+            reference: self.map.whole(sum.reference.value(self.map.powers())),
+            sum: whole(sum.sums),
+            weighted: whole(sum.beside.weighted) / std::f64::consts::LOG2_E,
+            squares: whole(sum.beside.squares),
+            total: self.map.whole(whole(sum.beside.total)),
+            largest: sum.beside.largest,
+            found_in: sum.beside.found_in,
+        }
+    }
+}
+
+/// What a row's sums come to.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// z′ of the label.
+    at_label: f64,
+    reference: f64,
+    /// Σ e, with e = exp(z′ − R).
+    sum: f64,
+    /// Σ e·(z′ − R)
+    weighted: f64,
+    squares: f64,
+    total: f64,
+    largest: f32,
+    found_in: usize,
+}
+
+impl Found {
+    fn logsumexp(&self) -> f64 {
+        self.reference + self.sum.ln()
+    }
+
+    fn logp(&self) -> RowLogp {
+        let ln_sum = self.sum.ln();
+        let logsumexp = self.logsumexp() as f32;
+        // In this order nothing is lost even where ln s is below the last bit of an f64 reference.
+        let lost = (self.reference - f64::from(logsumexp)) + ln_sum;
+        let residual = if logsumexp.is_finite() { lost as f32 } else { 0.0 };
+
+        // Subtract the large numbers from each other first: near ±1e4 their difference is exact, while
+        // logsumexp is not.
+        let logp = (self.at_label - self.reference) - ln_sum;
+        // No probability is above 1, and a sum that was rounded down must not make one. NaN stays.
+        let logp = if logp > 0.0 { 0.0 } else { logp as f32 };
+        RowLogp { logp, logsumexp, residual }
+    }
+
+    fn figures<T: Logit>(&self, row: &[T], target: usize, logp: f32) -> RowFigures {
+        // The block that had the largest logit first is where it stands first.
+        let block = &row[self.found_in * BLOCK..];
+        let first = block.iter().position(|z| z.to_f32() == self.largest).unwrap_or(0);
+        let correct = self.found_in * BLOCK + first == target && !logp.is_nan();
+        // −Σ p log p = ln s − Σ p·(z′ − R). As little as no probability is above 1, this is below 0. NaN stays.
+        let entropy = self.sum.ln() - self.weighted / self.sum;
+        RowFigures {
+            entropy: if entropy < 0.0 { 0.0 } else { entropy as f32 },
+            correct: f32::from(u8::from(correct)),
+            mean_logit: (self.total / row.len() as f64) as f32,
+            sum_p2: (self.squares / (self.sum * self.sum)) as f32,
+        }
+    }
+}
+
+/// What one read of a scored row tells beside its log-prob: an entry of [`TokenMetrics`](crate::TokenMetrics).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowFigures {
+    entropy: f32,
+    correct: f32,
+    mean_logit: f32,
+    sum_p2: f32,
+}
+
+impl RowFigures {
+    pub const NOT_SCORED: RowFigures =
+        RowFigures { entropy: 0.0, correct: 0.0, mean_logit: 0.0, sum_p2: 0.0 };
+
+    pub const BAD_LABEL: RowFigures =
+        RowFigures { entropy: f32::NAN, correct: 0.0, mean_logit: f32::NAN, sum_p2: f32::NAN };
+
+    /// Puts the figures of a row in their places.
+    pub fn store(self, (entropy, correct, mean_logit, sum_p2): (&mut f32, &mut f32, &mut f32, &mut f32)) {
+        (*entropy, *correct) = (self.entropy, self.correct);
+        (*mean_logit, *sum_p2) = (self.mean_logit, self.sum_p2);
     }
 }
 
@@ -157,7 +335,7 @@ pub(super) enum Source<'a, T> {
     Streamed(&'a [T]),
 }
 
-/// Floor 3 of one scored row: c·1[v = y] − c·p[v], with p = exp((z − logsumexp) − residual).
+/// Floor 3 of one scored row: (c·1[v = y] − c·p[v])·∂z′/∂z, with p = exp((z′ − logsumexp) − residual).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowGradient {
     /// The column of the label, or none where it is a bad one.
@@ -166,6 +344,7 @@ pub(super) struct RowGradient {
     pub residual: f32,
     /// c.
     pub coef: f32,
+    pub mapping: Mapping,
 }
 
 impl RowGradient {
@@ -174,44 +353,63 @@ impl RowGradient {
         // What is packed into a T may be NaN, but one without a payload.
         let plain = |x: f32| if x.is_nan() { f32::NAN } else { x };
         let gradient = RowGradient {
-            target: self.target,
             logsumexp: plain(self.logsumexp),
             residual: plain(self.residual),
             coef: plain(self.coef),
+            ..self
         };
-        simd::run(WriteRow { gradient, logits, out });
+        with_map!(self.mapping, map => simd::run(WriteRow { gradient, map, logits, out }));
+    }
+
+    /// Whether every element is certain to be finite in a type that reaches up to `largest`. Half of that leaves room
+    /// for rounding.
+    pub fn stays_below(&self, largest: f32) -> bool {
+        let scale = with_map!(self.mapping, map => map.scale());
+        (self.coef * scale).abs() <= 0.5 * largest && self.logsumexp.is_finite()
     }
 
     /// The gradient at the label, whose logit is z.
-    fn at_label(&self, z: f32) -> f32 {
-        let softmax = ((f64::from(z) - f64::from(self.logsumexp)) - f64::from(self.residual)).exp();
+    #[inline(always)]
+    fn at_label<S: Simd, M: Map>(&self, simd: S, map: M, z: f32) -> f32 {
+        let (bare, slope) = map.single(simd, z);
+        let softmax = ((map.whole(bare.into()) - f64::from(self.logsumexp)) - f64::from(self.residual)).exp();
         let coef = f64::from(self.coef);
         // Not c·(1 − p): where c is infinite, c − c·p is NaN, as from PyTorch's log_softmax.
-        (coef - coef * softmax) as f32
+        ((coef - coef * softmax) * f64::from(map.scale()) * f64::from(slope)) as f32
     }
 
-    fn elsewhere<S: Simd>(&self) -> Elsewhere {
-        let reference = Reference::new::<S>(self.logsumexp);
-        // p = exp(z − R) exp((R − logsumexp) − residual), the second a factor of the whole row.
-        let rounding =
-            if self.logsumexp.is_finite() { reference.value() - f64::from(self.logsumexp) } else { 0.0 };
+    fn elsewhere<S: Simd, M: Map>(&self, map: M) -> Elsewhere<M> {
+        let reference = Reference::new::<S>(self.logsumexp / map.rest(), map.powers());
+        // p = exp(z′ − R) exp((R − logsumexp) − residual), the second a factor of the whole row.
+        let rounding = if self.logsumexp.is_finite() {
+            map.whole(reference.value(map.powers())) - f64::from(self.logsumexp)
+        } else {
+            0.0
+        };
         let factor = (rounding - f64::from(self.residual)).exp();
-        Elsewhere { reference, factor: (-f64::from(self.coef) * factor) as f32 }
+        let factor = (-f64::from(self.coef) * factor * f64::from(map.scale())) as f32;
+        Elsewhere { map, reference, factor }
     }
 }
 
-/// The gradient of columns that are not the label's: −c·p = factor·exp(z − R).
+/// The gradient of columns that are not the label's: −c·p·∂z′/∂z = factor·exp(z′ − R)·slope.
 #[derive(Debug, Clone, Copy)]
-struct Elsewhere {
+struct Elsewhere<M> {
+    map: M,
     reference: Reference,
     factor: f32,
 }
 
-impl Elsewhere {
+impl<M: Map> Elsewhere<M> {
     #[inline(always)]
     fn pack<T: Logit, S: Simd>(&self, simd: S, chunk: &[T; CHUNK]) -> T::Packed<S> {
-        let softmax = exp2(simd, self.reference.exponents(simd, T::load(simd, chunk)), T::GRADIENT_EXP2);
-        T::pack(simd, each(softmax, |p| simd.mul(simd.splat(self.factor), p)))
+        let (bare, slopes) = self.map.slopes(simd, T::load(simd, chunk));
+        let exponents = self.reference.exponents(simd, bare, self.map.powers());
+        let softmax = exp2(simd, exponents, T::GRADIENT_EXP2);
+        T::pack(
+            simd,
+            each_two(softmax, slopes, |p, slope| simd.mul(simd.mul(simd.splat(self.factor), p), slope)),
+        )
     }
 
     /// Puts it where the logits are.
@@ -247,28 +445,29 @@ impl Elsewhere {
     }
 }
 
-struct WriteRow<'a, T> {
+struct WriteRow<'a, T, M> {
     gradient: RowGradient,
+    map: M,
     logits: Source<'a, T>,
     out: &'a mut [T],
 }
 
-impl<T: Logit> Kernel for WriteRow<'_, T> {
+impl<T: Logit, M: Map> Kernel for WriteRow<'_, T, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let WriteRow { gradient, logits, out } = self;
+        let WriteRow { gradient, map, logits, out } = self;
         // First, since in place its logit is about to be overwritten.
         let at_label = gradient.target.map(|y| {
             let z = match logits {
                 Source::InPlace => out[y],
                 Source::Apart(logits) | Source::Streamed(logits) => logits[y],
             };
-            (y, gradient.at_label(z.to_f32()))
+            (y, gradient.at_label(simd, map, z.to_f32()))
         });
 
-        let elsewhere = gradient.elsewhere::<S>();
+        let elsewhere = gradient.elsewhere::<S, M>(map);
         match logits {
             Source::InPlace => elsewhere.in_place(simd, out),
             Source::Apart(logits) => elsewhere.apart::<T, S, false>(simd, logits, out),
@@ -293,6 +492,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
+    use crate::cpu::transform::Identity;
 
     /// Logits from −8 to 8, in no order.
     fn logits<T: Logit>(count: usize) -> Vec<T> {
@@ -304,12 +504,13 @@ mod tests {
     fn instruction_sets_agree() {
         for count in [1, 63, 64, 255, 256, 1000] {
             let row = logits::<bf16>(count);
-            let sums: Vec<_> = simd::run_on_each(&SumRow(&row));
-            let logsumexp = |sum: &OnlineSum| sum.reference.value() + sum.sums.iter().sum::<f64>().ln();
+            let sums: Vec<_> =
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity });
+            let logsumexp = Found::logsumexp;
             let portable = logsumexp(&sums.last().expect("the portable one").1);
             let fused = &sums[..sums.len() - 1];
             for (set, sum) in fused {
-                assert_eq!(sum.sums, fused[0].1.sums, "{set}, {count} logits");
+                assert_eq!(sum.sum, fused[0].1.sum, "{set}, {count} logits");
                 assert_eq!(sum.reference, fused[0].1.reference, "{set}, {count} logits");
                 // Each of the two is off by at most 2⁻²² from its exponentials, 8·2⁻²⁴ from its additions, and 9/4 of
                 // 2⁻²⁴ for each unit of x − R, of which there are 16 at most.
@@ -324,9 +525,10 @@ mod tests {
 
     /// The three ways to write a gradient, at every place that a row can have among 64 bytes.
     fn ways_to_write_agree<T: Logit + PartialEq + std::fmt::Debug>() {
+        let mapping = Mapping::Identity(Identity);
         let row = logits::<T>(3 * CHUNK + 5);
-        let RowLogp { logsumexp, residual, .. } = RowLogp::new(&row, 70);
-        let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25 };
+        let RowLogp { logsumexp, residual, .. } = RowLogp::new(&row, 70, mapping);
+        let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, mapping };
         let mut in_place = row.clone();
         gradient.write(Source::InPlace, &mut in_place);
         for place in 0..CHUNK {
@@ -360,14 +562,18 @@ mod tests {
             let exact =
                 logits.iter().map(|&(_, z)| (f64::from(z) - expected).exp()).sum::<f64>().ln() + expected;
             let exact = if expected.is_finite() { exact } else { expected };
-            for (set, sum) in simd::run_on_each(&SumRow(&row)) {
-                let found = sum.reference.value() + sum.sums.iter().sum::<f64>().ln();
+            for (set, sum) in
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity })
+            {
+                let found = sum.logsumexp();
                 let near = found == exact || (found - exact).abs() < 2f64.powi(-20);
                 assert!(near, "{set}: {found}, expected {exact} of {logits:?}");
             }
             row[321] = f32::NAN;
-            for (set, sum) in simd::run_on_each(&SumRow(&row)) {
-                assert!(sum.sums.iter().sum::<f64>().is_nan(), "{set}: NaN is lost among {logits:?}");
+            for (set, sum) in
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity })
+            {
+                assert!(sum.sum.is_nan(), "{set}: NaN is lost among {logits:?}");
             }
         }
     }

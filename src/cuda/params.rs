@@ -118,6 +118,8 @@ pub struct DpoBatch {
     pub ignore_index: ::core::ffi::c_longlong,
     pub rows: ::core::ffi::c_uint,
     pub vocab: ::core::ffi::c_uint,
+    /// that take part in the softmax: those behind are padding of the vocabulary
+    pub columns: ::core::ffi::c_uint,
     pub sequences: ::core::ffi::c_uint,
     /// rows per padded sequence
     pub sequence_len: ::core::ffi::c_uint,
@@ -125,10 +127,16 @@ pub struct DpoBatch {
     pub label_bytes: ::core::ffi::c_uint,
     /// row t predicts labels[t + 1]
     pub next_token: ::core::ffi::c_uint,
+    /// of the logits
+    pub scale: f32,
+    /// of the scaled logits, or 0: none
+    pub softcap: f32,
+    /// 2 scale log2(e) / softcap, or 0
+    pub softcap_power: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 56usize];
+    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 72usize];
     ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
     [
         "Offset of field: DpoBatch::labels",
@@ -149,17 +157,29 @@ const _: () = {
         "Offset of field: DpoBatch::vocab",
     ][::core::mem::offset_of!(DpoBatch, vocab) - 36usize];
     [
+        "Offset of field: DpoBatch::columns",
+    ][::core::mem::offset_of!(DpoBatch, columns) - 40usize];
+    [
         "Offset of field: DpoBatch::sequences",
-    ][::core::mem::offset_of!(DpoBatch, sequences) - 40usize];
+    ][::core::mem::offset_of!(DpoBatch, sequences) - 44usize];
     [
         "Offset of field: DpoBatch::sequence_len",
-    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 44usize];
+    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 48usize];
     [
         "Offset of field: DpoBatch::label_bytes",
-    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 48usize];
+    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 52usize];
     [
         "Offset of field: DpoBatch::next_token",
-    ][::core::mem::offset_of!(DpoBatch, next_token) - 52usize];
+    ][::core::mem::offset_of!(DpoBatch, next_token) - 56usize];
+    [
+        "Offset of field: DpoBatch::scale",
+    ][::core::mem::offset_of!(DpoBatch, scale) - 60usize];
+    [
+        "Offset of field: DpoBatch::softcap",
+    ][::core::mem::offset_of!(DpoBatch, softcap) - 64usize];
+    [
+        "Offset of field: DpoBatch::softcap_power",
+    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 68usize];
 };
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -398,10 +418,19 @@ const _: () = {
 pub struct DpoSliceSum {
     pub reference: f32,
     pub sum: f32,
+    /// with token metrics only, as the next
+    pub weighted: f32,
+    /// with token metrics only, as the next
+    pub squares: f32,
+    /// with token metrics only, as the next
+    pub total: f32,
+    /// with token metrics only, as the next
+    pub largest: f32,
+    pub first: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 8usize];
+    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 28usize];
     ["Alignment of DpoSliceSum"][::core::mem::align_of::<DpoSliceSum>() - 4usize];
     [
         "Offset of field: DpoSliceSum::reference",
@@ -409,6 +438,54 @@ const _: () = {
     [
         "Offset of field: DpoSliceSum::sum",
     ][::core::mem::offset_of!(DpoSliceSum, sum) - 4usize];
+    [
+        "Offset of field: DpoSliceSum::weighted",
+    ][::core::mem::offset_of!(DpoSliceSum, weighted) - 8usize];
+    [
+        "Offset of field: DpoSliceSum::squares",
+    ][::core::mem::offset_of!(DpoSliceSum, squares) - 12usize];
+    [
+        "Offset of field: DpoSliceSum::total",
+    ][::core::mem::offset_of!(DpoSliceSum, total) - 16usize];
+    [
+        "Offset of field: DpoSliceSum::largest",
+    ][::core::mem::offset_of!(DpoSliceSum, largest) - 20usize];
+    [
+        "Offset of field: DpoSliceSum::first",
+    ][::core::mem::offset_of!(DpoSliceSum, first) - 24usize];
+};
+/// What one read of a row tells beside its log-prob, each of them optional: [rows] and at the end [sequences], or null.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoTokenMetrics {
+    pub entropy: ::core::ffi::c_ulonglong,
+    pub correct: ::core::ffi::c_ulonglong,
+    pub mean_logit: ::core::ffi::c_ulonglong,
+    pub sum_p2: ::core::ffi::c_ulonglong,
+    /// needs sum_p2
+    pub sequence_log_weights: ::core::ffi::c_ulonglong,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenMetrics"][::core::mem::size_of::<DpoTokenMetrics>() - 40usize];
+    [
+        "Alignment of DpoTokenMetrics",
+    ][::core::mem::align_of::<DpoTokenMetrics>() - 8usize];
+    [
+        "Offset of field: DpoTokenMetrics::entropy",
+    ][::core::mem::offset_of!(DpoTokenMetrics, entropy) - 0usize];
+    [
+        "Offset of field: DpoTokenMetrics::correct",
+    ][::core::mem::offset_of!(DpoTokenMetrics, correct) - 8usize];
+    [
+        "Offset of field: DpoTokenMetrics::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenMetrics, mean_logit) - 16usize];
+    [
+        "Offset of field: DpoTokenMetrics::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenMetrics, sum_p2) - 24usize];
+    [
+        "Offset of field: DpoTokenMetrics::sequence_log_weights",
+    ][::core::mem::offset_of!(DpoTokenMetrics, sequence_log_weights) - 32usize];
 };
 /// Floors 1 and 2 in one launch.
 #[repr(C)]
@@ -436,54 +513,73 @@ pub struct DpoForward {
     pub slice_sums: ::core::ffi::c_ulonglong,
     pub progress: ::core::ffi::c_ulonglong,
     pub status: ::core::ffi::c_ulonglong,
+    /// [rows], or null: what a token counts in its sequence's sum
+    pub token_weights: ::core::ffi::c_ulonglong,
+    pub metrics: DpoTokenMetrics,
     pub loss: DpoPairLoss,
+    /// weight of tokens beyond the other's length
+    pub ld_alpha: f32,
+    /// of pairs, where ld_alpha is not 1: concatenated or interleaved
+    pub partner_layout: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 456usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 528usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
         "Offset of field: DpoForward::dealing",
-    ][::core::mem::offset_of!(DpoForward, dealing) - 56usize];
+    ][::core::mem::offset_of!(DpoForward, dealing) - 72usize];
     [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 72usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 88usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 80usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 96usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 88usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 104usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 96usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 112usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 120usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 128usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 136usize];
     [
         "Offset of field: DpoForward::row_slices_done",
-    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 144usize];
     [
         "Offset of field: DpoForward::slice_sums",
-    ][::core::mem::offset_of!(DpoForward, slice_sums) - 136usize];
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 152usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 144usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 160usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 152usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 168usize];
+    [
+        "Offset of field: DpoForward::token_weights",
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 176usize];
+    [
+        "Offset of field: DpoForward::metrics",
+    ][::core::mem::offset_of!(DpoForward, metrics) - 184usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 160usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 224usize];
+    [
+        "Offset of field: DpoForward::ld_alpha",
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 520usize];
+    [
+        "Offset of field: DpoForward::partner_layout",
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 524usize];
 };
 /// Floor 2 alone: one block.
 #[repr(C)]
@@ -533,41 +629,56 @@ pub struct DpoBackward {
     pub logsumexp: ::core::ffi::c_ulonglong,
     /// [rows], or null
     pub logsumexp_residual: ::core::ffi::c_ulonglong,
-    /// [sequences]
+    /// [sequences], or null: 1
     pub coef: ::core::ffi::c_ulonglong,
+    /// [rows], or null: 1
+    pub token_coef: ::core::ffi::c_ulonglong,
     /// a scalar, or null: 1
     pub upstream: ::core::ffi::c_ulonglong,
+    /// lowered to the first row with an infinity or a NaN; or null
+    pub nonfinite_row: ::core::ffi::c_ulonglong,
     pub upstream_scale: f32,
+    /// rows whose coefficient is no larger are zeros
+    pub threshold: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 128usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 160usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
         "Offset of field: DpoBackward::dealing",
-    ][::core::mem::offset_of!(DpoBackward, dealing) - 56usize];
+    ][::core::mem::offset_of!(DpoBackward, dealing) - 72usize];
     [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 72usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 88usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 80usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 96usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 88usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 104usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 96usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 112usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 120usize];
+    [
+        "Offset of field: DpoBackward::token_coef",
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 128usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 112usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 136usize];
+    [
+        "Offset of field: DpoBackward::nonfinite_row",
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 144usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 120usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 152usize];
+    [
+        "Offset of field: DpoBackward::threshold",
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 156usize];
 };

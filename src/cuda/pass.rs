@@ -9,10 +9,11 @@ use super::device::{Kernels, driver};
 use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus};
 use super::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
-    LogpsBuffers, PairBuffers,
+    LogpsBuffers, PairBuffers, TokenMetricsBuffers,
 };
-use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status};
+use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status, TokenMetrics};
 use crate::error::{Error, Result};
+use crate::gradient::{GradientStatus, check_threshold};
 use crate::loss::PairLoss;
 
 /// Labels in device memory, one per row.
@@ -66,6 +67,9 @@ pub struct DpoPass {
     out: LogpsBuffers,
     pairs: PairBuffers,
     workspace: DeviceAddress,
+    /// Whether floor 3 multiplies by what is in `token_weights`.
+    weighted: bool,
+    threshold: f32,
     /// What the addresses above point into, by element type.
     floats: Floats,
     words: Words,
@@ -84,17 +88,30 @@ struct Floats {
     margins: CudaSlice<f32>,
     coef: CudaSlice<f32>,
     metrics: CudaSlice<f32>,
+    token_weights: CudaSlice<f32>,
+    token_metrics: Option<TokenFloats>,
+}
+
+/// Token metrics, where they are asked for.
+#[derive(Debug)]
+struct TokenFloats {
+    entropy: CudaSlice<f32>,
+    correct: CudaSlice<f32>,
+    mean_logit: CudaSlice<f32>,
+    sum_p2: CudaSlice<f32>,
+    sequence_log_weights: CudaSlice<f32>,
 }
 
 #[derive(Debug)]
 struct Words {
     scored: CudaSlice<u32>,
     status: CudaSlice<u32>,
+    nonfinite_row: CudaSlice<u32>,
     workspace: CudaSlice<u32>,
 }
 
 impl DpoPass {
-    /// Checks the batch, copies its index arrays to the device and allocates outputs and workspace: about 16 bytes a
+    /// Checks the batch, copies its index arrays to the device and allocates outputs and workspace: about 20 bytes a
     /// row and 12 a sequence.
     ///
     /// # Errors
@@ -124,10 +141,13 @@ impl DpoPass {
             margins: floats(pairs)?,
             coef: floats(sequences)?,
             metrics: floats(mem::size_of::<DpoMetrics>() / 4)?,
+            token_weights: floats(rows)?,
+            token_metrics: None,
         };
         let words = Words {
             scored: words(sequences)?,
             status: words(mem::size_of::<DpoStatus>() / 4)?,
+            nonfinite_row: driver("cuMemcpyHtoDAsync", stream.clone_htod(&[DPO_NO_TROUBLE]))?,
             workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
         };
         // These buffers live on one stream, so cudarc's tracking between streams has nothing to do here.
@@ -143,6 +163,8 @@ impl DpoPass {
                 token_logps: Some(float(&floats.token_logps)),
                 logsumexp: Some(float(&floats.logsumexp)),
                 logsumexp_residual: Some(float(&floats.logsumexp_residual)),
+                token_weights: Some(float(&floats.token_weights)),
+                metrics: TokenMetricsBuffers::default(),
                 status: word(&words.status),
             },
             pairs: PairBuffers {
@@ -156,10 +178,52 @@ impl DpoPass {
                 metrics: float(&floats.metrics),
             },
             workspace: word(&words.workspace),
+            weighted: batch.ld_alpha != 1.0,
+            threshold: 0.0,
             floats,
             words,
             _indices: indices,
         })
+    }
+
+    /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch; allocates 16
+    /// bytes a row for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`].
+    pub fn with_token_metrics(mut self) -> Result<Self> {
+        let floats = |len: usize| driver("cuMemAlloc", self.stream.alloc_zeros::<f32>(len));
+        let (rows, sequences) = (self.batch.rows(), self.batch.sequences.count());
+        let metrics = TokenFloats {
+            entropy: floats(rows)?,
+            correct: floats(rows)?,
+            mean_logit: floats(rows)?,
+            sum_p2: floats(rows)?,
+            sequence_log_weights: floats(sequences)?,
+        };
+        let address = |slice: &CudaSlice<f32>| Some(slice.device_ptr(&self.stream).0);
+        self.out.metrics = TokenMetricsBuffers {
+            entropy: address(&metrics.entropy),
+            correct: address(&metrics.correct),
+            mean_logit: address(&metrics.mean_logit),
+            sum_p2: address(&metrics.sum_p2),
+            sequence_log_weights: address(&metrics.sequence_log_weights),
+        };
+        self.floats.token_metrics = Some(metrics);
+        Ok(self)
+    }
+
+    /// Makes every backward pass write rows with coefficients up to `threshold` as zeros, without reading them; see
+    /// [`Coef::threshold`](crate::Coef::threshold). It is 0 at first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it is finite and not below 0.
+    pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
+        check_threshold(threshold.into())?;
+        self.threshold = threshold;
+        Ok(self)
     }
 
     /// Floor 1 alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
@@ -316,7 +380,10 @@ impl DpoPass {
         let buffers = GradientBuffers {
             logsumexp: self.floats.logsumexp.device_ptr(&self.stream).0,
             logsumexp_residual: self.out.logsumexp_residual,
-            coef: self.pairs.coef,
+            coef: Some(self.pairs.coef),
+            token_coef: if self.weighted { self.out.token_weights } else { None },
+            threshold: self.threshold,
+            nonfinite_row: Some(self.words.nonfinite_row.device_ptr(&self.stream).0),
             upstream: guarded.as_ref().map(|(address, _)| *address),
             upstream_scale,
             dlogits,
@@ -374,6 +441,20 @@ impl DpoPass {
         &mut self.floats.coef
     }
 
+    /// `[rows]` factors of each token, on the device. A forward pass leaves the batch's weights here (1, or
+    /// [`ld_alpha`](crate::Batch::ld_alpha), and 0 where nothing is scored); multiply them by your own after it, and
+    /// every [`backward`](Self::backward) from now on uses what it finds.
+    pub fn device_token_coef(&mut self) -> &mut CudaSlice<f32> {
+        self.weighted = true;
+        &mut self.floats.token_weights
+    }
+
+    /// `[S]` means of log p[y] − log Σ p², on the device, after [`with_token_metrics`](Self::with_token_metrics): the
+    /// logarithms of WPO's weights.
+    pub fn device_sequence_log_weights(&self) -> Option<&CudaSlice<f32>> {
+        self.floats.token_metrics.as_ref().map(|metrics| &metrics.sequence_log_weights)
+    }
+
     /// Loss, chosen reward, rejected reward, margin and accuracy, on the device.
     pub fn device_metrics(&self) -> &CudaSlice<f32> {
         &self.floats.metrics
@@ -391,6 +472,8 @@ impl DpoPass {
             token_logps: self.read(&self.floats.token_logps)?,
             logsumexp: self.read(&self.floats.logsumexp)?,
             logsumexp_residual: self.read(&self.floats.logsumexp_residual)?,
+            token_weights: self.read(&self.floats.token_weights)?,
+            metrics: self.floats.token_metrics.as_ref().map(|from| self.read_metrics(from)).transpose()?,
             status: self.read_status()?,
         })
     }
@@ -434,6 +517,30 @@ impl DpoPass {
         let mut status = DpoStatus::default();
         status.first.copy_from_slice(&words);
         Ok(status.into())
+    }
+
+    fn read_metrics(&self, from: &TokenFloats) -> Result<TokenMetrics<f32>> {
+        Ok(TokenMetrics {
+            entropy: self.read(&from.entropy)?,
+            correct: self.read(&from.correct)?,
+            mean_logit: self.read(&from.mean_logit)?,
+            sum_p2: self.read(&from.sum_p2)?,
+            sequence_log_weights: self.read(&from.sequence_log_weights)?,
+        })
+    }
+
+    /// Waits for the stream and fetches what the backward passes found since the last time that this was asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn take_gradient_status(&mut self) -> Result<GradientStatus> {
+        let row = self.read(&self.words.nonfinite_row)?[0];
+        driver(
+            "cuMemcpyHtoDAsync",
+            self.stream.memcpy_htod(&[DPO_NO_TROUBLE], &mut self.words.nonfinite_row),
+        )?;
+        Ok(GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) })
     }
 
     fn read<T: cudarc::driver::DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {

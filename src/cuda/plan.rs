@@ -10,6 +10,7 @@ use super::params::*;
 use super::tuning::{Dealing, Kernel, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
+use crate::gradient::{check_threshold, check_token_weights};
 use crate::loss::{Divergence, Given, Kind, MAX_TERMS, Normalizer, PairLoss, Term};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
@@ -82,6 +83,11 @@ pub struct LogpsBuffers {
     pub logsumexp: Option<DeviceAddress>,
     /// `[rows]` f32; makes floor 3 exact where |logsumexp| is large.
     pub logsumexp_residual: Option<DeviceAddress>,
+    /// `[rows]` f32: what each token counts in its sequence's sum; needed by floor 3 where the batch has an
+    /// [`ld_alpha`](Batch::ld_alpha).
+    pub token_weights: Option<DeviceAddress>,
+    /// Figures of each token.
+    pub metrics: TokenMetricsBuffers,
     /// One [`DpoStatus`].
     pub status: DeviceAddress,
 }
@@ -131,6 +137,21 @@ impl DevicePairInputs {
     };
 }
 
+/// Where [`TokenMetrics`](crate::TokenMetrics) go: what is left out costs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenMetricsBuffers {
+    /// `[rows]` f32.
+    pub entropy: Option<DeviceAddress>,
+    /// `[rows]` f32: 1 or 0.
+    pub correct: Option<DeviceAddress>,
+    /// `[rows]` f32.
+    pub mean_logit: Option<DeviceAddress>,
+    /// `[rows]` f32.
+    pub sum_p2: Option<DeviceAddress>,
+    /// `[S]` f32; needs `sum_p2`.
+    pub sequence_log_weights: Option<DeviceAddress>,
+}
+
 /// What floor 2 reads besides log-probs, and where it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PairBuffers {
@@ -159,12 +180,21 @@ pub struct GradientBuffers {
     pub logsumexp: DeviceAddress,
     /// `[rows]` f32, of floor 1.
     pub logsumexp_residual: Option<DeviceAddress>,
-    /// `[S]` f32: ∂loss/∂logp of each sequence.
-    pub coef: DeviceAddress,
+    /// `[S]` f32: ∂loss/∂logp of each sequence; `None` is 1.
+    pub coef: Option<DeviceAddress>,
+    /// `[rows]` f32: a factor of each token; `None` is 1. Floor 1's token weights where the batch has an
+    /// [`ld_alpha`](Batch::ld_alpha), times the caller's own factors if there are any.
+    pub token_coef: Option<DeviceAddress>,
     /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
     pub upstream: Option<DeviceAddress>,
     /// The same where the host knows it; both multiply.
     pub upstream_scale: f32,
+    /// Rows whose coefficient is no larger than this are zeros, and not read: [`Coef::threshold`](crate::Coef::threshold).
+    pub threshold: f32,
+    /// One u32, lowered to the first row whose gradient holds an infinity or a NaN. Set it to
+    /// [`DPO_NO_TROUBLE`] before; any number of launches may share it, such as those
+    /// between two steps of an optimizer.
+    pub nonfinite_row: Option<DeviceAddress>,
     /// `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it.
     pub dlogits: DeviceAddress,
 }
@@ -215,14 +245,20 @@ pub struct Launch {
 }
 
 /// Every (unit, entry point), in the order in which they are loaded.
-pub const KERNELS: [(&str, &str); 7] = [
+pub const KERNELS: [(&str, &str); 13] = [
     ("forward", "dpo_forward_f32"),
     ("forward", "dpo_forward_f16"),
     ("forward", "dpo_forward_bf16"),
+    ("forward", "dpo_forward_figured_f32"),
+    ("forward", "dpo_forward_figured_f16"),
+    ("forward", "dpo_forward_figured_bf16"),
     ("pair_loss", "dpo_pair_loss"),
     ("backward", "dpo_backward_f32"),
     ("backward", "dpo_backward_f16"),
     ("backward", "dpo_backward_bf16"),
+    ("backward", "dpo_backward_mapped_f32"),
+    ("backward", "dpo_backward_mapped_f16"),
+    ("backward", "dpo_backward_mapped_bf16"),
 ];
 
 /// Blocks of a grid at most.
@@ -251,7 +287,7 @@ impl Workspace {
         let scored = token_logps + 4 * rows;
         let slice_sums = scored + 4 * sequences;
         // Rows of one slice leave nothing there.
-        let sums = match u64::from(most_slices(batch.vocab)) {
+        let sums = match u64::from(most_slices(batch.columns())) {
             1 => 0,
             slices => rows * slices,
         };
@@ -277,7 +313,8 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
 /// # Errors
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
-/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
+/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`], and for `sum_p2` where
+/// `sequence_log_weights` are asked for.
 pub fn forward(
     device: &Device,
     batch: &DeviceBatch,
@@ -288,7 +325,7 @@ pub fn forward(
 ) -> Result<Launch> {
     let sequences = batch.sequences.count();
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.vocab);
+    let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
     let offsets = Workspace::of(batch);
     let workspace = address("workspace", 4, workspace)?;
     let kernel_loss = match loss {
@@ -314,14 +351,25 @@ pub fn forward(
         slice_sums: workspace + offsets.slice_sums,
         progress: workspace,
         status: address("status", 4, out.status)?,
+        token_weights: optional("token_weights", out.token_weights)?.unwrap_or(0),
+        metrics: token_metrics(&out.metrics)?,
         loss: kernel_loss,
+        ld_alpha: batch.ld_alpha,
+        partner_layout: match batch.pairs {
+            Pairs::Interleaved => DPO_PAIRS_INTERLEAVED,
+            _ => DPO_PAIRS_CONCATENATED,
+        },
     };
+    let figured = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
     Ok(Launch {
         unit: "forward",
-        kernel: match inputs.dtype {
-            DType::F32 => "dpo_forward_f32",
-            DType::F16 => "dpo_forward_f16",
-            DType::BF16 => "dpo_forward_bf16",
+        kernel: match (inputs.dtype, figured) {
+            (DType::F32, false) => "dpo_forward_f32",
+            (DType::F16, false) => "dpo_forward_f16",
+            (DType::BF16, false) => "dpo_forward_bf16",
+            (DType::F32, true) => "dpo_forward_figured_f32",
+            (DType::F16, true) => "dpo_forward_figured_f16",
+            (DType::BF16, true) => "dpo_forward_figured_bf16",
         },
         grid: grid(&dealing, kernel_batch.rows)?,
         cluster: 1,
@@ -374,8 +422,9 @@ pub fn pair_loss(
 ///
 /// # Errors
 ///
-/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a gradient buffer
-/// that overlaps the logits without being the same.
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a threshold that is not
+/// finite or below 0, and for a gradient buffer that overlaps the logits without being the same; [`Error::Missing`] for
+/// `token_coef` where the batch has an [`ld_alpha`](Batch::ld_alpha).
 pub fn backward(
     device: &Device,
     batch: &DeviceBatch,
@@ -383,10 +432,12 @@ pub fn backward(
     buffers: &GradientBuffers,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let dealing = Dealing::of(Kernel::Backward, device.capability, inputs.dtype, batch.vocab);
+    let dealing = Dealing::of(Kernel::Backward, device.capability, inputs.dtype, batch.columns());
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
     batch.check_dlogits(inputs.dtype, logits, dlogits)?;
+    check_token_weights(batch, buffers.token_coef.is_some())?;
+    check_threshold(buffers.threshold.into())?;
     let params = DpoBackward {
         batch: kernel_batch,
         dealing: dealing.params,
@@ -394,16 +445,22 @@ pub fn backward(
         dlogits,
         logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
         logsumexp_residual: optional("logsumexp_residual", buffers.logsumexp_residual)?.unwrap_or(0),
-        coef: address("coef", 4, buffers.coef)?,
+        coef: optional("coef", buffers.coef)?.unwrap_or(0),
+        token_coef: optional("token_coef", buffers.token_coef)?.unwrap_or(0),
         upstream: optional("upstream", buffers.upstream)?.unwrap_or(0),
+        nonfinite_row: optional("nonfinite_row", buffers.nonfinite_row)?.unwrap_or(0),
         upstream_scale: buffers.upstream_scale,
+        threshold: buffers.threshold,
     };
     Ok(Launch {
         unit: "backward",
-        kernel: match inputs.dtype {
-            DType::F32 => "dpo_backward_f32",
-            DType::F16 => "dpo_backward_f16",
-            DType::BF16 => "dpo_backward_bf16",
+        kernel: match (inputs.dtype, batch.transform.is_identity()) {
+            (DType::F32, true) => "dpo_backward_f32",
+            (DType::F16, true) => "dpo_backward_f16",
+            (DType::BF16, true) => "dpo_backward_bf16",
+            (DType::F32, false) => "dpo_backward_mapped_f32",
+            (DType::F16, false) => "dpo_backward_mapped_f16",
+            (DType::BF16, false) => "dpo_backward_mapped_bf16",
         },
         grid: grid(&dealing, kernel_batch.rows)?,
         cluster: 1,
@@ -419,6 +476,21 @@ fn grid(dealing: &Dealing, rows: u32) -> Result<u32> {
     u32::try_from(blocks).ok().filter(|&blocks| blocks <= MAX_GRID).ok_or_else(|| {
         let expected = format!("rows that fill at most {MAX_GRID} blocks");
         Error::value("rows", expected, format!("{rows} rows in {blocks} blocks"))
+    })
+}
+
+fn token_metrics(buffers: &TokenMetricsBuffers) -> Result<DpoTokenMetrics> {
+    if buffers.sequence_log_weights.is_some() && buffers.sum_p2.is_none() {
+        let because = "sequence_log_weights are asked for";
+        return Err(Error::Missing { argument: "sum_p2", because });
+    }
+    let place = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
+    Ok(DpoTokenMetrics {
+        entropy: place("entropy", buffers.entropy)?,
+        correct: place("correct", buffers.correct)?,
+        mean_logit: place("mean_logit", buffers.mean_logit)?,
+        sum_p2: place("sum_p2", buffers.sum_p2)?,
+        sequence_log_weights: place("sequence_log_weights", buffers.sequence_log_weights)?,
     })
 }
 
@@ -440,10 +512,17 @@ fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
         ignore_index: batch.ignore_index,
         rows: batch.rows() as u32,
         vocab: batch.vocab as u32,
+        columns: batch.columns() as u32,
         sequences: batch.sequences.count() as u32,
         sequence_len,
         label_bytes: label_bytes as u32,
         next_token: u32::from(batch.label_alignment == LabelAlignment::NextToken),
+        scale: batch.transform.scale,
+        softcap: batch.transform.softcap.unwrap_or(0.0),
+        softcap_power: batch.transform.softcap.map_or(0.0, |cap| {
+            let power = 2.0 * std::f64::consts::LOG2_E * f64::from(batch.transform.scale) / f64::from(cap);
+            power as f32
+        }),
     })
 }
 

@@ -4,7 +4,7 @@
 //! them is tuned to what comes out.
 
 use dpo_kernels::batch::{Logps, PairOutputs};
-use dpo_kernels::{DType, Logit, reference};
+use dpo_kernels::{Coef, DType, Logit, Transform, reference};
 
 use crate::arithmetic::{Numbers, ROUNDINGS, Sizes, sorts};
 use crate::case::Case;
@@ -15,14 +15,24 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// Relative error of a row's Σ exp(x − reference).
 ///
-/// Each term: the difference and its product with log2(e) are off by 2u·|x − reference| (weighted by the terms
-/// themselves, whose share at distance d is at most e⁻ᵈ of the sum: at most 2u·ln(vocab) + 2u), exp2 by 4u. Adding up:
+/// Each term: the difference and its product with log2(e), and that of a scale with log2(e), are off by
+/// 3u·|x − reference| (weighted by the terms themselves, whose share at distance d is at most e⁻ᵈ of the sum: at most
+/// 3u·ln(vocab) + 3u), exp2 by 4u. Adding up:
 /// one u per addition on the longest path, which is at most 16 within a group of lanes or a vector, one per group of a
 /// thread (the fewest threads a row has are 32, the least a group holds are 16 elements), 2·5 per shuffle tree with
 /// its rescaling, at most four times: in a warp and across those of a slice, and the same over the slices.
 fn sum_error(vocab: usize) -> f64 {
     let groups = vocab.div_ceil(32 * 16).min(64) as f64;
-    U * (2.0 * (vocab as f64).ln() + 6.0 + 16.0 + 4.0 * groups + 40.0)
+    U * (3.0 * (vocab as f64).ln() + 7.0 + 16.0 + 4.0 * groups + 40.0)
+}
+
+/// Absolute error of z′ under a soft cap C, ±C(1 − 2q) with q = 1/(1 + e^(2|t|)).
+///
+/// The argument 2|t| is off by 3u relative, its e-power by 4u more, the sum by u, the reciprocal by 2u, relative to
+/// themselves; q changes by q(1 − q) ≤ ¼ of the power's relative error, where 2|t| q(1 − q) is below ¼ too. So q, at
+/// most ½, is off by ¼·4u + ¼·3u + ½·3u at most; twice that, and the rounding of the result.
+fn softcap_error(transform: &Transform) -> f64 {
+    transform.softcap.map_or(0.0, |cap| 8.0 * U * f64::from(cap))
 }
 
 /// What rounding to `dtype` may take from a number: half a unit in the last place, or half the least subnormal.
@@ -39,6 +49,9 @@ fn rounding(dtype: DType, value: f64) -> f64 {
 pub struct Expected {
     logps: Logps<f64>,
     pairs: PairOutputs<f64>,
+    /// What floor 3 multiplied with: `[S]`, and `[rows]`.
+    coef: Vec<f64>,
+    tokens: Option<Vec<f64>>,
     dlogits: Vec<f64>,
 }
 
@@ -48,10 +61,19 @@ impl Expected {
         let logps = reference::logps(&batch, &case.logits, labels).unwrap();
         let pairs = case.reference_pairs(&logps.logps, &logps.scored);
         let upstream = f64::from(case.spec.upstream);
+        let wide = |values: &Vec<f32>| values.iter().map(|&value| value.into()).collect::<Vec<f64>>();
+        let weights: Vec<f32> = logps.token_weights.iter().map(|&weight| weight as f32).collect();
+        let tokens = case.token_factors(&weights).as_ref().map(wide);
+        let own = case.own_coef.as_ref().map(wide);
+        let coef = Coef {
+            sequences: Some(own.as_deref().unwrap_or(&pairs.coef)),
+            tokens: tokens.as_deref(),
+            threshold: case.spec.threshold.into(),
+        };
         let dlogits =
-            reference::backward(&batch, &case.logits, labels, &logps.logsumexp, &pairs.coef, upstream)
-                .unwrap();
-        Expected { logps, pairs, dlogits }
+            reference::backward(&batch, &case.logits, labels, &logps.logsumexp, coef, upstream).unwrap();
+        let coef = coef.sequences.expect("given above").to_vec();
+        Expected { logps, pairs, coef, tokens, dlogits }
     }
 
     /// Compares an outcome with the reference, by the bounds; `who` and the case stand in every complaint.
@@ -71,15 +93,16 @@ impl Expected {
 
         // Floor 1. A token's log-prob is (z_y − r) − ln s, with r within ln(vocab) of logsumexp.
         let ln_vocab = (spec.vocab as f64).ln();
-        let lse_error = sum_error(spec.vocab) + 2.0 * U * ln_vocab;
+        let lse_error = sum_error(spec.vocab) + 2.0 * U * ln_vocab + softcap_error(&spec.transform);
         let mut logp_errors = vec![0.0; spec.sequences];
+        let mut token_errors = vec![0.0; expected.token_logps.len()];
         for (s, bounds) in case.cu_seqlens.windows(2).enumerate() {
             for row in bounds[0] as usize..bounds[1] as usize {
                 let (lse, logp) = (expected.logsumexp[row], expected.token_logps[row]);
                 let bound = if logp == 0.0 && lse == 0.0 {
                     0.0
                 } else {
-                    lse_error + 2.0 * U * (logp.abs() + ln_vocab)
+                    lse_error + softcap_error(&spec.transform) + 2.0 * U * (logp.abs() + ln_vocab)
                 };
                 near("token_logps", row, found.token_logps[row].into(), logp, bound);
                 near(
@@ -91,12 +114,18 @@ impl Expected {
                 );
                 let whole = f64::from(found.logsumexp[row]) + f64::from(found.logsumexp_residual[row]);
                 near("logsumexp + residual", row, whole, lse, lse_error.min(bound));
+                // Weights are at most 1, and their product with a log-prob is in f64.
                 logp_errors[s] += if bound.is_finite() { bound } else { 0.0 };
+                token_errors[row] = bound;
             }
             let logp = expected.logps[s];
             logp_errors[s] += if logp.is_finite() { U * logp.abs() } else { 0.0 };
             near("logps", s, found.logps[s].into(), logp, logp_errors[s]);
         }
+
+        let weights: Vec<f32> = expected.token_weights.iter().map(|&weight| weight as f32).collect();
+        assert_eq!(found.token_weights, weights, "{who}: token_weights in {spec:?}");
+        self.check_metrics(who, case, outcome, &token_errors, &near);
 
         let coef_errors = self.check_pairs(case, outcome, &logp_errors, &near);
         self.check_gradient(who, case, outcome, &coef_errors, lse_error, &near);
@@ -202,6 +231,57 @@ impl Expected {
         coef_errors
     }
 
+    /// Token metrics, with e = exp(z′ − reference) and S = Σe: all are sums of S's own terms, by the same paths.
+    fn check_metrics<T: Logit + Into<f64>>(
+        &self,
+        who: &str,
+        case: &Case<T>,
+        outcome: &Outcome<T>,
+        token_errors: &[f64],
+        near: &dyn Fn(&str, usize, f64, f64, f64),
+    ) {
+        let spec = &case.spec;
+        let Some(found) = &outcome.logps.metrics else {
+            assert!(!spec.metrics, "{who}: no metrics in {spec:?}");
+            return;
+        };
+        let expected = self.logps.metrics.as_ref().expect("the reference gives them");
+        let sum_error = sum_error(spec.vocab);
+        let softcap_error = softcap_error(&spec.transform);
+        let ln_vocab = (spec.vocab as f64).ln();
+        let columns = case.batch().columns();
+        // Σp² and its logarithm: twice the relative error of e, and of S; under a cap, |∂ log Σp² / ∂z′| adds up to 4.
+        let p2_error = 6.0 * sum_error + 4.0 * softcap_error;
+        for (row, target) in case.targets().iter().enumerate() {
+            // H = ln S − Σ e(z′ − reference) / S. The reference is within 4 of the largest z′, so that the size of the
+            // second term is at most ln V + 8; it has the relative error of S twice, and again from moving the
+            // reference. |∂H/∂z′| = p|ln p + H| adds up to 2 ln V at most.
+            let entropy_error = (1.0 + 4.0 * (ln_vocab + 8.0)) * sum_error
+                + (2.0 * ln_vocab + 2.0) * softcap_error
+                + 4.0 * U * (ln_vocab + 8.0);
+            near("entropy", row, found.entropy[row].into(), expected.entropy[row], entropy_error);
+            let (p2, expected_p2) = (found.sum_p2[row].into(), expected.sum_p2[row]);
+            near("sum_p2", row, p2, expected_p2, expected_p2 * p2_error);
+            let (mean, expected_mean) = (found.mean_logit[row].into(), expected.mean_logit[row]);
+            let logits = &case.logits[row * spec.row_stride..][..columns];
+            let sizes = logits.iter().map(|&z| spec.transform.apply(z.into()).abs());
+            let size = sizes.filter(|size| size.is_finite()).sum::<f64>() / columns as f64;
+            near("mean_logit", row, mean, expected_mean, size * sum_error + softcap_error);
+            let correct = f64::from(found.correct[row]);
+            assert_eq!(correct, expected.correct[row], "{who}: correct[{row}] in {spec:?}");
+            if target.is_none() {
+                assert_eq!((found.entropy[row], found.mean_logit[row], found.sum_p2[row]), (0.0, 0.0, 0.0));
+            }
+        }
+        for (s, bounds) in case.cu_seqlens.windows(2).enumerate() {
+            let rows = bounds[0] as usize..bounds[1] as usize;
+            let errors: f64 = rows.map(|row| token_errors[row]).filter(|error| error.is_finite()).sum();
+            let weight = expected.sequence_log_weights[s];
+            let error = errors / f64::from(self.logps.scored[s].max(1)) + p2_error + 8.0 * U * weight.abs();
+            near("sequence_log_weights", s, found.sequence_log_weights[s].into(), weight, error);
+        }
+    }
+
     /// Floor 3: c(1[v = y] − p), with p off by a factor of 1 ± (the error of logsumexp, of two differences and exp2).
     fn check_gradient<T: Logit + Into<f64>>(
         &self,
@@ -218,11 +298,16 @@ impl Expected {
         let targets = case.targets();
         // The CPU's exponential for results of 16 bits.
         let short_exp = if T::DTYPE == DType::F32 { 0.0 } else { 2f64.powi(-18) };
+        let (scale, columns) = (f64::from(spec.transform.scale), case.batch().columns());
+        let mut nonfinite_row = None;
         for (s, bounds) in case.cu_seqlens.windows(2).enumerate() {
-            let coef = (self.pairs.coef[s] * f64::from(spec.upstream)).abs();
-            let coef_error = coef_errors[s] * f64::from(spec.upstream).abs() + 3.0 * U * coef;
             for (row, target) in targets.iter().enumerate().take(bounds[1] as usize).skip(bounds[0] as usize)
             {
+                let factor =
+                    self.tokens.as_ref().map_or(1.0, |tokens| tokens[row]) * f64::from(spec.upstream);
+                let coef = (self.coef[s] * factor * scale).abs();
+                let own_error = if case.own_coef.is_some() { 0.0 } else { coef_errors[s] };
+                let coef_error = own_error * (factor * scale).abs() + 5.0 * U * coef;
                 let start = row * spec.row_stride;
                 let end = (start + spec.row_stride).min(case.logits.len());
                 for at in start..end {
@@ -233,21 +318,37 @@ impl Expected {
                         continue;
                     }
                     let expected = self.dlogits[at];
-                    if target.is_none() {
+                    if !found.is_finite() {
+                        nonfinite_row.get_or_insert(row);
+                    }
+                    if target.is_none() || at - start >= columns {
                         assert!(found == 0.0, "{who}: dlogits[{at}], not scored, is {found} in {spec:?}");
                         continue;
                     }
-                    let z: f64 = case.logits[at].into();
+                    let z = spec.transform.apply(case.logits[at].into());
                     let distance = (z - self.logps.logsumexp[row]).abs();
                     let p = (z - self.logps.logsumexp[row]).exp();
-                    let relative =
-                        if p > 0.0 { lse_error + U * (4.0 * distance + 8.0) + short_exp } else { 0.0 };
+                    let z_error = softcap_error(&spec.transform);
+                    let relative = if p > 0.0 {
+                        lse_error + z_error + U * (6.0 * distance + 8.0) + short_exp
+                    } else {
+                        0.0
+                    };
                     let p_error = p * relative + 2f64.powi(-126);
-                    let exact = coef * p_error + coef_error + 2.0 * U * coef;
+                    // The slope, 4q(1 − q): q's relative error twice, which is that of e^(2|t|) where q is small.
+                    let logit: f64 = case.logits[at].into();
+                    let slope = spec.transform.slope(logit) / scale;
+                    let t = spec
+                        .transform
+                        .softcap
+                        .map_or(0.0, |cap| (logit * scale / f64::from(cap)).abs().min(100.0));
+                    let slope_error = 2.0 * U * (6.0 * t + 8.0) * slope + 2f64.powi(-120);
+                    let exact = slope * (coef * p_error + coef_error + 2.0 * U * coef) + coef * slope_error;
                     let bound = exact + rounding(T::DTYPE, expected.abs() + exact);
                     near("dlogits", at, found, expected, bound);
                 }
             }
         }
+        assert_eq!(outcome.gradient.nonfinite_row, nonfinite_row, "{who}: gradient status in {spec:?}");
     }
 }

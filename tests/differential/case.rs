@@ -3,7 +3,8 @@
 use dpo_kernels::batch::{IGNORE_INDEX, PairOutputs};
 use dpo_kernels::loss::{Kind, PairInputs};
 use dpo_kernels::{
-    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, reference,
+    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, Transform,
+    reference,
 };
 
 /// splitmix64: enough randomness for test data, the same on every machine.
@@ -85,6 +86,14 @@ pub struct Spec {
     /// Largest |logit|.
     pub scale: f32,
     pub upstream: f32,
+    pub transform: Transform,
+    pub ld_alpha: f32,
+    /// Whether token metrics are asked for.
+    pub metrics: bool,
+    /// Whether tokens have factors of their own.
+    pub token_coef: bool,
+    /// Largest coefficient that the gradient skips.
+    pub threshold: f32,
     pub seed: u64,
 }
 
@@ -108,6 +117,11 @@ impl Spec {
             reference_free: false,
             scale: 8.0,
             upstream: 1.0,
+            transform: Transform::default(),
+            ld_alpha: 1.0,
+            metrics: false,
+            token_coef: false,
+            threshold: 0.0,
             seed: 1,
         }
     }
@@ -195,6 +209,9 @@ pub struct Case<T> {
     /// Not 0 where a sequence is desirable.
     pub desirable: Vec<i32>,
     pub tensors: Tensors,
+    pub token_coef: Option<Vec<f32>>,
+    /// Coefficients of the caller's own, instead of the loss's.
+    pub own_coef: Option<Vec<f32>>,
 }
 
 impl<T: Logit> Case<T> {
@@ -230,7 +247,8 @@ impl<T: Logit> Case<T> {
                     Mask::EmptySequence => s != 1 && random.below(3) > 0,
                     Mask::Everything => false,
                 };
-                labels.push(if scored { random.below(spec.vocab) as i64 } else { IGNORE_INDEX });
+                let columns = spec.transform.valid_vocab.unwrap_or(spec.vocab);
+                labels.push(if scored { random.below(columns) as i64 } else { IGNORE_INDEX });
             }
         }
         let pairs = spec.sequences / 2;
@@ -245,7 +263,29 @@ impl<T: Logit> Case<T> {
         let desirable = (0..spec.sequences).map(|s| (random.next() % 2) as i32 * (s as i32 + 1)).collect();
         let count = if spec.pairs == PairKind::Unpaired { spec.sequences } else { pairs };
         let tensors = Tensors::draw(&spec, count, &mut random);
-        Case { spec, logits, labels, cu_seqlens, chosen, rejected, ref_logps, desirable, tensors }
+        // What belongs to rows that are not scored is not looked at: NaN would show.
+        let factor = |random: &mut Random| random.pick(&[0.0, 1.0, 1.0, -0.5, 2.75, f32::NAN]);
+        let mut token_coef: Vec<f32> = (0..rows).map(|_| factor(&mut random)).collect();
+        let mut case = Case {
+            spec,
+            logits,
+            labels,
+            cu_seqlens,
+            chosen,
+            rejected,
+            ref_logps,
+            desirable,
+            tensors,
+            token_coef: None,
+            own_coef: None,
+        };
+        for (factor, target) in token_coef.iter_mut().zip(case.targets()) {
+            if target.is_some() && factor.is_nan() {
+                *factor = 0.25;
+            }
+        }
+        case.token_coef = spec.token_coef.then_some(token_coef);
+        case
     }
 
     pub fn rows(&self) -> usize {
@@ -267,6 +307,8 @@ impl<T: Logit> Case<T> {
                 PairKind::Unpaired => Pairs::Unpaired { desirable: &self.desirable },
             },
             label_alignment: spec.alignment,
+            transform: spec.transform,
+            ld_alpha: spec.ld_alpha,
             ..Batch::new(spec.vocab, sequences)
         }
     }
@@ -360,6 +402,17 @@ impl<T: Logit> Case<T> {
         targets
     }
 
+    /// What floor 3 takes for each row: the weights of floor 1, if the batch has them, times the tokens' own factors.
+    pub fn token_factors(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        let weights = (self.spec.ld_alpha != 1.0).then_some(weights);
+        match (weights, &self.token_coef) {
+            (None, None) => None,
+            (Some(weights), None) => Some(weights.to_vec()),
+            (None, Some(own)) => Some(own.clone()),
+            (Some(weights), Some(own)) => Some(weights.iter().zip(own).map(|(w, own)| w * own).collect()),
+        }
+    }
+
     /// The logits of one row.
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         let start = row * self.spec.row_stride;
@@ -394,6 +447,8 @@ impl<T: Logit> Case<T> {
             OwnedLabels::I64(labels) => OwnedLabels::I64(rows.map(|row| labels[row]).collect()),
         };
         other.ref_logps = self.ref_logps.as_ref().map(|values| members.map(|s| values[s]).to_vec());
+        let rows = members.iter().flat_map(|&s| s * len..(s + 1) * len);
+        other.token_coef = self.token_coef.as_ref().map(|values| rows.map(|row| values[row]).collect());
         other
     }
 }

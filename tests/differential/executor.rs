@@ -1,7 +1,7 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
-use dpo_kernels::batch::{Logps, PairOutputs};
-use dpo_kernels::{Logit, cpu};
+use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
+use dpo_kernels::{Coef, GradientStatus, Logit, cpu};
 
 use crate::case::Case;
 
@@ -12,6 +12,7 @@ pub struct Outcome<T> {
     pub pairs: PairOutputs<f32>,
     /// As the gradient buffer holds it, with what lies between the rows.
     pub dlogits: Vec<T>,
+    pub gradient: GradientStatus,
 }
 
 /// Something that runs forward and backward passes.
@@ -35,22 +36,25 @@ impl Executor for Cpu {
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
         let mut forward = cpu::Forward::default();
+        forward.logps.metrics = spec.metrics.then(TokenMetrics::default);
         cpu::forward_with(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
         let cpu::Forward { logps, pairs } = forward;
         let upstream = spec.upstream;
-        let dlogits = if spec.gradient_phase.is_none() {
-            let mut buffer = case.logits.clone();
-            cpu::backward_in_place(&batch, &mut buffer, labels, (&logps).into(), &pairs.coef, upstream)
-                .unwrap();
-            buffer
-        } else {
-            let mut buffer = vec![untouched(); case.logits.len()];
-            let logits = &case.logits;
-            cpu::backward(&batch, logits, labels, (&logps).into(), &pairs.coef, upstream, &mut buffer)
-                .unwrap();
-            buffer
+        let tokens = case.token_factors(&logps.token_weights);
+        let coef = Coef {
+            sequences: Some(case.own_coef.as_deref().unwrap_or(&pairs.coef)),
+            tokens: tokens.as_deref(),
+            threshold: spec.threshold,
         };
-        Outcome { logps, pairs, dlogits }
+        let mut dlogits = case.logits.clone();
+        let gradient = if spec.gradient_phase.is_none() {
+            cpu::backward_in_place(&batch, &mut dlogits, labels, (&logps).into(), coef, upstream).unwrap()
+        } else {
+            dlogits.fill(untouched());
+            let logits = &case.logits;
+            cpu::backward(&batch, logits, labels, (&logps).into(), coef, upstream, &mut dlogits).unwrap()
+        };
+        Outcome { logps, pairs, dlogits, gradient }
     }
 }
 
@@ -64,10 +68,10 @@ mod kernels {
 
     use cudarc::driver::CudaContext;
     use dpo_kernels::batch::{Batch, LabelType, Metrics};
-    use dpo_kernels::cuda::params::{DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
+    use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
     use dpo_kernels::cuda::plan::{
         self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
-        PairBuffers,
+        PairBuffers, TokenMetricsBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
     use dpo_kernels::{Error, Pairs};
@@ -115,6 +119,32 @@ mod kernels {
             values_of(&self.0.download(address, len * size_of::<T>()))
         }
 
+        fn metrics(&mut self, wanted: bool, rows: usize, sequences: usize) -> TokenMetricsBuffers {
+            let mut place = |len: usize| wanted.then(|| self.0.reserve(4 * len));
+            TokenMetricsBuffers {
+                entropy: place(rows),
+                correct: place(rows),
+                mean_logit: place(rows),
+                sum_p2: place(rows),
+                sequence_log_weights: place(sequences),
+            }
+        }
+
+        fn fetch_metrics(
+            &mut self,
+            from: &TokenMetricsBuffers,
+            rows: usize,
+            sequences: usize,
+        ) -> TokenMetrics<f32> {
+            TokenMetrics {
+                entropy: self.fetch(from.entropy.unwrap(), rows),
+                correct: self.fetch(from.correct.unwrap(), rows),
+                mean_logit: self.fetch(from.mean_logit.unwrap(), rows),
+                sum_p2: self.fetch(from.sum_p2.unwrap(), rows),
+                sequence_log_weights: self.fetch(from.sequence_log_weights.unwrap(), sequences),
+            }
+        }
+
         fn indices(&mut self, indices: &[i32]) -> DeviceArray {
             DeviceArray { address: self.0.upload(bytes_of(indices), 0), len: indices.len() }
         }
@@ -142,6 +172,8 @@ mod kernels {
                 token_logps: Some(self.0.reserve(4 * rows)),
                 logsumexp: Some(self.0.reserve(4 * rows)),
                 logsumexp_residual: Some(self.0.reserve(4 * rows)),
+                token_weights: Some(self.0.reserve(4 * rows)),
+                metrics: self.metrics(spec.metrics, rows, sequences),
                 status: self.0.reserve(size_of::<DpoStatus>()),
             };
             let buffers = PairBuffers {
@@ -174,6 +206,8 @@ mod kernels {
                 token_logps: self.fetch(out.token_logps.unwrap(), rows),
                 logsumexp: self.fetch(out.logsumexp.unwrap(), rows),
                 logsumexp_residual: self.fetch(out.logsumexp_residual.unwrap(), rows),
+                token_weights: self.fetch(out.token_weights.unwrap(), rows),
+                metrics: spec.metrics.then(|| self.fetch_metrics(&out.metrics, rows, sequences)),
                 status: status.into(),
             };
             let outputs = PairOutputs {
@@ -193,18 +227,26 @@ mod kernels {
             };
             // Half of the upstream gradient comes from the device, half from the host.
             let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
+            let own_coef = case.own_coef.as_ref().map(|values| self.0.upload(bytes_of(values), 0));
+            let token_coef = case.token_factors(&logps.token_weights);
+            let nonfinite_row = self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0);
             let gradient = GradientBuffers {
                 logsumexp: out.logsumexp.unwrap(),
                 logsumexp_residual: out.logsumexp_residual,
-                coef: buffers.coef,
+                coef: Some(own_coef.unwrap_or(buffers.coef)),
+                token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
                 upstream: Some(upstream),
                 upstream_scale: spec.upstream / 2.0,
+                threshold: spec.threshold,
+                nonfinite_row: Some(nonfinite_row),
                 dlogits,
             };
             self.0.launch(&plan::backward(&device, &batch, &inputs, &gradient).unwrap());
             let dlogits = self.fetch(dlogits, case.logits.len());
+            let [row]: [u32; 1] = self.fetch(nonfinite_row, 1).try_into().unwrap();
+            let gradient = GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) };
             self.0.clear();
-            Outcome { logps, pairs: outputs, dlogits }
+            Outcome { logps, pairs: outputs, dlogits, gradient }
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use dpo_kernels::{LabelAlignment, LabelType, Logit};
 
 use crate::bounds::Expected;
-use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec, Tensors};
+use crate::case::{Case, Mask, OwnedLabels, Spec, Tensors};
 use crate::executor::Executor;
 use crate::vectors::{self, Element, Golden};
 
@@ -35,23 +35,14 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
     let unshifted = vector.layout == "unshifted";
     let (sequences, len) = (2 * vector.pairs, vector.len + usize::from(unshifted));
     let spec = Spec {
-        vocab: vector.vocab,
-        row_stride: vector.vocab,
-        phase: 0,
-        gradient_phase: None,
         sequences,
         longest: len,
-        packed: false,
         alignment: if unshifted { LabelAlignment::NextToken } else { LabelAlignment::Aligned },
         label_type: LabelType::I32,
-        pairs: PairKind::Concatenated,
         mask: Mask::Holes,
         loss: vector.pair_loss(),
-        tensors: false,
-        reference_free: false,
         scale: f32::NAN, // the logits are given
-        upstream: 1.0,
-        seed: 0,
+        ..Spec::plain(vector.vocab)
     };
     let ref_logps: Vec<f64> = tensors.required("ref_logps");
     Case {
@@ -67,5 +58,7 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
             lengths: tensors.get::<i32>("completion_len").map(|ns| ns.iter().map(|&n| n as u32).collect()),
             ..Tensors::default()
         },
+        token_coef: None,
+        own_coef: None,
     }
 }

@@ -192,9 +192,12 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
     let gradient = GradientBuffers {
         logsumexp: out.logsumexp.unwrap(),
         logsumexp_residual: None,
-        coef: device.upload(bytes_of(&expected.pairs.coef), 0),
+        coef: Some(device.upload(bytes_of(&expected.pairs.coef), 0)),
+        token_coef: None,
         upstream: None,
         upstream_scale: 1.0,
+        threshold: 0.0,
+        nonfinite_row: None,
         dlogits: rows[0],
     };
     device.launch(&plan::backward(&properties, &batch, &inputs, &gradient).unwrap());

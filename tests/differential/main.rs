@@ -16,6 +16,7 @@ mod device_trouble;
 #[path = "../common/devices.rs"]
 mod devices;
 mod executor;
+mod extras;
 mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -34,7 +35,7 @@ mod trouble;
 #[allow(dead_code)] // tests/golden.rs uses all of it
 mod vectors;
 
-use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss};
+use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss, Transform};
 use half::{bf16, f16};
 
 use bounds::Expected;
@@ -67,6 +68,8 @@ fn matrix(element: usize) -> Vec<Spec> {
                     3 => loss.with_normalizer(7.0).unwrap(),
                     _ => loss,
                 };
+                let pairs = random.pick(&[PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed]);
+                let extras = random.below(2) == 0;
                 specs.push(Spec {
                     vocab,
                     row_stride,
@@ -77,19 +80,35 @@ fn matrix(element: usize) -> Vec<Spec> {
                     packed: random.below(2) == 1,
                     alignment: random.pick(&[LabelAlignment::Aligned, LabelAlignment::NextToken]),
                     label_type: random.pick(&[LabelType::I32, LabelType::I64]),
-                    pairs: random.pick(&[PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed]),
+                    pairs,
                     mask: if large { Mask::Full } else { random.pick(&Mask::ALL) },
                     loss,
                     tensors: false,
                     reference_free: index % 7 == 6,
                     scale: random.pick(&[1.0, 8.0, 30.0]),
                     upstream: random.pick(&[1.0, 3.0, 0.125]),
+                    transform: if extras { transform(&mut random, vocab) } else { Transform::default() },
+                    ld_alpha: match pairs {
+                        PairKind::Indexed => 1.0,
+                        _ => random.pick(&[1.0, 1.0, 0.0, 0.3]),
+                    },
+                    metrics: random.below(3) == 0,
+                    token_coef: random.below(3) == 0,
+                    threshold: 0.0,
                     seed: random.next(),
                 });
             }
         }
     }
     specs
+}
+
+fn transform(random: &mut Random, vocab: usize) -> Transform {
+    Transform {
+        scale: random.pick(&[1.0, 0.7, 2.5]),
+        softcap: random.pick(&[None, Some(4.0), Some(30.0)]),
+        valid_vocab: random.pick(&[None, Some(1 + random.clone().below(vocab)), Some(vocab.div_ceil(2))]),
+    }
 }
 
 fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
@@ -113,6 +132,11 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     trouble::nonfinite_logits::<T>(executor);
     trouble::large_logits::<T>(executor);
     trouble::uniform_rows::<T>(executor);
+    extras::skipped_rows_are_not_read::<T>(executor);
+    extras::overflow_is_reported::<T>(executor);
+    extras::metrics_change_nothing_else::<T>(executor);
+    extras::padded_vocabulary::<T>(executor);
+    extras::ties_and_nonfinite_metrics::<T>(executor);
 }
 
 /// The same on a device, and what only a device can meet.

@@ -153,6 +153,18 @@ typedef struct dpo_batch {
     const int32_t *rejected;
     /** Label of positions that are not scored; usually DPO_IGNORE_INDEX. */
     int64_t ignore_index;
+    /** Columns from here on are padding of the vocabulary: not read, no part of the softmax, gradient exactly 0, and a
+     *  label there is a bad one. From 1 to V; 0 stands for V. */
+    size_t valid_vocab;
+    /** What logits are multiplied with before the softmax: 1 / temperature, finite and above 0; 0 stands for 1. */
+    float logit_scale;
+    /** C, finite and above 0: then scaled logits z become C tanh(z / C). 0: no soft cap. */
+    float softcap;
+    /** Not 0: length desensitization (LD-DPO). Pairs are concatenated or interleaved. */
+    int32_t length_desensitized;
+    /** The weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the other of its pair has; not
+     *  looked at unless length_desensitized. */
+    float ld_alpha;
 } dpo_batch;
 
 /** What floors 1 and 3 read. */
@@ -291,6 +303,20 @@ typedef struct dpo_logps {
     float *logsumexp;
     /** [rows], or null: what rounding took from logsumexp; with it floor 3 is exact where |logsumexp| is large. */
     float *logsumexp_residual;
+    /** [rows], or null: what each token counts in its sequence's sum, which floor 3 needs where length_desensitized: 1 or
+     *  ld_alpha; 0 in rows that are not scored. */
+    float *token_weights;
+    /** [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three. */
+    float *entropy;
+    /** [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0. */
+    float *correct;
+    /** [rows], or null: mean of the logits, scaled and capped. */
+    float *mean_logit;
+    /** [rows], or null: sum of the squares of the probabilities. */
+    float *sum_p2;
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. On CUDA it needs
+     *  sum_p2. */
+    float *sequence_log_weights;
     /** [1]: what was found in the data. */
     dpo_status *status;
 } dpo_logps;
@@ -335,12 +361,21 @@ typedef struct dpo_gradient {
     const float *logsumexp;
     /** [rows], of floor 1, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself. */
     const float *logsumexp_residual;
-    /** [S]: d loss / d logp of each sequence, of floor 2 or your own. */
+    /** [S]: d loss / d logp of each sequence, of floor 2 or your own; or null for 1. */
     const float *coef;
+    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, floor 1's token_weights, times your own
+     *  factors if there are any. */
+    const float *token_coef;
     /** [1], or null for 1: a factor of every coefficient, the upstream gradient. */
     const float *upstream;
     /** Another factor of every coefficient, where the host knows it; usually 1. */
     float upstream_scale;
+    /** Rows whose coefficient, all factors included, is no larger than this in magnitude are written as zeros without
+     *  being read; finite and not below 0. A NaN is larger. At 0, these are the rows whose coefficient is exactly 0. */
+    float threshold;
+    /** [1], or null: lowered to the first row whose gradient holds an infinity (the overflow of an f16) or a NaN. Set it
+     *  to DPO_NO_TROUBLE before; several calls may share it. */
+    uint32_t *nonfinite_row;
     /** [rows, V] in the type and row_stride of the logits: the logits buffer itself, or one apart from it. */
     void *dlogits;
 } dpo_gradient;
@@ -364,7 +399,8 @@ dpo_result dpo_status_check(const dpo_status *status);
  * Floor 1 on the CPU: log-probs of the labels, per token and per sequence.
  *
  * `batch`, `inputs` and `out` are described at their types; the pairs of `batch` are checked and otherwise unused.
- * Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once.
+ * Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once. What of `out` is
+ * null costs nothing.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_INDEX.
  */
@@ -395,10 +431,12 @@ dpo_result dpo_cpu_forward(const dpo_batch *batch, const dpo_inputs *inputs, con
  * Floor 3 on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
  * inputs->logits (which then is written, const or not), with the same bits either way.
  *
- * dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * upstream[0] * upstream_scale, rounded once to
- * the type of the logits; rows that are not scored become 0.
+ * dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * token_coef[r] * upstream[0] * upstream_scale,
+ * rounded once to the type of the logits, and by the chain rule where logits are scaled or capped; rows that are not
+ * scored become 0.
  *
- * Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, or DPO_ERROR_INDEX.
+ * Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, DPO_ERROR_INDEX, or
+ * DPO_ERROR_MISSING where the batch is length_desensitized and token_coef is null.
  */
 dpo_result dpo_cpu_backward(const dpo_batch *batch, const dpo_inputs *inputs, const dpo_gradient *gradient);
 

@@ -9,6 +9,7 @@ use dpo_kernels::batch::{IGNORE_INDEX, IndexArray};
 use dpo_kernels::loss::{Divergence, PairInputs};
 use dpo_kernels::{
     Batch, DType, Error, HostBatch, LabelAlignment, LabelType, Labels, PairLoss, Pairs, Result, Sequences,
+    Transform,
 };
 
 use crate::header::*;
@@ -128,6 +129,12 @@ pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
             other => return Err(value("label_alignment", "a dpo_label_alignment", other)),
         },
         ignore_index: batch.ignore_index,
+        transform: Transform {
+            scale: if batch.logit_scale == 0.0 { 1.0 } else { batch.logit_scale },
+            softcap: (batch.softcap != 0.0).then_some(batch.softcap),
+            valid_vocab: (batch.valid_vocab != 0).then_some(batch.valid_vocab),
+        },
+        ld_alpha: if batch.length_desensitized != 0 { batch.ld_alpha } else { 1.0 },
     };
     batch.validate_shape()?;
     Ok(batch)

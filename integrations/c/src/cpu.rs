@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use dpo_kernels::batch::{Logps, Metrics, PairOutputs};
+use dpo_kernels::batch::{Logps, Metrics, PairOutputs, TokenMetrics};
 use dpo_kernels::cpu::{self, Forward, Logsumexp};
-use dpo_kernels::{DType, HostBatch};
+use dpo_kernels::{Coef, DType, HostBatch};
 use half::{bf16, f16};
 
 use crate::arguments::{
@@ -77,7 +77,52 @@ struct LogpsOutputs {
     token_logps: Output<f32>,
     logsumexp: Output<f32>,
     logsumexp_residual: Output<f32>,
+    token_weights: Output<f32>,
+    metrics: Option<TokenOutputs>,
     status: Output<dpo_status>,
+}
+
+/// Where token metrics go, if any of them is wanted.
+struct TokenOutputs {
+    entropy: Output<f32>,
+    correct: Output<f32>,
+    mean_logit: Output<f32>,
+    sum_p2: Output<f32>,
+    sequence_log_weights: Output<f32>,
+}
+
+impl TokenOutputs {
+    fn new(out: &dpo_logps, rows: usize, sequences: usize) -> Result<Option<Self>> {
+        let wanted = [out.entropy, out.correct, out.mean_logit, out.sum_p2, out.sequence_log_weights];
+        if wanted.iter().all(|to| to.is_null()) {
+            return Ok(None);
+        }
+        Ok(Some(TokenOutputs {
+            entropy: Output::optional("entropy", out.entropy, rows)?,
+            correct: Output::optional("correct", out.correct, rows)?,
+            mean_logit: Output::optional("mean_logit", out.mean_logit, rows)?,
+            sum_p2: Output::optional("sum_p2", out.sum_p2, rows)?,
+            sequence_log_weights: Output::optional(
+                "sequence_log_weights",
+                out.sequence_log_weights,
+                sequences,
+            )?,
+        }))
+    }
+
+    /// # Safety
+    ///
+    /// The buffers are of the sizes that the header asks for.
+    unsafe fn write(&self, results: &TokenMetrics<f32>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.entropy.write(&results.entropy);
+            self.correct.write(&results.correct);
+            self.mean_logit.write(&results.mean_logit);
+            self.sum_p2.write(&results.sum_p2);
+            self.sequence_log_weights.write(&results.sequence_log_weights);
+        }
+    }
 }
 
 impl LogpsOutputs {
@@ -89,8 +134,15 @@ impl LogpsOutputs {
             token_logps: Output::optional("token_logps", out.token_logps, rows)?,
             logsumexp: Output::optional("logsumexp", out.logsumexp, rows)?,
             logsumexp_residual: Output::optional("logsumexp_residual", out.logsumexp_residual, rows)?,
+            token_weights: Output::optional("token_weights", out.token_weights, rows)?,
+            metrics: TokenOutputs::new(out, rows, sequences)?,
             status: Output::new("status", out.status, 1)?,
         })
+    }
+
+    /// Asks a pass for what is wanted.
+    fn request(&self, results: &mut Logps<f32>) {
+        results.metrics = self.metrics.as_ref().map(|_| results.metrics.take().unwrap_or_default());
     }
 
     /// # Safety
@@ -104,6 +156,10 @@ impl LogpsOutputs {
             self.token_logps.write(&results.token_logps);
             self.logsumexp.write(&results.logsumexp);
             self.logsumexp_residual.write(&results.logsumexp_residual);
+            self.token_weights.write(&results.token_weights);
+            if let (Some(to), Some(metrics)) = (&self.metrics, &results.metrics) {
+                to.write(metrics);
+            }
             self.status.write(&[results.status.into()]);
         }
     }
@@ -170,6 +226,7 @@ pub unsafe extern "C" fn dpo_cpu_logps(
         let mut scratch = SCRATCH.take();
         with_logit!(dtype(inputs)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
+            out.request(&mut scratch.logps);
             cpu::logps(&batch, logits, labels, &mut scratch.logps)?;
         });
         out.write(&scratch.logps);
@@ -239,6 +296,7 @@ pub unsafe extern "C" fn dpo_cpu_forward(
         let mut scratch = SCRATCH.take();
         with_logit!(dtype(inputs)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
+            out.request(&mut scratch.logps);
             cpu::forward_with(&batch, logits, labels, &pair_inputs, &loss, &mut scratch)?;
         });
         out.write(&scratch.logps);
@@ -270,24 +328,33 @@ pub unsafe extern "C" fn dpo_cpu_backward(
             values: slice("logsumexp", gradient.logsumexp, rows)?,
             residual: optional_slice("logsumexp_residual", gradient.logsumexp_residual, rows)?,
         };
-        let coef = slice("coef", gradient.coef, batch.sequences.count())?;
+        let coef = Coef {
+            sequences: optional_slice("coef", gradient.coef, batch.sequences.count())?,
+            tokens: optional_slice("token_coef", gradient.token_coef, rows)?,
+            threshold: gradient.threshold,
+        };
+        let nonfinite_row = Output::optional("nonfinite_row", gradient.nonfinite_row, 1)?;
         let upstream = optional_slice("upstream", gradient.upstream, 1)?.map_or(1.0, |factor| factor[0]);
         let upstream = upstream * gradient.upstream_scale;
 
         let dtype = dtype(inputs)?;
         let address = |pointer: *const c_void| pointer.addr() as u64;
         batch.check_dlogits(dtype, address(inputs.logits), address(gradient.dlogits))?;
-        with_logit!(dtype, T => {
+        let status = with_logit!(dtype, T => {
             let len = batch.logits_len();
             let logits = pointer::<T>("logits", inputs.logits.cast())?;
             let dlogits = slice_mut::<T>("dlogits", gradient.dlogits.cast(), len)?;
             if ptr::eq(logits.as_ptr(), dlogits.as_ptr()) {
-                cpu::backward_in_place(&batch, dlogits, labels, logsumexp, coef, upstream)?;
+                cpu::backward_in_place(&batch, dlogits, labels, logsumexp, coef, upstream)?
             } else {
                 let logits = slice("logits", logits.as_ptr(), len)?;
-                cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, dlogits)?;
+                cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, dlogits)?
             }
         });
+        if let (Some(row), Some(to)) = (status.nonfinite_row, nonfinite_row.to) {
+            // Rows are counted in 31 bits.
+            to.write(to.read().min(row as u32));
+        }
         Ok(())
     })
 }

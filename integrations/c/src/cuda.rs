@@ -155,7 +155,7 @@ pub unsafe extern "C" fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels) {
 mod device {
     use dpo_kernels::cuda::plan::{
         DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
-        PairBuffers,
+        PairBuffers, TokenMetricsBuffers,
     };
     pub(super) use dpo_kernels::cuda::{Kernels, plan};
     use dpo_kernels::{Batch, Result};
@@ -200,6 +200,14 @@ mod device {
             token_logps: optional(out.token_logps),
             logsumexp: optional(out.logsumexp),
             logsumexp_residual: optional(out.logsumexp_residual),
+            token_weights: optional(out.token_weights),
+            metrics: TokenMetricsBuffers {
+                entropy: optional(out.entropy),
+                correct: optional(out.correct),
+                mean_logit: optional(out.mean_logit),
+                sum_p2: optional(out.sum_p2),
+                sequence_log_weights: optional(out.sequence_log_weights),
+            },
             status: address(out.status),
         }
     }
@@ -247,9 +255,12 @@ mod device {
         GradientBuffers {
             logsumexp: address(gradient.logsumexp),
             logsumexp_residual: optional(gradient.logsumexp_residual),
-            coef: address(gradient.coef),
+            coef: optional(gradient.coef),
+            token_coef: optional(gradient.token_coef),
             upstream: optional(gradient.upstream),
             upstream_scale: gradient.upstream_scale,
+            threshold: gradient.threshold,
+            nonfinite_row: optional(gradient.nonfinite_row),
             dlogits: address(gradient.dlogits),
         }
     }

@@ -89,10 +89,22 @@ pub struct dpo_batch {
     pub rejected: *const i32,
     /// Label of positions that are not scored; usually DPO_IGNORE_INDEX.
     pub ignore_index: i64,
+    /** Columns from here on are padding of the vocabulary: not read, no part of the softmax, gradient exactly 0, and a
+  label there is a bad one. From 1 to V; 0 stands for V.*/
+    pub valid_vocab: usize,
+    /// What logits are multiplied with before the softmax: 1 / temperature, finite and above 0; 0 stands for 1.
+    pub logit_scale: f32,
+    /// C, finite and above 0: then scaled logits z become C tanh(z / C). 0: no soft cap.
+    pub softcap: f32,
+    /// Not 0: length desensitization (LD-DPO). Pairs are concatenated or interleaved.
+    pub length_desensitized: i32,
+    /** The weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the other of its pair has; not
+  looked at unless length_desensitized.*/
+    pub ld_alpha: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_batch"][::core::mem::size_of::<dpo_batch>() - 96usize];
+    ["Size of dpo_batch"][::core::mem::size_of::<dpo_batch>() - 120usize];
     ["Alignment of dpo_batch"][::core::mem::align_of::<dpo_batch>() - 8usize];
     [
         "Offset of field: dpo_batch::struct_size",
@@ -133,6 +145,21 @@ const _: () = {
     [
         "Offset of field: dpo_batch::ignore_index",
     ][::core::mem::offset_of!(dpo_batch, ignore_index) - 88usize];
+    [
+        "Offset of field: dpo_batch::valid_vocab",
+    ][::core::mem::offset_of!(dpo_batch, valid_vocab) - 96usize];
+    [
+        "Offset of field: dpo_batch::logit_scale",
+    ][::core::mem::offset_of!(dpo_batch, logit_scale) - 104usize];
+    [
+        "Offset of field: dpo_batch::softcap",
+    ][::core::mem::offset_of!(dpo_batch, softcap) - 108usize];
+    [
+        "Offset of field: dpo_batch::length_desensitized",
+    ][::core::mem::offset_of!(dpo_batch, length_desensitized) - 112usize];
+    [
+        "Offset of field: dpo_batch::ld_alpha",
+    ][::core::mem::offset_of!(dpo_batch, ld_alpha) - 116usize];
 };
 /// What floors 1 and 3 read.
 #[repr(C)]
@@ -415,12 +442,26 @@ pub struct dpo_logps {
     pub logsumexp: *mut f32,
     /// [rows], or null: what rounding took from logsumexp; with it floor 3 is exact where |logsumexp| is large.
     pub logsumexp_residual: *mut f32,
+    /** [rows], or null: what each token counts in its sequence's sum, which floor 3 needs where length_desensitized: 1 or
+  ld_alpha; 0 in rows that are not scored.*/
+    pub token_weights: *mut f32,
+    /// [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three.
+    pub entropy: *mut f32,
+    /// [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0.
+    pub correct: *mut f32,
+    /// [rows], or null: mean of the logits, scaled and capped.
+    pub mean_logit: *mut f32,
+    /// [rows], or null: sum of the squares of the probabilities.
+    pub sum_p2: *mut f32,
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. On CUDA it needs
+  sum_p2.*/
+    pub sequence_log_weights: *mut f32,
     /// [1]: what was found in the data.
     pub status: *mut dpo_status,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 56usize];
+    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 104usize];
     ["Alignment of dpo_logps"][::core::mem::align_of::<dpo_logps>() - 8usize];
     [
         "Offset of field: dpo_logps::struct_size",
@@ -441,8 +482,26 @@ const _: () = {
         "Offset of field: dpo_logps::logsumexp_residual",
     ][::core::mem::offset_of!(dpo_logps, logsumexp_residual) - 40usize];
     [
+        "Offset of field: dpo_logps::token_weights",
+    ][::core::mem::offset_of!(dpo_logps, token_weights) - 48usize];
+    [
+        "Offset of field: dpo_logps::entropy",
+    ][::core::mem::offset_of!(dpo_logps, entropy) - 56usize];
+    [
+        "Offset of field: dpo_logps::correct",
+    ][::core::mem::offset_of!(dpo_logps, correct) - 64usize];
+    [
+        "Offset of field: dpo_logps::mean_logit",
+    ][::core::mem::offset_of!(dpo_logps, mean_logit) - 72usize];
+    [
+        "Offset of field: dpo_logps::sum_p2",
+    ][::core::mem::offset_of!(dpo_logps, sum_p2) - 80usize];
+    [
+        "Offset of field: dpo_logps::sequence_log_weights",
+    ][::core::mem::offset_of!(dpo_logps, sequence_log_weights) - 88usize];
+    [
         "Offset of field: dpo_logps::status",
-    ][::core::mem::offset_of!(dpo_logps, status) - 48usize];
+    ][::core::mem::offset_of!(dpo_logps, status) - 96usize];
 };
 /// Figures of a batch.
 #[repr(C)]
@@ -536,18 +595,27 @@ pub struct dpo_gradient {
     pub logsumexp: *const f32,
     /// [rows], of floor 1, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
     pub logsumexp_residual: *const f32,
-    /// [S]: d loss / d logp of each sequence, of floor 2 or your own.
+    /// [S]: d loss / d logp of each sequence, of floor 2 or your own; or null for 1.
     pub coef: *const f32,
+    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, floor 1's token_weights, times your own
+  factors if there are any.*/
+    pub token_coef: *const f32,
     /// [1], or null for 1: a factor of every coefficient, the upstream gradient.
     pub upstream: *const f32,
     /// Another factor of every coefficient, where the host knows it; usually 1.
     pub upstream_scale: f32,
+    /** Rows whose coefficient, all factors included, is no larger than this in magnitude are written as zeros without
+  being read; finite and not below 0. A NaN is larger. At 0, these are the rows whose coefficient is exactly 0.*/
+    pub threshold: f32,
+    /** [1], or null: lowered to the first row whose gradient holds an infinity (the overflow of an f16) or a NaN. Set it
+  to DPO_NO_TROUBLE before; several calls may share it.*/
+    pub nonfinite_row: *mut u32,
     /// [rows, V] in the type and row_stride of the logits: the logits buffer itself, or one apart from it.
     pub dlogits: *mut ::core::ffi::c_void,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 56usize];
+    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 72usize];
     ["Alignment of dpo_gradient"][::core::mem::align_of::<dpo_gradient>() - 8usize];
     [
         "Offset of field: dpo_gradient::struct_size",
@@ -562,14 +630,23 @@ const _: () = {
         "Offset of field: dpo_gradient::coef",
     ][::core::mem::offset_of!(dpo_gradient, coef) - 24usize];
     [
+        "Offset of field: dpo_gradient::token_coef",
+    ][::core::mem::offset_of!(dpo_gradient, token_coef) - 32usize];
+    [
         "Offset of field: dpo_gradient::upstream",
-    ][::core::mem::offset_of!(dpo_gradient, upstream) - 32usize];
+    ][::core::mem::offset_of!(dpo_gradient, upstream) - 40usize];
     [
         "Offset of field: dpo_gradient::upstream_scale",
-    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 40usize];
+    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 48usize];
+    [
+        "Offset of field: dpo_gradient::threshold",
+    ][::core::mem::offset_of!(dpo_gradient, threshold) - 52usize];
+    [
+        "Offset of field: dpo_gradient::nonfinite_row",
+    ][::core::mem::offset_of!(dpo_gradient, nonfinite_row) - 56usize];
     [
         "Offset of field: dpo_gradient::dlogits",
-    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 48usize];
+    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 64usize];
 };
 unsafe extern "C" {
     /// The version of the library, comparable to DPO_VERSION. Never fails.

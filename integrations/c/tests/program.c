@@ -256,6 +256,65 @@ static void other_losses(void) {
             "terms: expected an address aligned to 8 bytes, found null");
 }
 
+/* Squared and cut to three columns, the rows have probabilities {1, 4, 9} / 14; token 1 of the chosen sequence, which the
+ * rejected one has no match for, weighs a half. */
+static void extras(void) {
+    float logits[ROWS][V], dlogits[ROWS][V];
+    fill(logits);
+    static const int64_t labels[ROWS] = {2, 1, 0, DPO_IGNORE_INDEX};
+    struct results r;
+    float token_weights[ROWS], entropy[ROWS], correct[ROWS], mean_logit[ROWS], sum_p2[ROWS], log_weights[S];
+    dpo_batch batch = PADDED;
+    batch.logit_scale = 2.0f;
+    batch.valid_vocab = 3;
+    batch.length_desensitized = 1;
+    batch.ld_alpha = 0.5f;
+    dpo_inputs inputs = {.struct_size = sizeof inputs,
+                         .dtype = DPO_F32,
+                         .label_type = DPO_LABELS_I64,
+                         .logits = logits,
+                         .labels = labels};
+    dpo_logps out = floor1(&r);
+    out.token_weights = token_weights;
+    out.entropy = entropy;
+    out.correct = correct;
+    out.mean_logit = mean_logit;
+    out.sum_p2 = sum_p2;
+    out.sequence_log_weights = log_weights;
+    CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_OK);
+    const double p[3] = {1 / 14.0, 4 / 14.0, 9 / 14.0};
+    CLOSE(r.token_logps[0], log(p[2]));
+    CLOSE(r.logps[0], log(p[2]) + 0.5 * log(p[1]));
+    CHECK(token_weights[0] == 1.0f && token_weights[1] == 0.5f && token_weights[2] == 1.0f && token_weights[3] == 0.0f);
+    CLOSE(entropy[0], -(p[0] * log(p[0]) + p[1] * log(p[1]) + p[2] * log(p[2])));
+    CLOSE(sum_p2[1], 0.5);
+    CLOSE(mean_logit[0], 2.0 * log(6.0) / 3.0);
+    CHECK(correct[0] == 1.0f && correct[1] == 0.0f && correct[3] == 0.0f);
+    CLOSE(log_weights[0], 0.5 * (log(p[2]) + log(p[1])) - log(0.5));
+
+    dpo_gradient gradient = floor3(&r, dlogits);
+    gradient.coef = NULL;
+    REFUSED(dpo_cpu_backward(&batch, &inputs, &gradient), DPO_ERROR_MISSING,
+            "token_coef: required when ld_alpha is not 1");
+    /* Row 1, of weight a half, is below the threshold. */
+    uint32_t nonfinite_row = DPO_NO_TROUBLE;
+    gradient.token_coef = token_weights;
+    gradient.threshold = 0.5f;
+    gradient.nonfinite_row = &nonfinite_row;
+    CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
+    for (int v = 0; v < 3; v++) {
+        CLOSE(dlogits[0][v], 2.0 * ((v == 2) - p[v]));
+        CHECK(dlogits[1][v] == 0.0f);
+    }
+    CHECK(dlogits[0][3] == 0.0f && nonfinite_row == DPO_NO_TROUBLE);
+    gradient.upstream_scale = INFINITY;
+    CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK && nonfinite_row == 0);
+
+    batch.softcap = -1.0f;
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
+            "transform.softcap: expected a finite number above 0, found -1");
+}
+
 /* Refusals name the argument, and leave the outputs as they were. */
 static void errors(void) {
     float logits[ROWS][V] = {{0}};
@@ -370,6 +429,7 @@ int main(int argc, char **argv) {
     f32_padded();
     half_packed();
     other_losses();
+    extras();
     errors();
     gpu(strcmp(argv[1], "cuda") == 0);
     printf("%d checks hold\n", checks);

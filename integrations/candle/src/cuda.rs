@@ -131,9 +131,12 @@ impl CustomOp1 for DpoLoss {
         let buffers = GradientBuffers {
             logsumexp: address(&self.logsumexp)?,
             logsumexp_residual: Some(address(&self.logsumexp_residual)?),
-            coef: address(&self.coef)?,
+            coef: Some(address(&self.coef)?),
+            token_coef: None,
             upstream: Some(address(upstream)?),
             upstream_scale: 1.0,
+            threshold: 0.0,
+            nonfinite_row: None,
             dlogits: address(&dlogits)?,
         };
         let inputs = inputs(logits, &self.targets)?;

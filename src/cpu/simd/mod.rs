@@ -60,6 +60,8 @@ pub unsafe trait Simd: Copy {
     fn sub(self, a: Self::F32s, b: Self::F32s) -> Self::F32s;
     /// a·b.
     fn mul(self, a: Self::F32s, b: Self::F32s) -> Self::F32s;
+    /// a ÷ b.
+    fn div(self, a: Self::F32s, b: Self::F32s) -> Self::F32s;
     /// a·b + c, rounded once if the processor can, twice otherwise.
     fn mul_add(self, a: Self::F32s, b: Self::F32s, c: Self::F32s) -> Self::F32s;
     /// The smaller one; `b` where either is NaN.
@@ -191,6 +193,10 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     fn mul(self, a: Self::F32s, b: Self::F32s) -> Self::F32s {
         zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F32s, b: Self::F32s) -> Self::F32s {
+        zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F32s, b: Self::F32s, c: Self::F32s) -> Self::F32s {

@@ -76,6 +76,7 @@ unsafe impl Simd for Avx512 {
         fn add(a: F, b: F) -> F = _mm512_add_ps(a, b);
         fn sub(a: F, b: F) -> F = _mm512_sub_ps(a, b);
         fn mul(a: F, b: F) -> F = _mm512_mul_ps(a, b);
+        fn div(a: F, b: F) -> F = _mm512_div_ps(a, b);
         fn mul_add(a: F, b: F, c: F) -> F = _mm512_fmadd_ps(a, b, c);
         fn min(a: F, b: F) -> F = _mm512_min_ps(a, b);
         fn max(a: F, b: F) -> F = _mm512_max_ps(a, b);
@@ -128,6 +129,7 @@ unsafe impl Simd for Avx2 {
         fn add(a: F2, b: F2) -> F2 = [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])];
         fn sub(a: F2, b: F2) -> F2 = [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])];
         fn mul(a: F2, b: F2) -> F2 = [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])];
+        fn div(a: F2, b: F2) -> F2 = [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])];
         fn mul_add(a: F2, b: F2, c: F2) -> F2 =
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])];
         fn min(a: F2, b: F2) -> F2 = [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])];

@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 93] = [
+pub const MUTANTS: [Mutant; 111] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -65,8 +65,8 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant(
         "no barrier between settled sequences and pairs",
         "forward.cu",
-        "        }\n    }\n    __syncthreads();\n}",
-        "        }\n    }\n}",
+        "p.token_weights[row] = not_a_number();\n    __syncthreads();",
+        "p.token_weights[row] = not_a_number();",
     ),
     mutant(
         "the findings of floor 2 start as garbage",
@@ -169,8 +169,8 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant(
         "the label's logit is read after it is overwritten",
         "backward.cu",
-        "Logit::narrow_one(own + gradient.coef)",
-        "Logit::narrow_one(gradient(Logit::widen_one(logits.origin[at])) + gradient.coef)",
+        "Logit::narrow_one(own)",
+        "Logit::narrow_one(gradient.at_label(Logit::widen_one(logits.origin[at])))",
     ),
     mutant(
         "the last vectors are not differentiated",
@@ -256,7 +256,7 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant(
         "bad labels are followed",
         "forward.cu",
-        "if (at.scored && at.label_in(p.batch.vocab))",
+        "if (at.scored && at.label_in(p.batch.columns))",
         "if (at.scored)",
     ),
     mutant(
@@ -407,10 +407,15 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant(
         "the coefficient of the wrong sequence",
         "backward.cu",
-        "p.coef[at.sequence]",
-        "p.coef[at.sequence ^ 1]",
+        "p.coef[sequence]",
+        "p.coef[sequence ^ 1]",
     ),
-    mutant("the label is a token like any other", "backward.cu", "own + gradient.coef", "own"),
+    mutant(
+        "the label is a token like any other",
+        "backward.cu",
+        "return gradient[0] - slope[0];",
+        "return gradient[0];",
+    ),
     mutant(
         "ignored rows are left as they are",
         "backward.cu",
@@ -423,5 +428,59 @@ pub const MUTANTS: [Mutant; 93] = [
         "backward.cu",
         "i64(row) * p.batch.row_stride",
         "i64(row * u32(p.batch.row_stride))",
+    ),
+    // What stands around the loss.
+    mutant("sum e d stays as the reference rises", "figures.cuh", " - w * fminf(by, kMaxFloat) * s.sum", ""),
+    mutant("squares shrink once", "figures.cuh", "s.squares * w * w", "s.squares * w"),
+    mutant("the last of equal logits", "figures.cuh", "other.first < first)", "other.first > first)"),
+    mutant(
+        "the last of equal logits of a thread",
+        "figures.cuh",
+        "if (maximum > largest) {",
+        "if (maximum >= largest) {",
+    ),
+    mutant(
+        "what lies outside the row is capped",
+        "figures.cuh",
+        "inside ? map.minus(z[e], reference) : -infinity()",
+        "map.minus(z[e], reference)",
+    ),
+    mutant("a masked token's e d is NaN", "figures.cuh", "fmaxf(d, kDeepest)", "d"),
+    mutant(
+        "the lowest reference under a cap",
+        "transform.cuh",
+        "return capped() ? -cap : -kMaxFloat;",
+        "return -kMaxFloat;",
+    ),
+    mutant("no chain rule for the cap", "transform.cuh", "(4.0f * fmaf(-half, half, half))", "1.0f"),
+    mutant(
+        "no chain rule for the scale",
+        "transform.cuh",
+        "slopes[i] = factor * scale;",
+        "slopes[i] = factor;",
+    ),
+    mutant(
+        "a cap without its sign",
+        "transform.cuh",
+        "copysignf(fmaf(-2.0f * cap, q, cap), z)",
+        "fmaf(-2.0f * cap, q, cap)",
+    ),
+    mutant("one token too many counts in full", "weights.cuh", "rank < full", "rank <= full"),
+    mutant("a sequence is its own partner", "weights.cuh", "sequence ^ 1u : across", "sequence : sequence"),
+    mutant("warps count from 0", "weights.cuh", "for (u32 w = 0; w < warp; ++w) before += counts[w];", ""),
+    mutant("tokens have no factors", "backward.cu", "if (p.token_coef) coef *= p.token_coef[row];", ""),
+    mutant(
+        "a NaN is skipped",
+        "backward.cu",
+        "fabsf(gradient.coef) <= p.threshold",
+        "!(fabsf(gradient.coef) > p.threshold)",
+    ),
+    mutant("padding of the vocabulary stays", "backward.cu", "if (columns < vocab &&", "if (false &&"),
+    mutant("overflow is not looked for", "backward.cu", "<= 0.5f * Logit::kLargest", "<= infinity()"),
+    mutant(
+        "the last row that overflows",
+        "backward.cu",
+        "atomicMin(p.nonfinite_row, row);",
+        "*p.nonfinite_row = row;",
     ),
 ];
