@@ -177,6 +177,13 @@ struct DpoForward {
     struct DpoPairLoss loss;
 };
 
+// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
+struct DpoFactored {
+    struct DpoForward forward;
+    DPO_DEVICE(void) gradient; // [rows, vocab] at the logits' stride: the logits themselves, or another buffer
+    unsigned int kept_vectors; // of a slice, in dynamic shared memory: at least two, or all
+};
+
 // Floor 2 alone: one block.
 struct DpoPairLossAlone {
     DPO_DEVICE(const float) logps;         // [sequences]

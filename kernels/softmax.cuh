@@ -62,9 +62,9 @@ constexpr int kMaxThreads = 256, kMinBlocks = 4;
 constexpr int kInFlight = 4;
 
 // Element e of a slice belongs to thread (e / width) % team whatever the row's address, so the bits depend on the
-// vocabulary, the dtype and the dealing alone.
-template <class Logit, bool kStraddling>
-__device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
+// vocabulary, the dtype and the dealing alone. `keep` sees each vector as it passes, with its number.
+template <class Logit, bool kStraddling, class Keep>
+__device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const Keep &keep) {
     OnlineSum own;
     const int team = share.team;
     const int last = vectors.whole_end - (kInFlight - 1) * team; // where the last group of whole vectors may start
@@ -75,6 +75,8 @@ __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const S
             for (; j < last; j += kInFlight * team) {
 #pragma unroll
                 for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * team);
+#pragma unroll
+                for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
                 own.template add<Logit>(group);
             }
         }
@@ -82,12 +84,15 @@ __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const S
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * team);
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
         own.template add<Logit>(group);
     }
     return own;
 }
 
-template <class Logit> __device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share) {
-    return vectors.straddling ? sum_own_vectors<Logit, true>(vectors, share)
-                              : sum_own_vectors<Logit, false>(vectors, share);
+template <class Logit, class Keep>
+__device__ OnlineSum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const Keep &keep) {
+    return vectors.straddling ? sum_own_vectors<Logit, true>(vectors, share, keep)
+                              : sum_own_vectors<Logit, false>(vectors, share, keep);
 }

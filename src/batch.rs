@@ -367,14 +367,20 @@ impl<A: IndexArray> Batch<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] that names `dlogits`.
-    pub fn check_dlogits(&self, dtype: DType, logits: u64, dlogits: u64) -> Result<()> {
+    /// [`Error::Value`] that names `argument`.
+    pub fn check_gradient(
+        &self,
+        argument: &'static str,
+        dtype: DType,
+        logits: u64,
+        gradient: u64,
+    ) -> Result<()> {
         let bytes = (self.logits_len() * dtype.size()) as u64;
-        if dlogits == logits || dlogits.abs_diff(logits) >= bytes {
+        if gradient == logits || gradient.abs_diff(logits) >= bytes {
             return Ok(());
         }
         let expected = format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away");
-        Err(Error::value("dlogits", expected, format!("{dlogits:#x}")))
+        Err(Error::value(argument, expected, format!("{gradient:#x}")))
     }
 
     /// Checks everything that does not need the elements of an index array.

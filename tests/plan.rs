@@ -98,7 +98,9 @@ fn every_entry_point_is_planned_for() {
         let inputs = Inputs { dtype, ..INPUTS };
         let forward = plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE).unwrap();
         let backward = plan::backward(&A100, &batch(), &inputs, &gradient(INPUTS.logits)).unwrap();
-        planned.extend([forward, backward].map(|launch| (launch.unit, launch.kernel)));
+        let factored =
+            plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
+        planned.extend([forward, backward, factored].map(|launch| (launch.unit, launch.kernel)));
     }
     let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
     planned.push((alone.unit, alone.kernel));

@@ -32,6 +32,9 @@ pub(super) struct RowLogp {
 }
 
 impl RowLogp {
+    /// A row that is not scored.
+    pub const IGNORED: RowLogp = RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
+
     /// A row whose label is out of range. Its logsumexp is NaN so that floor 3 makes the row's gradient NaN.
     pub const BAD_LABEL: RowLogp = RowLogp { logp: f32::NAN, logsumexp: f32::NAN, residual: 0.0 };
 

@@ -485,6 +485,16 @@ const _: () = {
         "Offset of field: DpoForward::loss",
     ][::core::mem::offset_of!(DpoForward, loss) - 160usize];
 };
+/// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoFactored {
+    pub forward: DpoForward,
+    /// [rows, vocab] at the logits' stride: the logits themselves, or another buffer
+    pub gradient: ::core::ffi::c_ulonglong,
+    /// of a slice, in dynamic shared memory: at least two, or all
+    pub kept_vectors: ::core::ffi::c_uint,
+}
 /// Floor 2 alone: one block.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

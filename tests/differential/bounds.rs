@@ -243,7 +243,11 @@ impl Expected {
                     let relative =
                         if p > 0.0 { lse_error + U * (4.0 * distance + 8.0) + short_exp } else { 0.0 };
                     let p_error = p * relative + 2f64.powi(-126);
-                    let exact = coef * p_error + coef_error + 2.0 * U * coef;
+                    let mut exact = coef * p_error + coef_error + 2.0 * U * coef;
+                    if outcome.factored {
+                        let one = if *target == Some(at - start) { 1.0 } else { 0.0 };
+                        exact += coef * rounding(T::DTYPE, (one - p).abs() + p_error);
+                    }
                     let bound = exact + rounding(T::DTYPE, expected.abs() + exact);
                     near("dlogits", at, found, expected, bound);
                 }

@@ -39,7 +39,7 @@ use half::{bf16, f16};
 
 use bounds::Expected;
 use case::{Case, Mask, PairKind, Random, Spec};
-use executor::{Cpu, Executor};
+use executor::{Cpu, Executor, Factored};
 use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
@@ -99,8 +99,13 @@ fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     }
 }
 
-/// The checks for one dtype.
+/// The checks for one dtype, of the passes and of the factored forward.
 fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
+    run_passes::<T>(executor);
+    run_passes::<T>(&mut Factored(executor));
+}
+
+fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     run_matrix::<T>(executor);
     golden::inputs::<T>(executor);
     losses::every_loss::<T>(executor);

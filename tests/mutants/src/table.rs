@@ -52,7 +52,7 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant("the last offender is kept, not the first", "batch.cuh", "[kind], ~index)", "[kind], index + 1)"),
     mutant(
         "each thread judges the order of cu_seqlens alone",
-        "forward.cu",
+        "stages.cuh",
         "out_of_order = __syncthreads_or(out_of_order);",
         "",
     ),
@@ -64,7 +64,7 @@ pub const MUTANTS: [Mutant; 93] = [
     ),
     mutant(
         "no barrier between settled sequences and pairs",
-        "forward.cu",
+        "stages.cuh",
         "        }\n    }\n    __syncthreads();\n}",
         "        }\n    }\n}",
     ),
@@ -247,11 +247,16 @@ pub const MUTANTS: [Mutant; 93] = [
     ),
     mutant(
         "the residual has the wrong sign",
-        "forward.cu",
+        "stages.cuh",
         "(log_sum - log_sum_kept);",
         "(log_sum_kept - log_sum);",
     ),
-    mutant("the residual of infinity is NaN", "forward.cu", "if (!isfinite(logsumexp)) residual = 0.0f;", ""),
+    mutant(
+        "the residual of infinity is NaN",
+        "stages.cuh",
+        "if (!isfinite(score.logsumexp)) score.residual = 0.0f;",
+        "",
+    ),
     // Rows, labels and sequences.
     mutant(
         "bad labels are followed",
@@ -270,13 +275,13 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant("the search stops early", "batch.cuh", "while (high - low > 1)", "while (high - low > kWarp)"),
     mutant(
         "empty sequences are forgotten",
-        "forward.cu",
+        "stages.cuh",
         "} else if (cu_seqlens[s] == cu_seqlens[s + 1]) {",
         "} else if (false) {",
     ),
     mutant(
         "a sequence's sum in its neighbour's place",
-        "forward.cu",
+        "stages.cuh",
         "p.logps[at.sequence] =",
         "p.logps[at.sequence ^ 1] =",
     ),
@@ -414,7 +419,7 @@ pub const MUTANTS: [Mutant; 93] = [
     mutant(
         "ignored rows are left as they are",
         "backward.cu",
-        "return zero(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share);",
+        "return fill(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share, 0.0f);",
         "return;",
     ),
     mutant("writes between the rows", "row.cuh", "if (contains(first(j) + e)) out", "out"),
