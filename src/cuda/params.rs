@@ -495,6 +495,20 @@ pub struct DpoFactored {
     /// of a slice, in dynamic shared memory: at least two, or all
     pub kept_vectors: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 472usize];
+    ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
+    [
+        "Offset of field: DpoFactored::forward",
+    ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
+    [
+        "Offset of field: DpoFactored::gradient",
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 456usize];
+    [
+        "Offset of field: DpoFactored::kept_vectors",
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 464usize];
+};
 /// Floor 2 alone: one block.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
