@@ -11,10 +11,8 @@
 // a clock: 1.9 an element on an H200, 1.2 on a B200.
 // Budget: 7 aligned, 14 straddling
 // Budget of extended: 21 aligned, 28 straddling
-#include "batch.cuh"
 #include "figures.cuh"
-#include "pair_loss.cuh"
-#include "weights.cuh"
+#include "stages.cuh"
 
 // The sum of one row, from those of its slices, by the last block to finish one.
 template <class Sum> __device__ Sum merge_slices(const DpoSliceSum *sums, u32 slices, Sum *partials) {
@@ -45,32 +43,19 @@ struct RowFigures {
     }
 };
 
-// Log-prob of the label and logsumexp of one row, by one thread. `total` counts only where the row can be scored.
+// Floor 1 of one row, by one thread. `total` counts only where the row can be scored.
 template <class Logit, class Sum>
-__device__ void finish_row(const DpoForward &p, u32 row, const Position &at, const typename Logit::Storage *logits,
-                           const Sum &total, const typename Sum::Map &map) {
+__device__ void score_row(const DpoForward &p, u32 row, const Position &at, const typename Logit::Storage *logits,
+                          const Sum &total, const typename Sum::Map &map) {
+    RowScore score = RowScore::without_logits(at);
     RowFigures figures;
-    float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
     if (at.scored && at.label_in(p.batch.columns)) {
-        const float log_sum = logf(total.sum);
-        float at_label[1] = {Logit::widen_one(logits[at.label])};
-        map.bend(at_label);
-        token_logp = map.minus(at_label[0], total.reference) - log_sum;
-        logsumexp = total.reference + log_sum;
-        // TwoSum: what the rounding of that addition lost. Floor 3 adds it back.
-        const float log_sum_kept = logsumexp - total.reference;
-        residual = (total.reference - (logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
-        if (!isfinite(logsumexp)) residual = 0.0f;
-        figures.set(total, map, at, p.batch.columns, token_logp);
+        score = RowScore::of(total, Logit::widen_one(logits[at.label]), map);
+        figures.set(total, map, at, p.batch.columns, score.token_logp);
     } else if (at.scored || !at.placed) {
-        token_logp = logsumexp = not_a_number();
         figures.set_unknown();
-        if (at.placed) report(p.progress, DPO_BAD_LABEL, row);
     }
-    if (at.scored && !isfinite(token_logp)) report(p.progress, DPO_NONFINITE_ROW, row);
-    p.token_logps[row] = token_logp;
-    if (p.logsumexp) p.logsumexp[row] = logsumexp;
-    if (p.logsumexp_residual) p.logsumexp_residual[row] = residual;
+    record(p, row, at, score);
     if (Sum::kFigures) figures.store(p.metrics, row);
 }
 
@@ -85,7 +70,7 @@ template <class Logit, class Sum> __device__ bool score_rows(const DpoForward &p
     Sum total;
     if (reads) {
         const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.dealing, share.slice);
-        total = sum_own_vectors<Sum, Logit>(vectors, share, map);
+        total = sum_own_vectors<Sum, Logit>(vectors, share, map, [](int, const Vector &) {});
     }
     if (slices > 1 && !reads) {
         // Nothing to merge: one block is enough.
@@ -99,101 +84,14 @@ template <class Logit, class Sum> __device__ bool score_rows(const DpoForward &p
             total = merge_slices(sums, slices, partials);
         }
     }
-    if (share.has_row() && share.rank == 0) finish_row<Logit>(p, share.row, at, logits, total, map);
+    if (share.has_row() && share.rank == 0) score_row<Logit>(p, share.row, at, logits, total, map);
     return true;
-}
-
-// In f64, where rounding is far below the last bit of the f32 result: a sequence padded or packed, long or short,
-// alone or in a batch, has the same log-prob.
-struct SequenceSum {
-    double logp = 0.0;
-    double log_weight = 0.0;
-    u32 scored = 0;
-    u32 padding = 0; // shuffles move whole words of a value without holes
-
-    __device__ void merge(const SequenceSum &other) {
-        logp += other.logp;
-        log_weight += other.log_weight;
-        scored += other.scored;
-    }
-};
-
-__device__ void sum_sequence(const DpoForward &p, const Position &at) {
-    __shared__ SequenceSum partials[kMaxWarps];
-    SequenceSum sum;
-    TailWeights weights(p, at.sequence);
-    for (u32 first = at.begin; first < at.end; first += blockDim.x) {
-        const u32 row = first + threadIdx.x;
-        const bool scored = row < at.end && is_scored(p.batch, row, at.end);
-        const float weight = weights.next(scored);
-        if (row >= at.end) continue;
-        if (p.token_weights) p.token_weights[row] = weight;
-        const float logp = p.token_logps[row];
-        double log_weight = 0.0;
-        if (p.metrics.sequence_log_weights && scored) log_weight = double(logp) - double(logf(p.metrics.sum_p2[row]));
-        sum.merge({scored ? double(weight) * logp : 0.0, log_weight, scored});
-    }
-    sum = reduce_block(sum, partials);
-    if (threadIdx.x == 0) {
-        p.logps[at.sequence] = float(sum.logp);
-        p.scored[at.sequence] = sum.scored;
-        if (p.metrics.sequence_log_weights)
-            p.metrics.sequence_log_weights[at.sequence] = float(sum.log_weight / max(sum.scored, 1u));
-        if (sum.scored == 0) report(p.progress, DPO_EMPTY_SEQUENCE, at.sequence);
-    }
-}
-
-// Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
-// settled here, by the last block.
-__device__ void settle_packed(const DpoForward &p) {
-    bool out_of_order = false;
-    const int *cu_seqlens = p.batch.cu_seqlens;
-    for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
-        const int least = s == 0 ? 0 : cu_seqlens[s - 1];
-        const int most = s == 0 ? 0 : int(p.batch.rows);
-        const bool ends = s < p.batch.sequences || cu_seqlens[s] == int(p.batch.rows);
-        if (cu_seqlens[s] < least || cu_seqlens[s] > most || !ends) {
-            out_of_order = true;
-            report(p.progress, DPO_BAD_CU_SEQLENS, s);
-        }
-    }
-    out_of_order = __syncthreads_or(out_of_order);
-    for (u32 s = threadIdx.x; s < p.batch.sequences; s += blockDim.x) {
-        if (out_of_order) {
-            p.logps[s] = not_a_number();
-            p.scored[s] = 0;
-            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = not_a_number();
-            p.sequence_rows_done[s] = 0;
-        } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
-            p.logps[s] = 0.0f;
-            p.scored[s] = 0;
-            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = 0.0f;
-            report(p.progress, DPO_EMPTY_SEQUENCE, s);
-        }
-    }
-    if (out_of_order && p.token_weights)
-        for (u32 row = threadIdx.x; row < p.batch.rows; row += blockDim.x) p.token_weights[row] = not_a_number();
-    __syncthreads();
-}
-
-// Counts the rows of this block in with their sequences, a run of rows of one sequence at a time.
-__device__ void finish_sequences(const DpoForward &p, const Share &share) {
-    for (u32 row = share.first_row; row < share.end_row;) {
-        const Position at(p.batch, row);
-        const u32 run = at.placed ? min(at.end, share.end_row) - row : 1;
-        if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) sum_sequence(p, at);
-        row += run;
-    }
 }
 
 template <class Logit, class Sum> __device__ void forward(const DpoForward &p) {
     const Share share(p.dealing, p.batch.rows);
     if (!score_rows<Logit, Sum>(p, share)) return;
-    finish_sequences(p, share);
-    if (!arrive_last(&p.progress->rows_done, share.end_row - share.first_row, p.batch.rows)) return;
-    if (p.batch.cu_seqlens) settle_packed(p);
-    if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
-    if (threadIdx.x == 0) publish(p.progress, p.status);
+    finish_rows(p, share);
 }
 
 #define DPO_FORWARD(name, Logit)                                          \

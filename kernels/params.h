@@ -196,6 +196,13 @@ struct DpoForward {
     unsigned int partner_layout; // of pairs, where ld_alpha is not 1: concatenated or interleaved
 };
 
+// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
+struct DpoFactored {
+    struct DpoForward forward;
+    DPO_DEVICE(void) gradient; // [rows, vocab] at the logits' stride: the logits themselves, or another buffer
+    unsigned int kept_vectors; // of a slice, in dynamic shared memory: at least two, or all
+};
+
 // Floor 2 alone: one block.
 struct DpoPairLossAlone {
     DPO_DEVICE(const float) logps;         // [sequences]

@@ -19,12 +19,8 @@ __device__ inline void store_streaming(void *address, const Vector &v) {
     __stcs(static_cast<uint4 *>(address), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
 }
 
-// The 16 bytes at any address, out of the two aligned vectors they straddle. The second is the neighbour thread's
-// first, so it comes from L1: hence no streaming hint.
-__device__ inline Vector load_straddling(const char *address) {
-    const u32 phase = phase_of(address);
-    const Vector *aligned = reinterpret_cast<const Vector *>(address - phase);
-    const Vector low = aligned[0], high = aligned[1];
+// The 16 bytes that begin `phase` bytes into the first of two neighbouring vectors.
+__device__ inline Vector shift_together(const Vector &low, const Vector &high, u32 phase) {
     u32 w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -45,6 +41,14 @@ __device__ inline Vector load_straddling(const char *address) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) v.word[i] = __funnelshift_r(w[i], w[i + 1], bits);
     return v;
+}
+
+// The 16 bytes at any address, out of the two aligned vectors they straddle. The second is the neighbour thread's
+// first, so it comes from L1: hence no streaming hint.
+__device__ inline Vector load_straddling(const char *address) {
+    const u32 phase = phase_of(address);
+    const Vector *aligned = reinterpret_cast<const Vector *>(address - phase);
+    return shift_together(aligned[0], aligned[1], phase);
 }
 
 // Where the elements of a group of vectors stand in their row.
@@ -70,13 +74,22 @@ template <class Logit> struct SliceVectors {
     int begin, end;             // vectors of the slice
     int whole_begin, whole_end; // those of them whose every access stays inside the row: all but four at most
 
-    // `lead` is below the width.
+    // All of a row. `lead` is below the width.
+    __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead) : origin(row - lead), vocab(vocab), lead(lead) {
+        take(0, int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
+    }
+
     __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead, const DpoDealing &dealing, u32 slice)
         : origin(row - lead), vocab(vocab), lead(lead) {
+        const int first = int(slice * dealing.slice_vectors);
+        take(first, slice + 1 < dealing.blocks_per_row ? first + int(dealing.slice_vectors)
+                                                       : int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
+    }
+
+    __device__ void take(int first, int last) {
         const u32 width = kWidth<Logit>;
-        begin = int(slice * dealing.slice_vectors);
-        end = slice + 1 < dealing.blocks_per_row ? begin + int(dealing.slice_vectors)
-                                                 : int((vocab + lead + width - 1) / width);
+        begin = first;
+        end = last;
         // Elements between a vector's first and the boundary below it: the same for every vector of the row.
         const u32 before = phase_of(origin) / u32(sizeof(Storage));
         straddling = before != 0;

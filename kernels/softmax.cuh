@@ -66,9 +66,10 @@ constexpr int kMinBlocksOfExtended = 3;
 constexpr int kInFlight = 4;
 
 // Element e of a slice belongs to thread (e / width) % team whatever the row's address, so the bits depend on the
-// vocabulary, the dtype and the dealing alone.
-template <class Sum, class Logit, bool kStraddling>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map) {
+// vocabulary, the dtype and the dealing alone. `keep` sees each vector as it passes, with its number.
+template <class Sum, class Logit, bool kStraddling, class Keep>
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map,
+                               const Keep &keep) {
     Sum own(map);
     const int team = share.team;
     const int last = vectors.whole_end - (kInFlight - 1) * team; // where the last group of whole vectors may start
@@ -79,6 +80,8 @@ __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &
             for (; j < last; j += kInFlight * team) {
 #pragma unroll
                 for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * team);
+#pragma unroll
+                for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
                 own.template add<true, Logit>(group, map, vectors.places(j, team));
             }
         }
@@ -86,13 +89,16 @@ __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * team);
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
         own.template add<false, Logit>(group, map, vectors.places(j, team));
     }
     return own;
 }
 
-template <class Sum, class Logit>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map) {
-    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, share, map)
-                              : sum_own_vectors<Sum, Logit, false>(vectors, share, map);
+template <class Sum, class Logit, class Keep>
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map,
+                               const Keep &keep) {
+    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, share, map, keep)
+                              : sum_own_vectors<Sum, Logit, false>(vectors, share, map, keep);
 }

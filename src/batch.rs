@@ -394,14 +394,32 @@ impl<A: IndexArray> Batch<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] that names `dlogits`.
-    pub fn check_dlogits(&self, dtype: DType, logits: u64, dlogits: u64) -> Result<()> {
+    /// [`Error::Value`] that names `argument`.
+    pub fn check_gradient(
+        &self,
+        argument: &'static str,
+        dtype: DType,
+        logits: u64,
+        gradient: u64,
+    ) -> Result<()> {
         let bytes = (self.logits_len() * dtype.size()) as u64;
-        if dlogits == logits || dlogits.abs_diff(logits) >= bytes {
+        if gradient == logits || gradient.abs_diff(logits) >= bytes {
             return Ok(());
         }
         let expected = format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away");
-        Err(Error::value("dlogits", expected, format!("{dlogits:#x}")))
+        Err(Error::value(argument, expected, format!("{gradient:#x}")))
+    }
+
+    /// The factored forward takes logits as they are, and has no token metrics.
+    pub(crate) fn check_factored(&self, metrics: bool) -> Result<()> {
+        if self.transform != Transform::default() {
+            let found = format!("{:?}", self.transform);
+            return Err(Error::value("transform", "none, in the factored forward", found));
+        }
+        if metrics {
+            return Err(Error::value("metrics", "none, in the factored forward", "some"));
+        }
+        Ok(())
     }
 
     /// Checks everything that does not need the elements of an index array.

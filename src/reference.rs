@@ -202,3 +202,24 @@ pub fn backward<'a, T: Copy + Into<f64>>(
     }
     Ok(dlogits)
 }
+
+/// Floor 3 without its coefficients, `[rows, vocab]` with the row stride of the batch.
+///
+/// ```text
+/// gradient[r, v] = 1[v = y_r] − exp(z[r, v] − logsumexp[r])
+/// ```
+///
+/// so that dlogits = coef\[s\] · upstream · gradient, with 0 where [`backward`] has 0. What
+/// [`cpu::factored`](crate::cpu::factored) writes; its doc says what it is for.
+///
+/// # Errors
+///
+/// Those of [`backward`].
+pub fn factored_gradient<T: Copy + Into<f64>>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    logsumexp: &[f64],
+) -> Result<Vec<f64>> {
+    backward(batch, logits, labels, logsumexp, &vec![1.0; batch.sequences.count()], 1.0)
+}

@@ -113,6 +113,9 @@ fn every_entry_point_is_planned_for() {
             let backward = plan::backward(&A100, &batch, &inputs, &gradient(INPUTS.logits)).unwrap();
             planned.extend([(forward.unit, forward.kernel), (backward.unit, backward.kernel)]);
         }
+        let factored =
+            plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
+        planned.push((factored.unit, factored.kernel));
     }
     let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
     planned.push((alone.unit, alone.kernel));

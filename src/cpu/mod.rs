@@ -8,6 +8,7 @@
 //! | 2 | [`pair_loss`] | log-probs | loss, metrics, c_s |
 //! | 1 + 2 | [`forward`] | logits, labels | all of these |
 //! | 3 | [`backward`], [`backward_in_place`] | logits, labels, logsumexp, c_s | dlogits |
+//! | 1 + 2 + 3 without c_s | [`factored`], [`factored_in_place`] | logits, labels | all of these; the gradient that c_s multiplies |
 //!
 //! Work runs on the current rayon thread pool. The forward reads the logits once and the backward reads and writes them
 //! once; ignored rows are not read, and nothing is allocated but results that do not fit in the buffers given.
@@ -132,16 +133,13 @@ pub fn logps<T: Logit>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     let rows = batch.rows();
+    resize_rows(rows, out);
     let Logps { token_logps, logsumexp, logsumexp_residual, metrics, .. } = out;
-    for values in [&mut *token_logps, logsumexp, logsumexp_residual] {
-        values.resize(rows, 0.0);
-    }
 
     let mapping = Mapping::from(&batch.transform);
     // The logits and the column of a scored row, or none of them where its label is a bad one.
     let scored = |row: usize| {
-        let end = batch.sequences.range(batch.sequences.of_row(row)).end;
-        let label = batch.label(labels, row, end)?;
+        let label = label_of(batch, labels, row)?;
         Some(batch.column(label).map(|y| (&logits[row * batch.row_stride..][..batch.columns()], y)))
     };
     let log_probs = (token_logps, logsumexp, logsumexp_residual).into_par_iter();
@@ -174,6 +172,17 @@ pub fn logps<T: Logit>(
     }
     sum_sequences(batch, labels, out);
     Ok(())
+}
+
+fn resize_rows(rows: usize, out: &mut Logps<f32>) {
+    out.token_logps.resize(rows, 0.0);
+    out.logsumexp.resize(rows, 0.0);
+    out.logsumexp_residual.resize(rows, 0.0);
+}
+
+/// The label that a row predicts, if it is scored.
+fn label_of(batch: &HostBatch<'_>, labels: Labels<'_>, row: usize) -> Option<i64> {
+    batch.label(labels, row, batch.sequences.range(batch.sequences.of_row(row)).end)
 }
 
 /// From the token log-probs of `out` to its sequence log-probs and status, in row order.
@@ -306,13 +315,18 @@ pub fn forward_with<T: Logit>(
     out: &mut Forward,
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
-    let sequences = batch.sequences.count();
-    let given = Given { scored: Some(sequences), ..inputs.given(None) };
-    loss.check_inputs(&batch.pairs, sequences, &given)?;
-    loss.check_values(inputs)?;
+    check_loss(batch, inputs, loss)?;
 
     logps(batch, logits, labels, &mut out.logps)?;
     pair_loss_with(batch, &out.logps.logps, Some(&out.logps.scored), inputs, loss, &mut out.pairs)
+}
+
+/// What floor 2 will say of its inputs once floor 1 has counted the scored rows.
+fn check_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f32>, loss: &PairLoss) -> Result<()> {
+    let sequences = batch.sequences.count();
+    let given = Given { scored: Some(sequences), ..inputs.given(None) };
+    loss.check_inputs(&batch.pairs, sequences, &given)?;
+    loss.check_values(inputs)
 }
 
 /// Floor 3: the gradient of the loss by the logits.
@@ -374,6 +388,135 @@ pub fn backward_in_place<'a, T: Logit>(
     let coef = coef.into();
     check_backward(batch, logsumexp, &coef)?;
     Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace))
+}
+
+/// [`forward_with`], and the gradient without its coefficients, with one read and one write of the logits.
+///
+/// ```text
+/// gradient[r, v] = 1[v = y_r] − softmax(z[r])[v]
+/// dlogits[r, v]  = c · gradient[r, v],   c = coef[s] · upstream
+/// ```
+///
+/// c_s is known only when all rows of a pair have been read, which is why [`backward`] must read the logits again. Here
+/// the gradient is written at once, and whoever consumes it multiplies by c: where the logits come from a linear head,
+/// z = X Wᵀ with hidden states X `[rows, hidden]` and W `[vocab, hidden]`, the coefficients of the rows go into the two
+/// products that follow, at no cost beside them:
+///
+/// ```text
+/// dX = diag(c) (G W)        dW = Gᵀ (diag(c) X)        c[r] = coef[s] · upstream, of the sequence s that has row r
+/// ```
+///
+/// `gradient` is laid out like the logits; its values are rounded once to their type, before c comes to them. (In f16
+/// that loses probabilities below 2⁻²⁵, which no loss scaling brings back; bf16 and f32 have the range.) Rows that are
+/// not scored become exactly 0 and are not read; rows that cannot be scored become NaN. All of `out` is as from
+/// [`forward_with`], bit for bit. Under LD-DPO, c of a row is also multiplied by its
+/// [`token_weights`](crate::Logps::token_weights).
+///
+/// ```
+/// use dpo_kernels::loss::PairInputs;
+/// use dpo_kernels::{HostBatch, PairLoss, cpu};
+///
+/// let batch = HostBatch::padded(2, 1, 3);
+/// let (logits, labels) = ([1.0f32, 0.0, -1.0, 0.5, 0.5, 0.5], [0i64, 2]);
+/// let loss = PairLoss::sigmoid(0.1)?;
+/// let (mut out, mut gradient) = (cpu::Forward::default(), vec![0.0; 6]);
+/// let inputs = PairInputs { ref_logps: Some(&[-1.5, -1.0]), ..PairInputs::default() };
+/// cpu::factored(&batch, &logits, labels[..].into(), &inputs, &loss, &mut out, &mut gradient)?;
+/// assert!((gradient[5] - (1.0 - 1.0 / 3.0)).abs() < 1e-6);
+///
+/// let mut dlogits = vec![0.0; 6];
+/// let logsumexp = (&out.logps).into();
+/// cpu::backward(&batch, &logits, labels[..].into(), logsumexp, &out.pairs.coef, 1.0, &mut dlogits)?;
+/// assert!((dlogits[5] - out.pairs.coef[1] * gradient[5]).abs() < 1e-8);
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`forward_with`]; [`Error::Length`] that names `gradient`; [`Error::Value`] for a batch with a
+/// [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know. Nothing is written
+/// then.
+pub fn factored<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    inputs: &PairInputs<'_, f32>,
+    loss: &PairLoss,
+    out: &mut Forward,
+    gradient: &mut [T],
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    batch.check_logits("gradient", gradient.len())?;
+    let streamed = size_of_val(gradient) > STREAM_BYTES;
+    let source = |row: usize| {
+        let logits = &logits[row * batch.row_stride..][..batch.vocab];
+        if streamed { Source::Streamed(logits) } else { Source::Apart(logits) }
+    };
+    factor_rows(batch, labels, inputs, loss, out, gradient, source)
+}
+
+/// [`factored`] that leaves the gradient where the logits were, bit for bit the same.
+///
+/// # Errors
+///
+/// Those of [`factored`]; nothing is written then.
+pub fn factored_in_place<T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &mut [T],
+    labels: Labels<'_>,
+    inputs: &PairInputs<'_, f32>,
+    loss: &PairLoss,
+    out: &mut Forward,
+) -> Result<()> {
+    batch.check_pass(logits.len(), labels)?;
+    factor_rows(batch, labels, inputs, loss, out, logits, |_| Source::InPlace)
+}
+
+/// Row by row, floor 1 and at once the gradient, which finds the row in the caches; then floor 2.
+fn factor_rows<'a, T: Logit>(
+    batch: &HostBatch<'_>,
+    labels: Labels<'_>,
+    inputs: &PairInputs<'_, f32>,
+    loss: &PairLoss,
+    out: &mut Forward,
+    gradient: &mut [T],
+    source: impl Fn(usize) -> Source<'a, T> + Sync,
+) -> Result<()> {
+    check_loss(batch, inputs, loss)?;
+    batch.check_factored(out.logps.metrics.is_some())?;
+
+    let mapping = Mapping::from(&batch.transform);
+    let Forward { logps, pairs } = out;
+    resize_rows(batch.rows(), logps);
+    let rows = gradient[..batch.logits_len()].par_chunks_mut(batch.row_stride);
+    (rows, &mut logps.token_logps, &mut logps.logsumexp, &mut logps.logsumexp_residual)
+        .into_par_iter()
+        .enumerate()
+        .with_min_len(task_rows(batch.vocab))
+        .for_each(|(row, (gradient, token_logp, logsumexp, residual))| {
+            let gradient = &mut gradient[..batch.vocab];
+            let source = source(row);
+            let logits = match source {
+                Source::InPlace => &*gradient,
+                Source::Apart(logits) | Source::Streamed(logits) => logits,
+            };
+            let label = label_of(batch, labels, row);
+            let target = label.and_then(|label| batch.column(label));
+            let score = match (label, target) {
+                (None, _) => RowLogp::NOT_SCORED,
+                (_, None) => RowLogp::BAD_LABEL,
+                (_, Some(column)) => RowLogp::new(logits, column, mapping),
+            };
+            if label.is_some() {
+                let RowLogp { logsumexp, residual, .. } = score;
+                RowGradient { target, logsumexp, residual, coef: 1.0, mapping }.write(source, gradient);
+            } else {
+                gradient.fill(T::from_f32(0.0));
+            }
+            score.store((token_logp, logsumexp, residual));
+        });
+    sum_sequences(batch, labels, logps);
+    pair_loss_with(batch, &logps.logps, Some(&logps.scored), inputs, loss, pairs)
 }
 
 fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'_>) -> Result<()> {

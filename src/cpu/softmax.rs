@@ -33,6 +33,7 @@ pub(super) struct RowLogp {
 }
 
 impl RowLogp {
+    /// A row that is not scored.
     pub const NOT_SCORED: RowLogp = RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
 
     /// A row whose label is out of range. Its logsumexp is NaN so that floor 3 makes the row's gradient NaN.

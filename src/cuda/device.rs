@@ -159,7 +159,7 @@ impl Kernels {
     ///
     /// The context that the kernels were loaded into is current on this thread, and the stream belongs to it (null is
     /// its default stream). Every address in the launch points to a live buffer of the documented size until the
-    /// launch has run; buffers that it writes overlap no other, save dlogits that is logits; and the workspace was
+    /// launch has run; buffers that it writes overlap no other, save a gradient that is the logits; and the workspace was
     /// zeroed once and is used by one launch at a time.
     ///
     /// # Errors
@@ -174,6 +174,7 @@ impl Kernels {
             Arguments::Forward(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::PairLoss(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Backward(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::Factored(params) => ptr::from_ref(params).cast_mut().cast(),
         };
         // SAFETY: an attribute is plain numbers, for which zeros are a value.
         let mut cluster: CUlaunchAttribute = unsafe { mem::zeroed() };

@@ -14,7 +14,7 @@ pub enum Kind {
 /// One kernel source, compiled for one target.
 #[derive(Debug, Clone, Copy)]
 pub struct Image {
-    /// Source file without `.cu`: `"forward"`, `"pair_loss"` or `"backward"`.
+    /// Source file without `.cu`: `"forward"`, `"pair_loss"`, `"backward"` or `"factored"`.
     pub unit: &'static str,
     /// Machine code or PTX.
     pub kind: Kind,

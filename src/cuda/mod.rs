@@ -3,7 +3,7 @@
 //! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
 //! - [`plan`]: from shapes and device addresses to launches, without a device;
-//! - [`tuning`]: how rows are dealt to blocks;
+//! - [`tuning`]: how rows are dealt to blocks, and what of them is kept on chip;
 //! - [`images`]: what build.rs compiled.
 //!
 //! A missing driver, device or kernel image is an [`Error`], never a panic. Nothing in a launch allocates, copies or

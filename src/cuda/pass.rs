@@ -257,20 +257,115 @@ impl DpoPass {
     ///
     /// Those of [`forward`](Self::forward); [`Error::Value`] for what the loss has no use for, and
     /// [`Error::Missing`] for what it needs.
-    pub fn forward_with<'a, T: Logit>(
+    pub fn forward_with<T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
         labels: DeviceLabels<'_>,
-        inputs: &PairSlices<'a>,
+        inputs: &PairSlices<'_>,
         loss: &PairLoss,
     ) -> Result<()> {
+        self.with_inputs(inputs, |buffers| self.launch_forward(logits, labels, Some((loss, buffers))))
+    }
+
+    fn launch_forward<T: Logit>(
+        &self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        loss: Option<(&PairLoss, &PairBuffers)>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        let (address, _guard) = logits.device_ptr(&self.stream);
+        self.with_labels(labels, |label_type, labels| {
+            let inputs = Inputs { dtype: T::DTYPE, logits: address, label_type, labels };
+            self.launch(&plan::forward(
+                self.kernels.device(),
+                &self.batch,
+                &inputs,
+                &self.out,
+                loss,
+                self.workspace,
+            )?)
+        })
+    }
+
+    /// [`forward_with`](Self::forward_with), and the gradient without its coefficients, into a buffer apart from the logits; with
+    /// one read and one write of the logits. [`cpu::factored`](crate::cpu::factored) says what that is for;
+    /// [`device_coef`](Self::device_coef) has the coefficients.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward_with`](Self::forward_with); [`Error::Length`] that names `gradient`.
+    pub fn factored<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+        gradient: &mut impl DevicePtrMut<T>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        self.check_logits("gradient", gradient.len())?;
         let stream = self.stream.clone();
+        let (from, _guard) = logits.device_ptr(&stream);
+        let (to, _guard_mut) = gradient.device_ptr_mut(&stream);
+        self.launch_factored::<T>(from, to, labels, inputs, loss)
+    }
+
+    /// [`factored`](Self::factored) over the logits themselves, which become the gradient.
+    ///
+    /// # Errors
+    ///
+    /// As [`factored`](Self::factored).
+    pub fn factored_in_place<T: Logit>(
+        &mut self,
+        logits: &mut impl DevicePtrMut<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        self.check_logits("logits", logits.len())?;
+        let stream = self.stream.clone();
+        let (address, _guard) = logits.device_ptr_mut(&stream);
+        self.launch_factored::<T>(address, address, labels, inputs, loss)
+    }
+
+    fn launch_factored<T: Logit>(
+        &mut self,
+        logits: DeviceAddress,
+        gradient: DeviceAddress,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        self.with_inputs(inputs, |buffers| {
+            self.with_labels(labels, |label_type, labels| {
+                let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+                let (device, loss) = (self.kernels.device(), Some((loss, buffers)));
+                self.launch(&plan::factored(
+                    device,
+                    &self.batch,
+                    &inputs,
+                    &self.out,
+                    loss,
+                    gradient,
+                    self.workspace,
+                )?)
+            })
+        })
+    }
+
+    /// Hands floor 2's buffers to `f`, with the addresses of `inputs`, and keeps those for as long as it runs.
+    fn with_inputs<'a, R>(
+        &self,
+        inputs: &PairSlices<'a>,
+        f: impl FnOnce(&PairBuffers) -> Result<R>,
+    ) -> Result<R> {
         let (sequences, pairs) = (self.batch.sequences.count(), self.batch.pair_count());
         let mut guards = Vec::new();
         let mut address = |argument, shape, len, slice: Option<&'a CudaSlice<f32>>| {
             let Some(slice) = slice else { return Ok(None) };
             Error::check_len(argument, shape, len, slice.len())?;
-            let (address, guard) = slice.device_ptr(&stream);
+            let (address, guard) = slice.device_ptr(&self.stream);
             guards.push(guard);
             Ok::<_, Error>(Some(address))
         };
@@ -298,34 +393,12 @@ impl DpoPass {
             None => None,
             Some(slice) => {
                 Error::check_len("lengths", "[sequences]", sequences, slice.len())?;
-                Some(slice.device_ptr(&stream))
+                Some(slice.device_ptr(&self.stream))
             }
         };
         let of_pairs =
             DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
-        let buffers = PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs };
-        self.launch_forward(logits, labels, Some((loss, &buffers)))
-    }
-
-    fn launch_forward<T: Logit>(
-        &mut self,
-        logits: &impl DevicePtr<T>,
-        labels: DeviceLabels<'_>,
-        loss: Option<(&PairLoss, &PairBuffers)>,
-    ) -> Result<()> {
-        self.check_logits("logits", logits.len())?;
-        let (address, _guard) = logits.device_ptr(&self.stream);
-        self.with_labels(labels, |label_type, labels| {
-            let inputs = Inputs { dtype: T::DTYPE, logits: address, label_type, labels };
-            self.launch(&plan::forward(
-                self.kernels.device(),
-                &self.batch,
-                &inputs,
-                &self.out,
-                loss,
-                self.workspace,
-            )?)
-        })
+        f(&PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs })
     }
 
     /// Floor 3 into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s

@@ -7,7 +7,7 @@
 use std::mem::size_of;
 
 use super::params::*;
-use super::tuning::{Dealing, Kernel, most_slices};
+use super::tuning::{Dealing, Factoring, Kernel, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::gradient::{check_threshold, check_token_weights};
@@ -208,6 +208,8 @@ pub enum Arguments {
     PairLoss(DpoPairLossAlone),
     /// Floor 3.
     Backward(DpoBackward),
+    /// Floors 1 and 2 and the gradient without its coefficients.
+    Factored(DpoFactored),
 }
 
 impl Arguments {
@@ -221,6 +223,7 @@ impl Arguments {
             Arguments::Forward(params) => bytes(params),
             Arguments::PairLoss(params) => bytes(params),
             Arguments::Backward(params) => bytes(params),
+            Arguments::Factored(params) => bytes(params),
         }
     }
 }
@@ -245,7 +248,7 @@ pub struct Launch {
 }
 
 /// Every (unit, entry point), in the order in which they are loaded.
-pub const KERNELS: [(&str, &str); 13] = [
+pub const KERNELS: [(&str, &str); 16] = [
     ("forward", "dpo_forward_f32"),
     ("forward", "dpo_forward_f16"),
     ("forward", "dpo_forward_bf16"),
@@ -259,6 +262,9 @@ pub const KERNELS: [(&str, &str); 13] = [
     ("backward", "dpo_backward_mapped_f32"),
     ("backward", "dpo_backward_mapped_f16"),
     ("backward", "dpo_backward_mapped_bf16"),
+    ("factored", "dpo_factored_f32"),
+    ("factored", "dpo_factored_f16"),
+    ("factored", "dpo_factored_bf16"),
 ];
 
 /// Blocks of a grid at most.
@@ -323,43 +329,8 @@ pub fn forward(
     loss: Option<(&PairLoss, &PairBuffers)>,
     workspace: DeviceAddress,
 ) -> Result<Launch> {
-    let sequences = batch.sequences.count();
-    let kernel_batch = kernel_batch(batch, inputs)?;
     let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
-    let offsets = Workspace::of(batch);
-    let workspace = address("workspace", 4, workspace)?;
-    let kernel_loss = match loss {
-        Some((loss, buffers)) => {
-            // The kernel counts the scored rows itself.
-            let given = given(&batch.pairs, sequences, buffers, true);
-            loss.check_inputs(&batch.pairs, sequences, &given)?;
-            kernel_loss(&batch.pairs, sequences, loss, buffers)?
-        }
-        None => DpoPairLoss::default(),
-    };
-    let params = DpoForward {
-        batch: kernel_batch,
-        dealing: dealing.params,
-        logits: address("logits", inputs.dtype.size(), inputs.logits)?,
-        token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
-        logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
-        logsumexp_residual: optional("logsumexp_residual", out.logsumexp_residual)?.unwrap_or(0),
-        logps: address("logps", 4, out.logps)?,
-        scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
-        sequence_rows_done: workspace + offsets.sequence_rows_done,
-        row_slices_done: workspace + offsets.row_slices_done,
-        slice_sums: workspace + offsets.slice_sums,
-        progress: workspace,
-        status: address("status", 4, out.status)?,
-        token_weights: optional("token_weights", out.token_weights)?.unwrap_or(0),
-        metrics: token_metrics(&out.metrics)?,
-        loss: kernel_loss,
-        ld_alpha: batch.ld_alpha,
-        partner_layout: match batch.pairs {
-            Pairs::Interleaved => DPO_PAIRS_INTERLEAVED,
-            _ => DPO_PAIRS_CONCATENATED,
-        },
-    };
+    let params = forward_params(batch, inputs, out, loss, &dealing, workspace)?;
     let figured = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
     Ok(Launch {
         unit: "forward",
@@ -371,11 +342,62 @@ pub fn forward(
             (DType::F16, true) => "dpo_forward_figured_f16",
             (DType::BF16, true) => "dpo_forward_figured_bf16",
         },
-        grid: grid(&dealing, kernel_batch.rows)?,
+        grid: grid(&dealing, params.batch.rows)?,
         cluster: 1,
         block: dealing.threads,
         shared_bytes: 0,
         arguments: Arguments::Forward(params),
+    })
+}
+
+/// [`forward`], and the gradient without its coefficients, in one launch: the logits are read once, and written once.
+///
+/// ```text
+/// gradient[r, v] = 1[v = y_r] − softmax(z[r])[v]        dlogits[r, v] = c · gradient[r, v],   c = coef[s] · upstream
+/// ```
+///
+/// `gradient` is `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it. Rows
+/// that are not scored become 0, rows that floor 1 cannot score NaN. [`cpu::factored`](crate::cpu::factored) says what
+/// it is for.
+///
+/// A row is cut otherwise than by [`forward`], so log-probs may differ from its in the last bits. Where bits matter
+/// (a cached reference that is to equal the policy at step 0), take both from the same pass.
+///
+/// # Errors
+///
+/// Those of [`forward`]; [`Error::Value`] for a gradient buffer that overlaps the logits without being the same, for a
+/// batch with a [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know.
+pub fn factored(
+    device: &Device,
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<(&PairLoss, &PairBuffers)>,
+    gradient: DeviceAddress,
+    workspace: DeviceAddress,
+) -> Result<Launch> {
+    batch.check_factored(out.metrics != TokenMetricsBuffers::default())?;
+    let factoring = Factoring::of(device, inputs.dtype, batch.vocab);
+    let dealing = &factoring.dealing;
+    let forward = forward_params(batch, inputs, out, loss, dealing, workspace)?;
+    let gradient = address("gradient", inputs.dtype.size(), gradient)?;
+    batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
+    Ok(Launch {
+        unit: "factored",
+        kernel: match inputs.dtype {
+            DType::F32 => "dpo_factored_f32",
+            DType::F16 => "dpo_factored_f16",
+            DType::BF16 => "dpo_factored_bf16",
+        },
+        grid: grid(dealing, forward.batch.rows)?,
+        cluster: dealing.params.blocks_per_row,
+        block: dealing.threads,
+        shared_bytes: factoring.shared_bytes(),
+        arguments: Arguments::Factored(DpoFactored {
+            forward,
+            gradient,
+            kept_vectors: factoring.kept_vectors,
+        }),
     })
 }
 
@@ -435,7 +457,7 @@ pub fn backward(
     let dealing = Dealing::of(Kernel::Backward, device.capability, inputs.dtype, batch.columns());
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
-    batch.check_dlogits(inputs.dtype, logits, dlogits)?;
+    batch.check_gradient("dlogits", inputs.dtype, logits, dlogits)?;
     check_token_weights(batch, buffers.token_coef.is_some())?;
     check_threshold(buffers.threshold.into())?;
     let params = DpoBackward {
@@ -467,6 +489,53 @@ pub fn backward(
         block: dealing.threads,
         shared_bytes: 0,
         arguments: Arguments::Backward(params),
+    })
+}
+
+/// What floors 1 and 2 are told.
+fn forward_params(
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<(&PairLoss, &PairBuffers)>,
+    dealing: &Dealing,
+    workspace: DeviceAddress,
+) -> Result<DpoForward> {
+    let sequences = batch.sequences.count();
+    let kernel_batch = kernel_batch(batch, inputs)?;
+    let offsets = Workspace::of(batch);
+    let workspace = address("workspace", 4, workspace)?;
+    let kernel_loss = match loss {
+        Some((loss, buffers)) => {
+            // The kernel counts the scored rows itself.
+            let given = given(&batch.pairs, sequences, buffers, true);
+            loss.check_inputs(&batch.pairs, sequences, &given)?;
+            kernel_loss(&batch.pairs, sequences, loss, buffers)?
+        }
+        None => DpoPairLoss::default(),
+    };
+    Ok(DpoForward {
+        batch: kernel_batch,
+        dealing: dealing.params,
+        logits: address("logits", inputs.dtype.size(), inputs.logits)?,
+        token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
+        logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
+        logsumexp_residual: optional("logsumexp_residual", out.logsumexp_residual)?.unwrap_or(0),
+        logps: address("logps", 4, out.logps)?,
+        scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
+        sequence_rows_done: workspace + offsets.sequence_rows_done,
+        row_slices_done: workspace + offsets.row_slices_done,
+        slice_sums: workspace + offsets.slice_sums,
+        progress: workspace,
+        status: address("status", 4, out.status)?,
+        token_weights: optional("token_weights", out.token_weights)?.unwrap_or(0),
+        metrics: token_metrics(&out.metrics)?,
+        loss: kernel_loss,
+        ld_alpha: batch.ld_alpha,
+        partner_layout: match batch.pairs {
+            Pairs::Interleaved => DPO_PAIRS_INTERLEAVED,
+            _ => DPO_PAIRS_CONCATENATED,
+        },
     })
 }
 

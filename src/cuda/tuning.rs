@@ -1,9 +1,11 @@
-//! How rows are dealt to blocks: one table, by kernel, architecture and bytes of a row.
+//! How rows are dealt to blocks: one table, by kernel, architecture and bytes of a row; and for the factored forward,
+//! by what of a row the device can keep on chip.
 //!
 //! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
-//! batch (on one architecture and for one dtype).
+//! batch (on one device and for one dtype).
 
 use super::params::DpoDealing;
+use super::plan::Device;
 use crate::batch::DType;
 
 /// A kernel that walks over rows.
@@ -134,4 +136,60 @@ pub fn most_slices(vocab: usize) -> u32 {
     let borders =
         TABLE.iter().flat_map(|entry| [entry.capabilities.0, entry.capabilities.1.saturating_add(1)]);
     borders.flat_map(|border| DType::ALL.map(|dtype| (border, dtype))).map(slices).max().unwrap_or(1)
+}
+
+/// Bytes that the device itself takes of the shared memory of every block.
+const SYSTEM_SHARED: u32 = 1 << 10;
+
+/// Static shared memory of the factored kernels at most, in bytes: the rest is for logits.
+pub const FACTORED_STATIC_SHARED: u32 = 2 << 10;
+
+/// Threads of a block of the factored forward at most.
+pub const FACTORED_THREADS: u32 = 512;
+
+/// How the factored forward deals rows: one row to a block, or a cluster of blocks to a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factoring {
+    /// Blocks and slices.
+    pub dealing: Dealing,
+    /// Vectors of a slice that stay in shared memory from the sum to the gradient. The others are read again.
+    pub kept_vectors: u32,
+}
+
+impl Factoring {
+    /// The dealing of rows of `vocab` elements.
+    ///
+    /// Derived, and not yet measured: two blocks share a multiprocessor, so that one reads while the other writes, and
+    /// the cluster is the smallest that then has the row in shared memory: a power of two, since clusters of other sizes
+    /// leave multiprocessors idle. Where the largest cluster cannot hold the row, the rest comes from L2; the shared
+    /// memory that blocks take bounds how many are in flight, and so how much of L2 they need. If that is more than half
+    /// of it, each block gets a multiprocessor for itself: half as many rows in flight, and more of each on chip.
+    ///
+    /// A thread has about eight vectors, two rounds of loads.
+    pub fn of(device: &Device, dtype: DType, vocab: usize) -> Self {
+        let vectors = u32::try_from((vocab * dtype.size()).div_ceil(VECTOR)).unwrap_or(u32::MAX);
+        let room = |blocks_per_multiprocessor: u32| {
+            let share = (device.shared_bytes_per_block + SYSTEM_SHARED) / blocks_per_multiprocessor;
+            (share.saturating_sub(SYSTEM_SHARED + FACTORED_STATIC_SHARED) / VECTOR as u32).max(2)
+        };
+        let mut blocks = 1;
+        while 2 * blocks <= device.cluster_blocks && vectors.div_ceil(blocks) > room(2) {
+            blocks *= 2;
+        }
+        let slice_vectors = vectors.div_ceil(blocks);
+        let read_again = VECTOR as u64 * u64::from(slice_vectors.saturating_sub(room(2)));
+        let crowded = read_again * 2 * u64::from(device.multiprocessors) > u64::from(device.l2_bytes / 2);
+        Factoring {
+            dealing: Dealing {
+                threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, FACTORED_THREADS),
+                params: DpoDealing { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
+            },
+            kept_vectors: slice_vectors.min(room(if crowded { 1 } else { 2 })),
+        }
+    }
+
+    /// Dynamic shared memory of a block, in bytes.
+    pub fn shared_bytes(&self) -> u32 {
+        self.kept_vectors * VECTOR as u32
+    }
 }

@@ -13,12 +13,49 @@ pub struct Outcome<T> {
     /// As the gradient buffer holds it, with what lies between the rows.
     pub dlogits: Vec<T>,
     pub gradient: GradientStatus,
+    /// The gradient was rounded before its coefficients came to it, too.
+    pub factored: bool,
 }
 
 /// Something that runs forward and backward passes.
 pub trait Executor {
     fn name(&self) -> String;
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T>;
+    /// The factored forward, whose gradient without coefficients stands in the place of dlogits.
+    fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T>;
+}
+
+/// The passes by way of the factored forward: coefficients come to its gradient here.
+pub struct Factored<'a, E>(pub &'a mut E);
+
+impl<E: Executor> Executor for Factored<'_, E> {
+    fn name(&self) -> String {
+        format!("{}, factored", self.0.name())
+    }
+
+    fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+        let mut outcome = self.0.factored(case);
+        let targets = case.targets();
+        let tokens = case.token_factors(&outcome.logps.token_weights);
+        for (s, bounds) in case.cu_seqlens.windows(2).enumerate() {
+            let coef = case.own_coef.as_ref().unwrap_or(&outcome.pairs.coef)[s] * case.spec.upstream;
+            for row in bounds[0] as usize..bounds[1] as usize {
+                // What stands in rows that are not scored is final.
+                if targets[row].is_none() {
+                    continue;
+                }
+                let coef = tokens.as_ref().map_or(coef, |tokens| coef * tokens[row]);
+                for value in outcome.dlogits[row * case.spec.row_stride..].iter_mut().take(case.spec.vocab) {
+                    *value = T::from_f32(coef * value.to_f32());
+                }
+            }
+        }
+        outcome
+    }
+
+    fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+        self.0.factored(case)
+    }
 }
 
 /// The value that fills a separate gradient buffer before the pass, so that what is not written shows.
@@ -54,7 +91,23 @@ impl Executor for Cpu {
             let logits = &case.logits;
             cpu::backward(&batch, logits, labels, (&logps).into(), coef, upstream, &mut dlogits).unwrap()
         };
-        Outcome { logps, pairs, dlogits, gradient }
+        Outcome { logps, pairs, dlogits, gradient, factored: false }
+    }
+
+    fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+        let (batch, labels, loss) = (case.batch(), case.labels(), &case.spec.loss);
+        let (mut forward, inputs) = (cpu::Forward::default(), case.inputs());
+        let dlogits = if case.spec.gradient_phase.is_none() {
+            let mut buffer = case.logits.clone();
+            cpu::factored_in_place(&batch, &mut buffer, labels, &inputs, loss, &mut forward).unwrap();
+            buffer
+        } else {
+            let mut buffer = vec![untouched(); case.logits.len()];
+            cpu::factored(&batch, &case.logits, labels, &inputs, loss, &mut forward, &mut buffer).unwrap();
+            buffer
+        };
+        let cpu::Forward { logps, pairs } = forward;
+        Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
     }
 }
 
@@ -156,7 +209,66 @@ mod kernels {
         }
 
         fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-            let (spec, device) = (&case.spec, self.0.properties());
+            let device = self.0.properties();
+            let on = self.upload(case);
+            let Uploaded { batch, inputs, out, buffers, .. } = &on;
+            let loss = Some((&case.spec.loss, buffers));
+            self.0.launch(&plan::forward(&device, batch, inputs, out, loss, on.workspace).unwrap());
+            let (logps, pairs) = self.results(case, &on);
+            self.check_floor_one_alone(batch, inputs, &logps);
+            self.check_floor_two_alone(case, &batch.pairs, out, buffers, &pairs);
+
+            // Half of the upstream gradient comes from the device, half from the host.
+            let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
+            let own_coef = case.own_coef.as_ref().map(|values| self.0.upload(bytes_of(values), 0));
+            let token_coef = case.token_factors(&logps.token_weights);
+            let nonfinite_row = self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0);
+            let gradient = GradientBuffers {
+                logsumexp: out.logsumexp.unwrap(),
+                logsumexp_residual: out.logsumexp_residual,
+                coef: Some(own_coef.unwrap_or(buffers.coef)),
+                token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
+                upstream: Some(upstream),
+                upstream_scale: case.spec.upstream / 2.0,
+                threshold: case.spec.threshold,
+                nonfinite_row: Some(nonfinite_row),
+                dlogits: on.gradient,
+            };
+            self.0.launch(&plan::backward(&device, batch, inputs, &gradient).unwrap());
+            let dlogits = self.fetch(on.gradient, case.logits.len());
+            let [row]: [u32; 1] = self.fetch(nonfinite_row, 1).try_into().unwrap();
+            let gradient = GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) };
+            self.0.clear();
+            Outcome { logps, pairs, dlogits, gradient, factored: false }
+        }
+
+        fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
+            let device = self.0.properties();
+            let on = self.upload(case);
+            let Uploaded { batch, inputs, out, buffers, gradient, workspace } = &on;
+            let loss = Some((&case.spec.loss, buffers));
+            let launch = plan::factored(&device, batch, inputs, out, loss, *gradient, *workspace).unwrap();
+            self.0.launch(&launch);
+            let (logps, pairs) = self.results(case, &on);
+            let dlogits = self.fetch(*gradient, case.logits.len());
+            self.0.clear();
+            Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
+        }
+    }
+
+    /// A case on the device, with room for its results.
+    struct Uploaded {
+        batch: Batch<DeviceArray>,
+        inputs: Inputs,
+        out: LogpsBuffers,
+        buffers: PairBuffers,
+        gradient: DeviceAddress,
+        workspace: DeviceAddress,
+    }
+
+    impl<D: Device> OnDevice<D> {
+        fn upload<T: Logit>(&mut self, case: &Case<T>) -> Uploaded {
+            let spec = &case.spec;
             let batch: Batch<DeviceArray> =
                 case.batch().try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
             let (rows, sequences, pairs) = (case.rows(), spec.sequences, batch.pair_count());
@@ -165,7 +277,6 @@ mod kernels {
                 OwnedLabels::I64(labels) => (LabelType::I64, self.0.upload(bytes_of(labels), 0)),
             };
             let logits = self.0.upload(bytes_of(&case.logits), spec.phase);
-            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
             let out = LogpsBuffers {
                 logps: self.0.reserve(4 * sequences),
                 scored: Some(self.0.reserve(4 * sequences)),
@@ -186,15 +297,22 @@ mod kernels {
                 coef: self.0.reserve(4 * sequences),
                 metrics: self.0.reserve(size_of::<DpoMetrics>()),
             };
-            let workspace_len = plan::workspace_bytes(&batch).unwrap();
-            let workspace = self.0.upload(&vec![0; workspace_len], 0);
-            let forward =
-                plan::forward(&device, &batch, &inputs, &out, Some((&spec.loss, &buffers)), workspace)
-                    .unwrap();
-            self.0.launch(&forward);
+            let gradient = match spec.gradient_phase {
+                None => logits,
+                Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
+            };
+            let workspace = self.0.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            Uploaded { batch, inputs, out, buffers, gradient, workspace }
+        }
+
+        /// What floors 1 and 2 have written.
+        fn results<T: Logit>(&mut self, case: &Case<T>, on: &Uploaded) -> (Logps<f32>, PairOutputs<f32>) {
+            let Uploaded { batch, out, buffers, workspace, .. } = on;
+            let (rows, sequences, pairs) = (case.rows(), case.spec.sequences, batch.pair_count());
             // Counters and findings are back at zero, so a captured graph replays.
             let counters = size_of::<DpoProgress>() + 4 * (sequences + rows);
-            assert!(self.0.download(workspace, counters).iter().all(|&byte| byte == 0), "{spec:?}");
+            assert!(self.0.download(*workspace, counters).iter().all(|&byte| byte == 0), "{:?}", case.spec);
 
             let [loss, chosen_reward, rejected_reward, margin, accuracy]: [f32; 5] =
                 self.fetch(buffers.metrics, 5).try_into().unwrap();
@@ -207,7 +325,7 @@ mod kernels {
                 logsumexp: self.fetch(out.logsumexp.unwrap(), rows),
                 logsumexp_residual: self.fetch(out.logsumexp_residual.unwrap(), rows),
                 token_weights: self.fetch(out.token_weights.unwrap(), rows),
-                metrics: spec.metrics.then(|| self.fetch_metrics(&out.metrics, rows, sequences)),
+                metrics: case.spec.metrics.then(|| self.fetch_metrics(&out.metrics, rows, sequences)),
                 status: status.into(),
             };
             let outputs = PairOutputs {
@@ -218,35 +336,7 @@ mod kernels {
                 margins: self.fetch(buffers.margins, pairs),
                 coef: self.fetch(buffers.coef, sequences),
             };
-            self.check_floor_one_alone(&batch, &inputs, &logps);
-            self.check_floor_two_alone(case, &batch.pairs, &out, &buffers, &outputs);
-
-            let dlogits = match spec.gradient_phase {
-                None => logits,
-                Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
-            };
-            // Half of the upstream gradient comes from the device, half from the host.
-            let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
-            let own_coef = case.own_coef.as_ref().map(|values| self.0.upload(bytes_of(values), 0));
-            let token_coef = case.token_factors(&logps.token_weights);
-            let nonfinite_row = self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0);
-            let gradient = GradientBuffers {
-                logsumexp: out.logsumexp.unwrap(),
-                logsumexp_residual: out.logsumexp_residual,
-                coef: Some(own_coef.unwrap_or(buffers.coef)),
-                token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
-                upstream: Some(upstream),
-                upstream_scale: spec.upstream / 2.0,
-                threshold: spec.threshold,
-                nonfinite_row: Some(nonfinite_row),
-                dlogits,
-            };
-            self.0.launch(&plan::backward(&device, &batch, &inputs, &gradient).unwrap());
-            let dlogits = self.fetch(dlogits, case.logits.len());
-            let [row]: [u32; 1] = self.fetch(nonfinite_row, 1).try_into().unwrap();
-            let gradient = GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) };
-            self.0.clear();
-            Outcome { logps, pairs: outputs, dlogits, gradient }
+            (logps, outputs)
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fmt::Debug;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use dpo_kernels::cuda::images::{IMAGES, Kind};
@@ -11,13 +12,14 @@ use dpo_kernels::cuda::params::DpoStatus;
 use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, KERNELS, Launch, LogpsBuffers,
 };
+use dpo_kernels::cuda::tuning::Factoring;
 use dpo_kernels::{Batch, DType, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
-use crate::executor::{Cpu, Device, Executor, OnDevice, bytes_of, values_of};
+use crate::executor::{Cpu, Device, Executor, Factored, OnDevice, Outcome, bytes_of, values_of};
 use crate::{compile, devices, nvrtc};
 
 /// Parsed PTX, by unit.
@@ -51,21 +53,30 @@ fn modules() -> &'static Modules {
 pub struct Interpreter {
     vm: Vm,
     modules: &'static Modules,
-    /// What plans are made for; `None` is a device of the modules' architecture.
-    device: Option<plan::Device>,
+    /// What plans are made for.
+    device: plan::Device,
     buffers: Vec<DeviceAddress>,
     pub stats: Stats,
 }
 
 impl Interpreter {
     pub fn new(options: Options) -> Self {
-        Interpreter {
-            vm: Vm::new(options),
-            modules: modules(),
-            device: None,
-            buffers: vec![],
-            stats: Stats::default(),
-        }
+        Interpreter::with(modules(), options)
+    }
+
+    /// A device of the modules' architecture.
+    fn with(modules: &'static Modules, options: Options) -> Self {
+        let target = modules.values().map(Module::target).min().expect("there are modules");
+        let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
+        let device = *devices::ALL.iter().find(fits).expect("there is a device of every architecture");
+        Interpreter { vm: Vm::new(options), modules, device, buffers: vec![], stats: Stats::default() }
+    }
+
+    /// With so little shared memory that rows of a few thousand logits take clusters of every size, and longer ones do
+    /// not fit even there.
+    fn cramped(mut self) -> Self {
+        self.device.shared_bytes_per_block = 16 << 10;
+        self
     }
 
     fn place(&mut self, address: DeviceAddress) -> DeviceAddress {
@@ -80,12 +91,7 @@ impl Device for Interpreter {
     }
 
     fn properties(&self) -> plan::Device {
-        if let Some(device) = self.device {
-            return device;
-        }
-        let target = self.modules.values().map(Module::target).min().expect("there are modules");
-        let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
-        *devices::ALL.iter().find(fits).expect("there is a device of every architecture")
+        self.device
     }
 
     fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress {
@@ -103,12 +109,12 @@ impl Device for Interpreter {
     }
 
     fn launch(&mut self, launch: &Launch) {
-        let bytes = launch.arguments.as_bytes();
+        let (asked, bytes) = (*launch, launch.arguments.as_bytes());
         let module = &self.modules[launch.unit];
         let launch = ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes)
             .cluster(launch.cluster)
             .shared(launch.shared_bytes as usize);
-        let stats = self.vm.launch(module, &launch).unwrap_or_else(|fault| panic!("{fault}"));
+        let stats = self.vm.launch(module, &launch).unwrap_or_else(|fault| panic!("{fault} {asked:?}"));
         self.stats.merge(&stats);
     }
 
@@ -135,10 +141,16 @@ pub fn run() {
         assert_eq!(rows, 2, "{dtype:?}");
     }
     other_dealings();
+    factored_on_little_shared_memory::<bf16>(embedded_interpreter);
+    factored_on_little_shared_memory::<f32>(embedded_interpreter);
     further_architectures();
     any_schedule_gives_the_same_bits();
     approximations_stay_within_the_bounds();
     report(&stats);
+}
+
+fn embedded_interpreter(schedule_seed: u64) -> Interpreter {
+    Interpreter::new(Options { schedule_seed, ..Options::default() })
 }
 
 /// Prints what was executed, and insists that it was everything.
@@ -238,8 +250,7 @@ pub fn samples<T: Logit>() -> Vec<Case<T>> {
 fn other_dealings() {
     let own = Interpreter::new(Options::default()).properties();
     for device in devices::ALL.into_iter().filter(|&device| device != own) {
-        let mut executor =
-            OnDevice(Interpreter { device: Some(device), ..Interpreter::new(Options::default()) });
+        let mut executor = OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });
         crate::dealing::sliced_rows::<bf16>(&mut executor);
     }
 }
@@ -261,19 +272,57 @@ fn further_architectures() {
         }
         let modules: &'static Modules = Box::leak(Box::new(parse(|unit| compiled[unit].clone())));
         assert_eq!(capability(modules), Some(target));
-        let mut executor = OnDevice(Interpreter { modules, ..Interpreter::new(Options::default()) });
+        let interpreter =
+            |schedule_seed| Interpreter::with(modules, Options { schedule_seed, ..Options::default() });
+        let mut executor = OnDevice(interpreter(0));
         for case in samples::<bf16>() {
             Expected::of(&case).check(&format!("compute_{target}"), &case, &executor.run(&case));
         }
+        factored_on_little_shared_memory::<f32>(interpreter);
+        factored_on_little_shared_memory::<f16>(interpreter);
+        factored_on_little_shared_memory::<bf16>(interpreter);
     }
 }
 
-/// The kernels as PTX for a capability, by unit.
+/// Rows that several blocks share, where the architecture has clusters, and rows that shared memory does not hold: the
+/// same numbers as ever, in place and not, and the same bits for every schedule and every place in memory.
+fn factored_on_little_shared_memory<T: Logit + Into<f64> + Debug>(interpreter: impl Fn(u64) -> Interpreter) {
+    let mut dealt = Vec::new();
+    for case in samples::<T>() {
+        let run = |case: &Case<T>, schedule_seed| {
+            let mut executor = OnDevice(interpreter(schedule_seed).cramped());
+            let outcome = Factored(&mut executor).run(case);
+            assert!(executor.0.stats.kernels.values().all(|kernel| kernel.instructions > 0));
+            outcome
+        };
+        let device = interpreter(0).cramped().device;
+        dealt.push(Factoring::of(&device, T::DTYPE, case.spec.vocab));
+        let outcome = run(&case, 0);
+        Expected::of(&case).check(&format!("factored for {:?}", device.capability), &case, &outcome);
+        let bits = |outcome: &Outcome<T>| format!("{outcome:?}");
+        for schedule_seed in 1..3 {
+            assert!(bits(&run(&case, schedule_seed)) == bits(&outcome), "the results depend on the schedule");
+        }
+        let mut moved = case.restrided(case.spec.vocab + 1, 4);
+        moved.spec.gradient_phase = None;
+        let token_logps = run(&moved, 0).logps.token_logps;
+        assert!(
+            token_logps.iter().map(|x| x.to_bits()).eq(outcome.logps.token_logps.iter().map(|x| x.to_bits()))
+        );
+    }
+    let kept = |factoring: &Factoring| factoring.kept_vectors == factoring.dealing.params.slice_vectors;
+    assert!(dealt.iter().any(kept) && !dealt.iter().all(kept), "all or nothing is kept: {dealt:?}");
+    let most = dealt.iter().map(|factoring| factoring.dealing.params.blocks_per_row).max();
+    assert_eq!(most, Some(interpreter(0).device.cluster_blocks), "{dealt:?}");
+}
+
+/// The kernels as PTX for a capability, by unit; for the mutants, those of the folder which DPO_KERNELS_DIR names.
 fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
     let variable = |name: &str| std::env::var_os(name);
     let library = nvrtc::search(variable, nvrtc::site_packages(variable("VIRTUAL_ENV"))).found;
     compile::load(&library.expect("the crate was built with it")).unwrap();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let folder = variable("DPO_KERNELS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), PathBuf::from);
     let source = |name: &str| compile::Source {
         name: CString::new(name).expect("file names have no NUL"),
         text: CString::new(std::fs::read(folder.join(name)).unwrap()).expect("sources have no NUL"),
@@ -310,7 +359,10 @@ fn approximations_stay_within_the_bounds() {
     fn check<T: Logit + Into<f64>>(approx_seed: u32) {
         let mut executor = OnDevice(Interpreter::new(Options { approx_seed, ..Options::default() }));
         for case in samples::<T>() {
-            Expected::of(&case).check(&format!("perturbed, seed {approx_seed}"), &case, &executor.run(&case));
+            let who = format!("perturbed, seed {approx_seed}");
+            let expected = Expected::of(&case);
+            expected.check(&who, &case, &executor.run(&case));
+            expected.check(&who, &case, &Factored(&mut executor).run(&case));
         }
     }
     for approx_seed in 1..4 {

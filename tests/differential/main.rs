@@ -40,7 +40,7 @@ use half::{bf16, f16};
 
 use bounds::Expected;
 use case::{Case, Mask, PairKind, Random, Spec};
-use executor::{Cpu, Executor};
+use executor::{Cpu, Executor, Factored};
 use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
@@ -111,18 +111,33 @@ fn transform(random: &mut Random, vocab: usize) -> Transform {
     }
 }
 
-fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
     for spec in matrix(size_of::<T>()) {
+        let spec =
+            if plain { Spec { transform: Transform::default(), metrics: false, ..spec } } else { spec };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }
 }
 
-/// The checks for one dtype.
+/// The checks for one dtype, of the passes and of the factored forward.
 fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
-    run_matrix::<T>(executor);
-    golden::inputs::<T>(executor);
+    run_matrix::<T>(executor, false);
+    run_passes::<T>(executor);
     losses::every_loss::<T>(executor);
+    extras::skipped_rows_are_not_read::<T>(executor);
+    extras::overflow_is_reported::<T>(executor);
+    extras::metrics_change_nothing_else::<T>(executor);
+    extras::padded_vocabulary::<T>(executor);
+    extras::ties_and_nonfinite_metrics::<T>(executor);
+    // It has the pair stage of the forward, but neither transforms nor token metrics.
+    let factored = &mut Factored(executor);
+    run_matrix::<T>(factored, true);
+    run_passes::<T>(factored);
+}
+
+fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
+    golden::inputs::<T>(executor);
     invariance::run_twice_gives_the_same_bits::<T>(executor);
     invariance::a_pair_alone_gives_the_same_bits::<T>(executor);
     invariance::stride_and_phase_leave_the_bits_alone::<T>(executor);
@@ -132,11 +147,6 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     trouble::nonfinite_logits::<T>(executor);
     trouble::large_logits::<T>(executor);
     trouble::uniform_rows::<T>(executor);
-    extras::skipped_rows_are_not_read::<T>(executor);
-    extras::overflow_is_reported::<T>(executor);
-    extras::metrics_change_nothing_else::<T>(executor);
-    extras::padded_vocabulary::<T>(executor);
-    extras::ties_and_nonfinite_metrics::<T>(executor);
 }
 
 /// The same on a device, and what only a device can meet.

@@ -440,6 +440,23 @@ dpo_result dpo_cpu_forward(const dpo_batch *batch, const dpo_inputs *inputs, con
  */
 dpo_result dpo_cpu_backward(const dpo_batch *batch, const dpo_inputs *inputs, const dpo_gradient *gradient);
 
+/**
+ * The factored forward on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one
+ * write of the logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same
+ * bits either way.
+ *
+ * `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
+ * rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
+ * pairs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
+ * X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
+ *     dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
+ *
+ * Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same;
+ * before any work.
+ */
+dpo_result dpo_cpu_factored(const dpo_batch *batch, const dpo_inputs *inputs, const float *ref_logps,
+                            const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pairs, void *gradient);
+
 /** The kernels, loaded into a CUDA context. May be shared between threads. */
 typedef struct dpo_cuda_kernels dpo_cuda_kernels;
 
@@ -459,8 +476,8 @@ dpo_result dpo_cuda_load(dpo_cuda_kernels **kernels);
 void dpo_cuda_free(dpo_cuda_kernels *kernels);
 
 /**
- * Stores in `*bytes` how much workspace dpo_cuda_logps and dpo_cuda_forward need for `batch`, at an alignment of 4:
- * about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
+ * Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
+ * alignment of 4: about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
  * A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.
@@ -491,6 +508,11 @@ dpo_result dpo_cuda_pair_loss(const dpo_cuda_kernels *kernels, const dpo_batch *
 dpo_result dpo_cuda_forward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                             const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
                             const dpo_pair_outputs *pairs, void *workspace, void *stream);
+
+/** The factored forward on a GPU, as dpo_cpu_factored, in one kernel. `workspace` has dpo_cuda_workspace_size bytes. */
+dpo_result dpo_cuda_factored(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
+                             const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
+                             const dpo_pair_outputs *pairs, void *gradient, void *workspace, void *stream);
 
 /** Floor 3 on a GPU, as dpo_cpu_backward. */
 dpo_result dpo_cuda_backward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,

@@ -70,6 +70,10 @@ impl<T: Copy> Output<T> {
     }
 }
 
+fn address(pointer: *const c_void) -> u64 {
+    pointer.addr() as u64
+}
+
 /// Where floor 1 writes.
 struct LogpsOutputs {
     logps: Output<f32>,
@@ -312,6 +316,53 @@ pub unsafe extern "C" fn dpo_cpu_forward(
 ///
 /// What the header says of memory: every pointer is null or points to a live buffer of the documented size.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn dpo_cpu_factored(
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    ref_logps: *const f32,
+    loss: *const dpo_loss,
+    out: *const dpo_logps,
+    pairs: *const dpo_pair_outputs,
+    gradient: *mut c_void,
+) -> dpo_result {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe {
+        let batch = in_host_memory(self::batch(read("batch", batch)?)?)?;
+        let inputs = read("inputs", inputs)?;
+        let loss = read("loss", loss)?;
+        let pair_inputs = host_inputs(loss, ref_logps, batch.sequences.count(), batch.pair_count())?;
+        let loss = self::loss(loss)?;
+        let out = LogpsOutputs::new(read("out", out)?, &batch)?;
+        let pairs = PairOutputBuffers::new(read("pairs", pairs)?, &batch)?;
+        let labels = host_labels(inputs, batch.rows())?;
+
+        let dtype = dtype(inputs)?;
+        batch.check_gradient("gradient", dtype, address(inputs.logits), address(gradient))?;
+        let mut scratch = SCRATCH.take();
+        with_logit!(dtype, T => {
+            let len = batch.logits_len();
+            let logits = pointer::<T>("logits", inputs.logits.cast())?;
+            let gradient = slice_mut::<T>("gradient", gradient.cast(), len)?;
+            if ptr::eq(logits.as_ptr(), gradient.as_ptr()) {
+                cpu::factored_in_place(&batch, gradient, labels, &pair_inputs, &loss, &mut scratch)?;
+            } else {
+                let logits = slice("logits", logits.as_ptr(), len)?;
+                cpu::factored(&batch, logits, labels, &pair_inputs, &loss, &mut scratch, gradient)?;
+            }
+        });
+        out.write(&scratch.logps);
+        pairs.write(&scratch.pairs);
+        SCRATCH.set(scratch);
+        Ok(())
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// What the header says of memory: every pointer is null or points to a live buffer of the documented size.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn dpo_cpu_backward(
     batch: *const dpo_batch,
     inputs: *const dpo_inputs,
@@ -338,8 +389,7 @@ pub unsafe extern "C" fn dpo_cpu_backward(
         let upstream = upstream * gradient.upstream_scale;
 
         let dtype = dtype(inputs)?;
-        let address = |pointer: *const c_void| pointer.addr() as u64;
-        batch.check_dlogits(dtype, address(inputs.logits), address(gradient.dlogits))?;
+        batch.check_gradient("dlogits", dtype, address(inputs.logits), address(gradient.dlogits))?;
         let status = with_logit!(dtype, T => {
             let len = batch.logits_len();
             let logits = pointer::<T>("logits", inputs.logits.cast())?;

@@ -116,6 +116,37 @@ exported! {
         Ok(kernels.launch(&launch, stream.cast())?)
     }
 
+    unsafe fn dpo_cuda_factored(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pairs: *const dpo_pair_outputs,
+        gradient: *mut c_void,
+        workspace: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let batch = on_device(arguments::batch(read("batch", batch)?)?)?;
+        let inputs = device_inputs(read("inputs", inputs)?)?;
+        let loss = read("loss", loss)?;
+        let out = logps_buffers(read("out", out)?);
+        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss)?;
+        let loss = arguments::loss(loss)?;
+        let launch = plan::factored(
+            kernels.device(),
+            &batch,
+            &inputs,
+            &out,
+            Some((&loss, &pairs)),
+            address(gradient),
+            address(workspace),
+        )?;
+        Ok(kernels.launch(&launch, stream.cast())?)
+    }
+
     unsafe fn dpo_cuda_backward(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,

@@ -720,6 +720,29 @@ unsafe extern "C" {
         gradient: *const dpo_gradient,
     ) -> dpo_result;
 }
+unsafe extern "C" {
+    /** The factored forward on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one
+ write of the logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same
+ bits either way.
+
+ `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
+ rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
+ pairs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
+ X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
+     dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
+
+ Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same;
+ before any work.*/
+    pub fn dpo_cpu_factored(
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pairs: *const dpo_pair_outputs,
+        gradient: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
 /// The kernels, loaded into a CUDA context. May be shared between threads.
 #[repr(C)]
 #[derive(Debug)]
@@ -740,8 +763,8 @@ unsafe extern "C" {
     pub fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels);
 }
 unsafe extern "C" {
-    /** Stores in `*bytes` how much workspace dpo_cuda_logps and dpo_cuda_forward need for `batch`, at an alignment of 4:
- about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
+    /** Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
+ alignment of 4: about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
  A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
@@ -786,6 +809,21 @@ unsafe extern "C" {
         loss: *const dpo_loss,
         out: *const dpo_logps,
         pairs: *const dpo_pair_outputs,
+        workspace: *mut ::core::ffi::c_void,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// The factored forward on a GPU, as dpo_cpu_factored, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
+    pub fn dpo_cuda_factored(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pairs: *const dpo_pair_outputs,
+        gradient: *mut ::core::ffi::c_void,
         workspace: *mut ::core::ffi::c_void,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;

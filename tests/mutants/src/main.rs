@@ -105,7 +105,7 @@ fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
     Ok(mutated)
 }
 
-/// Compiles every .cu file into `UNIT.ptx` in `folder`.
+/// Writes the sources into `folder`, and `UNIT.ptx` for every .cu file.
 fn build_ptx(kernels: &Kernels, folder: &Path) -> Result<(), String> {
     let source = |(name, text): (&String, &String)| Source {
         name: CString::new(name.as_str()).expect("file names have no NUL"),
@@ -113,6 +113,10 @@ fn build_ptx(kernels: &Kernels, folder: &Path) -> Result<(), String> {
     };
     let is_unit = |(name, _): &(&String, &String)| name.ends_with(".cu");
     let headers: Vec<Source> = kernels.iter().filter(|entry| !is_unit(entry)).map(source).collect();
+    for (name, text) in kernels {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     for unit in kernels.iter().filter(is_unit) {
         let path = folder.join(unit.0.replace(".cu", ".ptx"));
         let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80))?;
@@ -126,7 +130,8 @@ fn suite_complains(folder: &Path) -> Result<Option<String>, String> {
     let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--quiet", "-p", "dpo-kernels", "--test", "differential", "interpreted"])
-        .env("DPO_PTX_DIR", folder)
+        .env("DPO_PTX_DIR", &folder)
+        .env("DPO_KERNELS_DIR", &folder)
         .env("DPO_REDUCED", "1")
         .env("RUST_BACKTRACE", "0")
         .output()

@@ -52,7 +52,7 @@ pub const MUTANTS: [Mutant; 111] = [
     mutant("the last offender is kept, not the first", "batch.cuh", "[kind], ~index)", "[kind], index + 1)"),
     mutant(
         "each thread judges the order of cu_seqlens alone",
-        "forward.cu",
+        "stages.cuh",
         "out_of_order = __syncthreads_or(out_of_order);",
         "",
     ),
@@ -64,7 +64,7 @@ pub const MUTANTS: [Mutant; 111] = [
     ),
     mutant(
         "no barrier between settled sequences and pairs",
-        "forward.cu",
+        "stages.cuh",
         "p.token_weights[row] = not_a_number();\n    __syncthreads();",
         "p.token_weights[row] = not_a_number();",
     ),
@@ -96,15 +96,15 @@ pub const MUTANTS: [Mutant; 111] = [
     ),
     mutant(
         "a run of rows passes the end of the sequence",
-        "forward.cu",
+        "stages.cuh",
         "min(at.end, share.end_row) - row : 1",
         "share.end_row - row : 1",
     ),
     mutant(
         "a slice reads into the next",
         "row.cuh",
-        "begin + int(dealing.slice_vectors)",
-        "begin + int(dealing.slice_vectors) + 1",
+        "first + int(dealing.slice_vectors)",
+        "first + int(dealing.slice_vectors) + 1",
     ),
     mutant(
         "whole vectors of the next slice",
@@ -162,21 +162,21 @@ pub const MUTANTS: [Mutant; 111] = [
     ),
     mutant(
         "every thread takes the label's gradient for its own",
-        "backward.cu",
+        "gradient.cuh",
         "if (owner) out[at]",
         "if (logits.begin == 0) out[at]",
     ),
     mutant(
         "the label's logit is read after it is overwritten",
-        "backward.cu",
+        "gradient.cuh",
         "Logit::narrow_one(own)",
         "Logit::narrow_one(gradient.at_label(Logit::widen_one(logits.origin[at])))",
     ),
     mutant(
         "the last vectors are not differentiated",
-        "backward.cu",
-        "k + 1 < kGroup; ++k)\n            if (j + k * team < end) store",
-        "k + 2 < kGroup; ++k)\n            if (j + k * team < end) store",
+        "gradient.cuh",
+        "k + 1 < kGroup; ++k) {\n            if (j + k * team < end) {\n                store",
+        "k + 2 < kGroup; ++k) {\n            if (j + k * team < end) {\n                store",
     ),
     // Loads at every phase, heads and tails.
     mutant("bits shift the wrong way", "row.cuh", "__funnelshift_r(", "__funnelshift_l("),
@@ -247,11 +247,16 @@ pub const MUTANTS: [Mutant; 111] = [
     ),
     mutant(
         "the residual has the wrong sign",
-        "forward.cu",
+        "stages.cuh",
         "(log_sum - log_sum_kept);",
         "(log_sum_kept - log_sum);",
     ),
-    mutant("the residual of infinity is NaN", "forward.cu", "if (!isfinite(logsumexp)) residual = 0.0f;", ""),
+    mutant(
+        "the residual of infinity is NaN",
+        "stages.cuh",
+        "if (!isfinite(score.logsumexp)) score.residual = 0.0f;",
+        "",
+    ),
     // Rows, labels and sequences.
     mutant(
         "bad labels are followed",
@@ -270,13 +275,13 @@ pub const MUTANTS: [Mutant; 111] = [
     mutant("the search stops early", "batch.cuh", "while (high - low > 1)", "while (high - low > kWarp)"),
     mutant(
         "empty sequences are forgotten",
-        "forward.cu",
+        "stages.cuh",
         "} else if (cu_seqlens[s] == cu_seqlens[s + 1]) {",
         "} else if (false) {",
     ),
     mutant(
         "a sequence's sum in its neighbour's place",
-        "forward.cu",
+        "stages.cuh",
         "p.logps[at.sequence] =",
         "p.logps[at.sequence ^ 1] =",
     ),
@@ -412,14 +417,14 @@ pub const MUTANTS: [Mutant; 111] = [
     ),
     mutant(
         "the label is a token like any other",
-        "backward.cu",
+        "gradient.cuh",
         "return gradient[0] - slope[0];",
         "return gradient[0];",
     ),
     mutant(
         "ignored rows are left as they are",
         "backward.cu",
-        "return zero(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share);",
+        "return fill(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share, 0.0f);",
         "return;",
     ),
     mutant("writes between the rows", "row.cuh", "if (contains(first(j) + e)) out", "out"),
@@ -476,7 +481,7 @@ pub const MUTANTS: [Mutant; 111] = [
         "!(fabsf(gradient.coef) > p.threshold)",
     ),
     mutant("padding of the vocabulary stays", "backward.cu", "if (columns < vocab &&", "if (false &&"),
-    mutant("overflow is not looked for", "backward.cu", "<= 0.5f * Logit::kLargest", "<= infinity()"),
+    mutant("overflow is not looked for", "gradient.cuh", "<= 0.5f * Logit::kLargest", "<= infinity()"),
     mutant(
         "the last row that overflows",
         "backward.cu",

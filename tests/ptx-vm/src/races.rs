@@ -189,7 +189,9 @@ impl Shadow {
             }
             granule.crowded = true;
             let crowd = self.crowd.entry(index).or_default();
-            let same = crowd.iter_mut().find(|c| c.bytes == old.bytes && c.is_same_actor(&old));
+            // Of different lanes at different times, the earlier may be ordered where the later is not.
+            let alike = |c: &Touch| c.stamp == old.stamp || c.owners == old.owners;
+            let same = crowd.iter_mut().find(|c| c.bytes == old.bytes && c.is_same_actor(&old) && alike(c));
             if !same.is_some_and(|touch| touch.absorb(&old)) && old.bytes != 0 {
                 crowd.push(old);
             }

@@ -1,0 +1,143 @@
+// The factored forward: floors 1 and 2, and the gradient without its coefficient, G = 1[v = label] - softmax(logits),
+// with one read and one write of the logits. dlogits = c G with c of the row's sequence, which whoever consumes G folds
+// into its next product. G is exactly 0 in rows that are not scored, which are not read.
+//
+// A row belongs to a cluster of blocks, each of which has a slice of it. A block reads its slice into shared memory,
+// summing as it reads; the cluster merges its sums; and the block makes the gradient from shared memory. What of the
+// slice does not fit there is read again, from the L2 cache: the shared memory that the plan asks for bounds the blocks
+// in flight, and with them what the cache must hold. A block writes where it alone reads, so G may replace the logits.
+//
+// The bits depend on the number of slices and threads, which the plan makes of vocabulary, dtype and device: on nothing
+// else of the batch, and not on where a row starts, since a slice begins a multiple of 16 bytes into its row. They may
+// differ from the forward's in the last place, whose slices are shorter.
+//
+// SASS instructions per element of the main loops: one that sums and keeps, one that differentiates what was kept, one
+// for what is read again. All three issue within the time of four transfers of the element's bytes, two at most of which
+// go to device memory: see forward.cu for the figures, of which these have twice the time.
+// Budget: 10 aligned, 17 straddling
+#include "cluster.cuh"
+#include "gradient.cuh"
+#include "stages.cuh"
+
+// The part of a row that one block has, a row of its own to everything that follows: `count` elements from element
+// `begin` on. Vectors of logits to sum are counted from its first element, wherever that is in memory.
+template <class Logit> struct Slice {
+    typedef typename Logit::Storage Storage;
+
+    u32 begin, count;
+    const Storage *logits;
+    Storage *out;
+    int kept; // the first vectors, which are kept on chip
+
+    __device__ Slice(const DpoFactored &p, const Share &share) : kept(int(p.kept_vectors)) {
+        const u32 vocab = p.forward.batch.vocab, most = p.forward.dealing.slice_vectors * kWidth<Logit>;
+        begin = min(share.slice * most, vocab);
+        count = min(most, vocab - begin);
+        const i64 offset = i64(share.row) * p.forward.batch.row_stride + begin;
+        logits = static_cast<const Storage *>(p.forward.logits) + offset;
+        out = static_cast<Storage *>(p.gradient) + offset;
+    }
+
+    // Elements between the last 16-byte boundary and the gradient's first.
+    __device__ u32 lead() const { return phase_of(out) / u32(sizeof(Storage)); }
+};
+
+__device__ inline Vector *kept_vectors() {
+    extern __shared__ Vector vectors[];
+    return vectors;
+}
+
+// The block's own sum, in thread 0; what is kept of the slice is in shared memory after the next barrier.
+template <class Logit>
+__device__ OnlineSum sum_slice(const Slice<Logit> &slice, const Share &share, const Identity &map) {
+    __shared__ OnlineSum partials[kMaxWarps];
+    Vector *const shared = kept_vectors();
+    const SliceVectors<Logit> vectors(slice.logits, slice.count, 0);
+    const OnlineSum own = sum_own_vectors<OnlineSum, Logit>(vectors, share, map, [&](int j, const Vector &vector) {
+        if (j < slice.kept) shared[j] = vector;
+    });
+    return reduce_block(own, partials);
+}
+
+// The whole row's sum, in every thread, from each block's sum in its thread 0: always merged by rank.
+__device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
+    __shared__ OnlineSum handed_over;
+    if (threadIdx.x == 0) handed_over = own;
+    cluster_arrive();
+    cluster_wait();
+    OnlineSum total;
+#pragma unroll 1
+    for (u32 rank = 0; rank < blocks; ++rank) {
+        OnlineSum other;
+        other.reference = load_from(rank, &handed_over.reference);
+        other.sum = load_from(rank, &handed_over.sum);
+        total.merge(other);
+    }
+    return total;
+}
+
+// First from what was kept, then from device memory: a thread's vectors are the same ones throughout.
+template <class Logit, bool kStraddling>
+__device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int kept, u32 label, const Share &share) {
+    const SliceVectors<Logit> &logits = writer.logits;
+    const int team = share.team, kept_end = min(kept, logits.whole_end);
+    const Vector *const shared = kept_vectors();
+    writer.run(label, share, [&](int j) {
+        if (logits.lead == 0) {
+            j = writer.template write<kInFlight>(j, kept_end, team, [&](int j) { return shared[j]; });
+        } else {
+            const u32 phase = 16 - logits.lead * u32(sizeof(typename Logit::Storage));
+            j = writer.template write<kInFlight / 2>(
+                j, kept_end, team, [&](int j) { return shift_together(shared[j - 1], shared[j], phase); });
+        }
+        writer.template write_rest<kStraddling>(j, team);
+    });
+}
+
+template <class Logit>
+__device__ void write_gradient(const Slice<Logit> &slice, const OnlineSum &total, i64 label, const Share &share,
+                               const Identity &map) {
+    const u32 lead = slice.lead();
+    const SliceVectors<Logit> logits(slice.logits, slice.count, lead);
+    // With the row's own reference there is nothing to make up for: logsumexp is reference + log(sum), exactly.
+    const RowGradient<Identity> gradient = {map, 1.0f, total.reference, log2f(total.sum)};
+    const GradientWriter<Logit, Identity> writer = {logits, slice.out - lead, gradient};
+    const u32 column = u32(label) - slice.begin; // beyond the slice where another has the label
+    if (logits.straddling)
+        write_slice<Logit, true>(writer, slice.kept, column, share);
+    else
+        write_slice<Logit, false>(writer, slice.kept, column, share);
+}
+
+template <class Logit> __device__ void factored(const DpoFactored &p) {
+    const Share share(p.forward.dealing, p.forward.batch.rows);
+    const Position at(p.forward.batch, share.row);
+    const Slice<Logit> slice(p, share);
+    const Identity map(p.forward.batch);
+    const bool speaks = share.slice == 0 && threadIdx.x == 0; // for the row
+    if (at.scored && at.label_in(p.forward.batch.vocab)) {
+        const OnlineSum own = sum_slice(slice, share, map);
+        // Before the merge: after it, the block that has the label may have written over its logit.
+        const float label_logit = speaks ? Logit::widen_one(slice.logits[at.label]) : 0.0f;
+        const OnlineSum total = merge_cluster(own, p.forward.dealing.blocks_per_row);
+        cluster_arrive();
+        if (speaks) record(p.forward, share.row, at, RowScore::of(total, label_logit, map));
+        write_gradient(slice, total, at.label, share, map);
+        // Shared memory stays as long as another block may read of it.
+        cluster_wait();
+    } else {
+        const RowScore score = RowScore::without_logits(at);
+        if (speaks) record(p.forward, share.row, at, score);
+        const u32 lead = slice.lead();
+        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, share, score.logsumexp);
+    }
+    if (share.slice == 0) finish_rows(p.forward, share);
+}
+
+// As many threads on a multiprocessor as elsewhere, in blocks twice as large: shared memory is for two of them.
+#define DPO_FACTORED(name, Logit)                                                 \
+    extern "C" __global__ void __launch_bounds__(2 * kMaxThreads, kMinBlocks / 2) \
+        dpo_factored_##name(const __grid_constant__ DpoFactored p) {              \
+        factored<Logit>(p);                                                       \
+    }
+DPO_FOR_EACH_DTYPE(DPO_FACTORED)

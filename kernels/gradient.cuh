@@ -1,0 +1,136 @@
+// The gradient of one row, or of a slice of it, written past the caches.
+#pragma once
+
+#include "softmax.cuh"
+
+// One element's gradient needs two numbers per row beside its logit. x - logsumexp is taken before the multiplication
+// by log2(e), and the residual of logsumexp after it: a large logsumexp costs no accuracy.
+template <class Map> struct RowGradient {
+    Map map;
+    float coef;
+    float logsumexp;
+    float residual_log2;
+
+    // From logits to their gradients, as if none were the label's. `slopes` are -coef dz'/dz.
+    template <int kCount> __device__ void differentiate(float (&x)[kCount], float (&slopes)[kCount]) const {
+        map.bend(x, slopes, -coef);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+            x[i] = slopes[i] * exp2_approx(fmaf(map.minus(x[i], logsumexp), kLog2e, -residual_log2));
+    }
+
+    // The gradient of the label's logit.
+    __device__ float at_label(float x) const {
+        float gradient[1] = {x}, slope[1];
+        differentiate(gradient, slope);
+        return gradient[0] - slope[0];
+    }
+
+    // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a
+    // Logit reaches leaves room for rounding.
+    template <class Logit> __device__ bool may_overflow() const {
+        return !(fabsf(coef * map.steepest()) <= 0.5f * Logit::kLargest && isfinite(logsumexp));
+    }
+};
+
+// Vectors are counted from the gradient's 16-byte boundaries, so that every store is aligned; where the logits stand at
+// another phase, the loads straddle. A team's threads take the whole vectors in turn, and the edges by number.
+template <class Logit, class Map> struct GradientWriter {
+    typedef typename Logit::Storage Storage;
+    static constexpr int kWide = kWidth<Logit>;
+
+    SliceVectors<Logit> logits;
+    Storage *out; // like logits.origin: `lead` elements before the row
+    RowGradient<Map> gradient;
+
+    // Of tokens that are not the label.
+    __device__ Vector differentiate(const Vector &vector) const {
+        float x[kWide], slopes[kWide];
+        widen<Logit>(vector, x);
+        gradient.differentiate(x, slopes);
+        return narrow<Logit>(x);
+    }
+
+    __device__ void store(int j, const Vector &vector) const {
+        store_streaming(out + i64(j) * kWide, differentiate(vector));
+    }
+
+    // This thread's vectors from `j` to `end`, `kGroup` loads in flight; returns the next of its vectors.
+    template <int kGroup, class Load> __device__ int write(int j, int end, int team, const Load &load) const {
+        Vector group[kGroup];
+        for (; j + (kGroup - 1) * team < end; j += kGroup * team) {
+#pragma unroll
+            for (int k = 0; k < kGroup; ++k) group[k] = load(j + k * team);
+#pragma unroll
+            for (int k = 0; k < kGroup; ++k) store(j + k * team, group[k]);
+        }
+        // One vector fewer than a group at most.
+        int next = j;
+#pragma unroll
+        for (int k = 0; k + 1 < kGroup; ++k) {
+            if (j + k * team < end) group[k] = load(j + k * team);
+        }
+#pragma unroll
+        for (int k = 0; k + 1 < kGroup; ++k) {
+            if (j + k * team < end) {
+                store(j + k * team, group[k]);
+                next += team;
+            }
+        }
+        return next;
+    }
+
+    // The same of the logits in device memory. A straddling load holds two vectors until they are shifted together; and
+    // a transform needs registers too.
+    template <bool kStraddling> __device__ void write_rest(int j, int team) const {
+        constexpr int kGroup = kStraddling || Map::kExtended ? kInFlight / 2 : kInFlight;
+        write<kGroup>(j, logits.whole_end, team, [&](int j) { return logits.template load<kStraddling>(j); });
+    }
+
+    // The whole slice, with `write_whole` to write this thread's vectors from the first of them on.
+    //
+    // The label is a token like any other to the loops, which stay free of it; the thread that writes its vector then
+    // writes the label's gradient over it. In place, that thread must have read the logit before.
+    template <class WriteWhole>
+    __device__ void run(u32 label, const Share &share, const WriteWhole &write_whole) const {
+        const i64 at = i64(label) + logits.lead;
+        const bool owner = logits.owner(int(at / kWide), share.team) == int(share.rank);
+        const float own = owner ? gradient.at_label(Logit::widen_one(logits.origin[at])) : 0.0f;
+        write_whole(logits.whole_begin + int(share.rank));
+        if (int(share.rank) < logits.edges()) {
+            const int edge = logits.edge(share.rank);
+            logits.store_edge(out, edge, differentiate(logits.load_edge(edge)));
+        }
+        if (owner) out[at] = Logit::narrow_one(own);
+    }
+
+    // Whether this thread is about to write an infinity or a NaN. Looked at before rather than after the loops, which
+    // need all registers there are; one element at a time, since it is rare.
+    __device__ bool writes_nonfinite(u32 label, const Share &share) const {
+        bool found = false;
+        const auto look = [&](int j) {
+#pragma unroll 1
+            for (int e = 0; e < kWide; ++e) {
+                const u32 element = logits.first(j) + e;
+                if (!logits.contains(element)) continue;
+                const float x = Logit::widen_one(logits.origin[i64(j) * kWide + e]);
+                float gradient[1] = {x}, slope[1];
+                this->gradient.differentiate(gradient, slope);
+                if (element == label) gradient[0] -= slope[0];
+                found |= !isfinite(Logit::widen_one(Logit::narrow_one(gradient[0])));
+            }
+        };
+        for (int j = logits.whole_begin + int(share.rank); j < logits.whole_end; j += int(share.team)) look(j);
+        if (int(share.rank) < logits.edges()) look(logits.edge(share.rank));
+        return found;
+    }
+};
+
+// One value all over a slice of a row, by aligned vectors where whole ones fit.
+template <class Logit>
+__device__ void fill(const SliceVectors<Logit> &vectors, typename Logit::Storage *out, const Share &share, float value) {
+    const Vector vector = all<Logit>(value);
+    for (int j = vectors.whole_begin + int(share.rank); j < vectors.whole_end; j += int(share.team))
+        store_streaming(out + i64(j) * kWidth<Logit>, vector);
+    if (int(share.rank) < vectors.edges()) vectors.store_edge(out, vectors.edge(share.rank), vector);
+}

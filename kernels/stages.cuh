@@ -1,0 +1,135 @@
+// What follows the sum of a row: its log-prob, its sequence's once all rows are in, and the pairs once all sequences are.
+//
+// The last block to finish a sequence sums it; the last of all computes the pairs. Nobody waits for anybody, so the order
+// in which the device runs the blocks does not matter, and neither does it show in the results.
+#pragma once
+
+#include "batch.cuh"
+#include "pair_loss.cuh"
+#include "softmax.cuh"
+#include "weights.cuh"
+
+// Floor 1 of one row.
+struct RowScore {
+    float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
+
+    template <class Sum>
+    static __device__ RowScore of(const Sum &total, float label_logit, const typename Sum::Map &map) {
+        RowScore score;
+        const float log_sum = logf(total.sum);
+        float at_label[1] = {label_logit};
+        map.bend(at_label);
+        score.token_logp = map.minus(at_label[0], total.reference) - log_sum;
+        score.logsumexp = total.reference + log_sum;
+        // TwoSum: what the rounding of that addition lost. Floor 3 adds it back.
+        const float log_sum_kept = score.logsumexp - total.reference;
+        score.residual = (total.reference - (score.logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
+        if (!isfinite(score.logsumexp)) score.residual = 0.0f;
+        return score;
+    }
+
+    // One that is not read: NaN where it should have been.
+    static __device__ RowScore without_logits(const Position &at) {
+        RowScore score;
+        if (at.scored || !at.placed) score.token_logp = score.logsumexp = not_a_number();
+        return score;
+    }
+};
+
+// One thread hands a row's score in.
+__device__ inline void record(const DpoForward &p, u32 row, const Position &at, const RowScore &score) {
+    if (at.scored && !at.label_in(p.batch.columns)) report(p.progress, DPO_BAD_LABEL, row);
+    if (at.scored && !isfinite(score.token_logp)) report(p.progress, DPO_NONFINITE_ROW, row);
+    p.token_logps[row] = score.token_logp;
+    if (p.logsumexp) p.logsumexp[row] = score.logsumexp;
+    if (p.logsumexp_residual) p.logsumexp_residual[row] = score.residual;
+}
+
+// In f64, where rounding is far below the last bit of the f32 result: a sequence padded or packed, long or short,
+// alone or in a batch, has the same log-prob.
+struct SequenceSum {
+    double logp = 0.0;
+    double log_weight = 0.0;
+    u32 scored = 0;
+    u32 padding = 0; // shuffles move whole words of a value without holes
+
+    __device__ void merge(const SequenceSum &other) {
+        logp += other.logp;
+        log_weight += other.log_weight;
+        scored += other.scored;
+    }
+};
+
+__device__ inline void sum_sequence(const DpoForward &p, const Position &at) {
+    __shared__ SequenceSum partials[kMaxWarps];
+    SequenceSum sum;
+    TailWeights weights(p, at.sequence);
+    for (u32 first = at.begin; first < at.end; first += blockDim.x) {
+        const u32 row = first + threadIdx.x;
+        const bool scored = row < at.end && is_scored(p.batch, row, at.end);
+        const float weight = weights.next(scored);
+        if (row >= at.end) continue;
+        if (p.token_weights) p.token_weights[row] = weight;
+        const float logp = p.token_logps[row];
+        double log_weight = 0.0;
+        if (p.metrics.sequence_log_weights && scored) log_weight = double(logp) - double(logf(p.metrics.sum_p2[row]));
+        sum.merge({scored ? double(weight) * logp : 0.0, log_weight, scored});
+    }
+    sum = reduce_block(sum, partials);
+    if (threadIdx.x == 0) {
+        p.logps[at.sequence] = float(sum.logp);
+        p.scored[at.sequence] = sum.scored;
+        if (p.metrics.sequence_log_weights)
+            p.metrics.sequence_log_weights[at.sequence] = float(sum.log_weight / max(sum.scored, 1u));
+        if (sum.scored == 0) report(p.progress, DPO_EMPTY_SEQUENCE, at.sequence);
+    }
+}
+
+// Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
+// settled here, by the last block.
+__device__ inline void settle_packed(const DpoForward &p) {
+    bool out_of_order = false;
+    const int *cu_seqlens = p.batch.cu_seqlens;
+    for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
+        const int least = s == 0 ? 0 : cu_seqlens[s - 1];
+        const int most = s == 0 ? 0 : int(p.batch.rows);
+        const bool ends = s < p.batch.sequences || cu_seqlens[s] == int(p.batch.rows);
+        if (cu_seqlens[s] < least || cu_seqlens[s] > most || !ends) {
+            out_of_order = true;
+            report(p.progress, DPO_BAD_CU_SEQLENS, s);
+        }
+    }
+    out_of_order = __syncthreads_or(out_of_order);
+    for (u32 s = threadIdx.x; s < p.batch.sequences; s += blockDim.x) {
+        if (out_of_order) {
+            p.logps[s] = not_a_number();
+            p.scored[s] = 0;
+            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = not_a_number();
+            p.sequence_rows_done[s] = 0;
+        } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
+            p.logps[s] = 0.0f;
+            p.scored[s] = 0;
+            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = 0.0f;
+            report(p.progress, DPO_EMPTY_SEQUENCE, s);
+        }
+    }
+    if (out_of_order && p.token_weights)
+        for (u32 row = threadIdx.x; row < p.batch.rows; row += blockDim.x) p.token_weights[row] = not_a_number();
+    __syncthreads();
+}
+
+// Once the rows of a block are in, it does what no block has left to others: the sequences and, at the end, the pairs.
+// All of its threads.
+__device__ inline void finish_rows(const DpoForward &p, const Share &share) {
+    // A run of rows of one sequence at a time.
+    for (u32 row = share.first_row; row < share.end_row;) {
+        const Position at(p.batch, row);
+        const u32 run = at.placed ? min(at.end, share.end_row) - row : 1;
+        if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) sum_sequence(p, at);
+        row += run;
+    }
+    if (!arrive_last(&p.progress->rows_done, share.end_row - share.first_row, p.batch.rows)) return;
+    if (p.batch.cu_seqlens) settle_packed(p);
+    if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
+    if (threadIdx.x == 0) publish(p.progress, p.status);
+}
