@@ -62,6 +62,14 @@ pub type DpoTrouble = ::core::ffi::c_uint;
 pub struct DpoStatus {
     pub first: [::core::ffi::c_uint; 5usize],
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoStatus"][::core::mem::size_of::<DpoStatus>() - 20usize];
+    ["Alignment of DpoStatus"][::core::mem::align_of::<DpoStatus>() - 4usize];
+    [
+        "Offset of field: DpoStatus::first",
+    ][::core::mem::offset_of!(DpoStatus, first) - 0usize];
+};
 /// Figures of a batch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -77,6 +85,26 @@ pub struct DpoMetrics {
     /// share of pairs with chosen reward > rejected reward
     pub accuracy: f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoMetrics"][::core::mem::size_of::<DpoMetrics>() - 20usize];
+    ["Alignment of DpoMetrics"][::core::mem::align_of::<DpoMetrics>() - 4usize];
+    [
+        "Offset of field: DpoMetrics::loss",
+    ][::core::mem::offset_of!(DpoMetrics, loss) - 0usize];
+    [
+        "Offset of field: DpoMetrics::chosen_reward",
+    ][::core::mem::offset_of!(DpoMetrics, chosen_reward) - 4usize];
+    [
+        "Offset of field: DpoMetrics::rejected_reward",
+    ][::core::mem::offset_of!(DpoMetrics, rejected_reward) - 8usize];
+    [
+        "Offset of field: DpoMetrics::margin",
+    ][::core::mem::offset_of!(DpoMetrics, margin) - 12usize];
+    [
+        "Offset of field: DpoMetrics::accuracy",
+    ][::core::mem::offset_of!(DpoMetrics, accuracy) - 16usize];
+};
 /// Rows, labels and sequences.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -106,6 +134,53 @@ pub struct DpoBatch {
     /// 2 scale log2(e) / softcap, or 0
     pub softcap_power: f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 72usize];
+    ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
+    [
+        "Offset of field: DpoBatch::labels",
+    ][::core::mem::offset_of!(DpoBatch, labels) - 0usize];
+    [
+        "Offset of field: DpoBatch::cu_seqlens",
+    ][::core::mem::offset_of!(DpoBatch, cu_seqlens) - 8usize];
+    [
+        "Offset of field: DpoBatch::row_stride",
+    ][::core::mem::offset_of!(DpoBatch, row_stride) - 16usize];
+    [
+        "Offset of field: DpoBatch::ignore_index",
+    ][::core::mem::offset_of!(DpoBatch, ignore_index) - 24usize];
+    [
+        "Offset of field: DpoBatch::rows",
+    ][::core::mem::offset_of!(DpoBatch, rows) - 32usize];
+    [
+        "Offset of field: DpoBatch::vocab",
+    ][::core::mem::offset_of!(DpoBatch, vocab) - 36usize];
+    [
+        "Offset of field: DpoBatch::columns",
+    ][::core::mem::offset_of!(DpoBatch, columns) - 40usize];
+    [
+        "Offset of field: DpoBatch::sequences",
+    ][::core::mem::offset_of!(DpoBatch, sequences) - 44usize];
+    [
+        "Offset of field: DpoBatch::sequence_len",
+    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 48usize];
+    [
+        "Offset of field: DpoBatch::label_bytes",
+    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 52usize];
+    [
+        "Offset of field: DpoBatch::next_token",
+    ][::core::mem::offset_of!(DpoBatch, next_token) - 56usize];
+    [
+        "Offset of field: DpoBatch::scale",
+    ][::core::mem::offset_of!(DpoBatch, scale) - 60usize];
+    [
+        "Offset of field: DpoBatch::softcap",
+    ][::core::mem::offset_of!(DpoBatch, softcap) - 64usize];
+    [
+        "Offset of field: DpoBatch::softcap_power",
+    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 68usize];
+};
 /// One loss of a weighted sum.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -116,6 +191,26 @@ pub struct DpoLossTerm {
     pub label_smoothing: f32,
     pub parameters: [f32; 2usize],
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoLossTerm"][::core::mem::size_of::<DpoLossTerm>() - 24usize];
+    ["Alignment of DpoLossTerm"][::core::mem::align_of::<DpoLossTerm>() - 4usize];
+    [
+        "Offset of field: DpoLossTerm::kind",
+    ][::core::mem::offset_of!(DpoLossTerm, kind) - 0usize];
+    [
+        "Offset of field: DpoLossTerm::length_normalized",
+    ][::core::mem::offset_of!(DpoLossTerm, length_normalized) - 4usize];
+    [
+        "Offset of field: DpoLossTerm::weight",
+    ][::core::mem::offset_of!(DpoLossTerm, weight) - 8usize];
+    [
+        "Offset of field: DpoLossTerm::label_smoothing",
+    ][::core::mem::offset_of!(DpoLossTerm, label_smoothing) - 12usize];
+    [
+        "Offset of field: DpoLossTerm::parameters",
+    ][::core::mem::offset_of!(DpoLossTerm, parameters) - 16usize];
+};
 /// A loss over pairs: parameters, what it reads besides logps, and where its results go.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -173,6 +268,107 @@ pub struct DpoPairLoss {
     pub normalizer: f32,
     pub terms: [DpoLossTerm; 4usize],
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 296usize];
+    ["Alignment of DpoPairLoss"][::core::mem::align_of::<DpoPairLoss>() - 8usize];
+    [
+        "Offset of field: DpoPairLoss::ref_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, ref_logps) - 0usize];
+    [
+        "Offset of field: DpoPairLoss::chosen",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen) - 8usize];
+    [
+        "Offset of field: DpoPairLoss::rejected",
+    ][::core::mem::offset_of!(DpoPairLoss, rejected) - 16usize];
+    [
+        "Offset of field: DpoPairLoss::lengths",
+    ][::core::mem::offset_of!(DpoPairLoss, lengths) - 24usize];
+    [
+        "Offset of field: DpoPairLoss::betas",
+    ][::core::mem::offset_of!(DpoPairLoss, betas) - 32usize];
+    [
+        "Offset of field: DpoPairLoss::gammas",
+    ][::core::mem::offset_of!(DpoPairLoss, gammas) - 40usize];
+    [
+        "Offset of field: DpoPairLoss::weights",
+    ][::core::mem::offset_of!(DpoPairLoss, weights) - 48usize];
+    [
+        "Offset of field: DpoPairLoss::label_smoothings",
+    ][::core::mem::offset_of!(DpoPairLoss, label_smoothings) - 56usize];
+    [
+        "Offset of field: DpoPairLoss::sequence_log_weights",
+    ][::core::mem::offset_of!(DpoPairLoss, sequence_log_weights) - 64usize];
+    [
+        "Offset of field: DpoPairLoss::kl_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_logps) - 72usize];
+    [
+        "Offset of field: DpoPairLoss::kl_ref_logps",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_ref_logps) - 80usize];
+    [
+        "Offset of field: DpoPairLoss::device_normalizer",
+    ][::core::mem::offset_of!(DpoPairLoss, device_normalizer) - 88usize];
+    [
+        "Offset of field: DpoPairLoss::chosen_tokens",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen_tokens) - 96usize];
+    [
+        "Offset of field: DpoPairLoss::pair_losses",
+    ][::core::mem::offset_of!(DpoPairLoss, pair_losses) - 104usize];
+    [
+        "Offset of field: DpoPairLoss::chosen_rewards",
+    ][::core::mem::offset_of!(DpoPairLoss, chosen_rewards) - 112usize];
+    [
+        "Offset of field: DpoPairLoss::rejected_rewards",
+    ][::core::mem::offset_of!(DpoPairLoss, rejected_rewards) - 120usize];
+    [
+        "Offset of field: DpoPairLoss::margins",
+    ][::core::mem::offset_of!(DpoPairLoss, margins) - 128usize];
+    [
+        "Offset of field: DpoPairLoss::coef",
+    ][::core::mem::offset_of!(DpoPairLoss, coef) - 136usize];
+    [
+        "Offset of field: DpoPairLoss::metrics",
+    ][::core::mem::offset_of!(DpoPairLoss, metrics) - 144usize];
+    [
+        "Offset of field: DpoPairLoss::pairs",
+    ][::core::mem::offset_of!(DpoPairLoss, pairs) - 152usize];
+    [
+        "Offset of field: DpoPairLoss::pair_layout",
+    ][::core::mem::offset_of!(DpoPairLoss, pair_layout) - 156usize];
+    [
+        "Offset of field: DpoPairLoss::length_normalized",
+    ][::core::mem::offset_of!(DpoPairLoss, length_normalized) - 160usize];
+    [
+        "Offset of field: DpoPairLoss::divergence",
+    ][::core::mem::offset_of!(DpoPairLoss, divergence) - 164usize];
+    [
+        "Offset of field: DpoPairLoss::normalizer_kind",
+    ][::core::mem::offset_of!(DpoPairLoss, normalizer_kind) - 168usize];
+    [
+        "Offset of field: DpoPairLoss::kl_count",
+    ][::core::mem::offset_of!(DpoPairLoss, kl_count) - 172usize];
+    [
+        "Offset of field: DpoPairLoss::term_count",
+    ][::core::mem::offset_of!(DpoPairLoss, term_count) - 176usize];
+    [
+        "Offset of field: DpoPairLoss::beta",
+    ][::core::mem::offset_of!(DpoPairLoss, beta) - 180usize];
+    [
+        "Offset of field: DpoPairLoss::gamma",
+    ][::core::mem::offset_of!(DpoPairLoss, gamma) - 184usize];
+    [
+        "Offset of field: DpoPairLoss::alpha",
+    ][::core::mem::offset_of!(DpoPairLoss, alpha) - 188usize];
+    [
+        "Offset of field: DpoPairLoss::baseline",
+    ][::core::mem::offset_of!(DpoPairLoss, baseline) - 192usize];
+    [
+        "Offset of field: DpoPairLoss::normalizer",
+    ][::core::mem::offset_of!(DpoPairLoss, normalizer) - 196usize];
+    [
+        "Offset of field: DpoPairLoss::terms",
+    ][::core::mem::offset_of!(DpoPairLoss, terms) - 200usize];
+};
 /// What blocks leave for the last of them; all zero between launches.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -181,6 +377,17 @@ pub struct DpoProgress {
     /// ~index of the first offender: 0 is none, and a maximum finds the first
     pub worst: [::core::ffi::c_uint; 5usize],
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoProgress"][::core::mem::size_of::<DpoProgress>() - 24usize];
+    ["Alignment of DpoProgress"][::core::mem::align_of::<DpoProgress>() - 4usize];
+    [
+        "Offset of field: DpoProgress::rows_done",
+    ][::core::mem::offset_of!(DpoProgress, rows_done) - 0usize];
+    [
+        "Offset of field: DpoProgress::worst",
+    ][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
+};
 /** How rows are dealt to blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
  row, each with a slice of its vectors. One of the two numbers is 1.*/
 #[repr(C)]
@@ -191,6 +398,20 @@ pub struct DpoDealing {
     /// 16-byte vectors; the last slice has what is left of the row
     pub slice_vectors: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoDealing"][::core::mem::size_of::<DpoDealing>() - 12usize];
+    ["Alignment of DpoDealing"][::core::mem::align_of::<DpoDealing>() - 4usize];
+    [
+        "Offset of field: DpoDealing::rows_per_block",
+    ][::core::mem::offset_of!(DpoDealing, rows_per_block) - 0usize];
+    [
+        "Offset of field: DpoDealing::blocks_per_row",
+    ][::core::mem::offset_of!(DpoDealing, blocks_per_row) - 4usize];
+    [
+        "Offset of field: DpoDealing::slice_vectors",
+    ][::core::mem::offset_of!(DpoDealing, slice_vectors) - 8usize];
+};
 /// sum exp(x - reference) over the elements of one slice.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -207,6 +428,32 @@ pub struct DpoSliceSum {
     pub largest: f32,
     pub first: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 28usize];
+    ["Alignment of DpoSliceSum"][::core::mem::align_of::<DpoSliceSum>() - 4usize];
+    [
+        "Offset of field: DpoSliceSum::reference",
+    ][::core::mem::offset_of!(DpoSliceSum, reference) - 0usize];
+    [
+        "Offset of field: DpoSliceSum::sum",
+    ][::core::mem::offset_of!(DpoSliceSum, sum) - 4usize];
+    [
+        "Offset of field: DpoSliceSum::weighted",
+    ][::core::mem::offset_of!(DpoSliceSum, weighted) - 8usize];
+    [
+        "Offset of field: DpoSliceSum::squares",
+    ][::core::mem::offset_of!(DpoSliceSum, squares) - 12usize];
+    [
+        "Offset of field: DpoSliceSum::total",
+    ][::core::mem::offset_of!(DpoSliceSum, total) - 16usize];
+    [
+        "Offset of field: DpoSliceSum::largest",
+    ][::core::mem::offset_of!(DpoSliceSum, largest) - 20usize];
+    [
+        "Offset of field: DpoSliceSum::first",
+    ][::core::mem::offset_of!(DpoSliceSum, first) - 24usize];
+};
 /// What one read of a row tells beside its log-prob, each of them optional: [rows] and at the end [sequences], or null.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -218,6 +465,28 @@ pub struct DpoTokenMetrics {
     /// needs sum_p2
     pub sequence_log_weights: ::core::ffi::c_ulonglong,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenMetrics"][::core::mem::size_of::<DpoTokenMetrics>() - 40usize];
+    [
+        "Alignment of DpoTokenMetrics",
+    ][::core::mem::align_of::<DpoTokenMetrics>() - 8usize];
+    [
+        "Offset of field: DpoTokenMetrics::entropy",
+    ][::core::mem::offset_of!(DpoTokenMetrics, entropy) - 0usize];
+    [
+        "Offset of field: DpoTokenMetrics::correct",
+    ][::core::mem::offset_of!(DpoTokenMetrics, correct) - 8usize];
+    [
+        "Offset of field: DpoTokenMetrics::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenMetrics, mean_logit) - 16usize];
+    [
+        "Offset of field: DpoTokenMetrics::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenMetrics, sum_p2) - 24usize];
+    [
+        "Offset of field: DpoTokenMetrics::sequence_log_weights",
+    ][::core::mem::offset_of!(DpoTokenMetrics, sequence_log_weights) - 32usize];
+};
 /// Floors 1 and 2 in one launch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -253,6 +522,65 @@ pub struct DpoForward {
     /// of pairs, where ld_alpha is not 1: concatenated or interleaved
     pub partner_layout: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 528usize];
+    ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
+    [
+        "Offset of field: DpoForward::batch",
+    ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
+    [
+        "Offset of field: DpoForward::dealing",
+    ][::core::mem::offset_of!(DpoForward, dealing) - 72usize];
+    [
+        "Offset of field: DpoForward::logits",
+    ][::core::mem::offset_of!(DpoForward, logits) - 88usize];
+    [
+        "Offset of field: DpoForward::token_logps",
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 96usize];
+    [
+        "Offset of field: DpoForward::logsumexp",
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 104usize];
+    [
+        "Offset of field: DpoForward::logsumexp_residual",
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 112usize];
+    [
+        "Offset of field: DpoForward::logps",
+    ][::core::mem::offset_of!(DpoForward, logps) - 120usize];
+    [
+        "Offset of field: DpoForward::scored",
+    ][::core::mem::offset_of!(DpoForward, scored) - 128usize];
+    [
+        "Offset of field: DpoForward::sequence_rows_done",
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 136usize];
+    [
+        "Offset of field: DpoForward::row_slices_done",
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 144usize];
+    [
+        "Offset of field: DpoForward::slice_sums",
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 152usize];
+    [
+        "Offset of field: DpoForward::progress",
+    ][::core::mem::offset_of!(DpoForward, progress) - 160usize];
+    [
+        "Offset of field: DpoForward::status",
+    ][::core::mem::offset_of!(DpoForward, status) - 168usize];
+    [
+        "Offset of field: DpoForward::token_weights",
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 176usize];
+    [
+        "Offset of field: DpoForward::metrics",
+    ][::core::mem::offset_of!(DpoForward, metrics) - 184usize];
+    [
+        "Offset of field: DpoForward::loss",
+    ][::core::mem::offset_of!(DpoForward, loss) - 224usize];
+    [
+        "Offset of field: DpoForward::ld_alpha",
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 520usize];
+    [
+        "Offset of field: DpoForward::partner_layout",
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 524usize];
+};
 /// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -263,6 +591,20 @@ pub struct DpoFactored {
     /// of a slice, in dynamic shared memory: at least two, or all
     pub kept_vectors: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 544usize];
+    ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
+    [
+        "Offset of field: DpoFactored::forward",
+    ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
+    [
+        "Offset of field: DpoFactored::gradient",
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 528usize];
+    [
+        "Offset of field: DpoFactored::kept_vectors",
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 536usize];
+};
 /// Floor 2 alone: one block.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -275,6 +617,28 @@ pub struct DpoPairLossAlone {
     pub loss: DpoPairLoss,
     pub sequences: ::core::ffi::c_uint,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 328usize];
+    [
+        "Alignment of DpoPairLossAlone",
+    ][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
+    [
+        "Offset of field: DpoPairLossAlone::logps",
+    ][::core::mem::offset_of!(DpoPairLossAlone, logps) - 0usize];
+    [
+        "Offset of field: DpoPairLossAlone::scored",
+    ][::core::mem::offset_of!(DpoPairLossAlone, scored) - 8usize];
+    [
+        "Offset of field: DpoPairLossAlone::status",
+    ][::core::mem::offset_of!(DpoPairLossAlone, status) - 16usize];
+    [
+        "Offset of field: DpoPairLossAlone::loss",
+    ][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
+    [
+        "Offset of field: DpoPairLossAlone::sequences",
+    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 320usize];
+};
 /// Floor 3.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -301,3 +665,44 @@ pub struct DpoBackward {
     /// rows whose coefficient is no larger are zeros
     pub threshold: f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 160usize];
+    ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
+    [
+        "Offset of field: DpoBackward::batch",
+    ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
+    [
+        "Offset of field: DpoBackward::dealing",
+    ][::core::mem::offset_of!(DpoBackward, dealing) - 72usize];
+    [
+        "Offset of field: DpoBackward::logits",
+    ][::core::mem::offset_of!(DpoBackward, logits) - 88usize];
+    [
+        "Offset of field: DpoBackward::dlogits",
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 96usize];
+    [
+        "Offset of field: DpoBackward::logsumexp",
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 104usize];
+    [
+        "Offset of field: DpoBackward::logsumexp_residual",
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 112usize];
+    [
+        "Offset of field: DpoBackward::coef",
+    ][::core::mem::offset_of!(DpoBackward, coef) - 120usize];
+    [
+        "Offset of field: DpoBackward::token_coef",
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 128usize];
+    [
+        "Offset of field: DpoBackward::upstream",
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 136usize];
+    [
+        "Offset of field: DpoBackward::nonfinite_row",
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 144usize];
+    [
+        "Offset of field: DpoBackward::upstream_scale",
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 152usize];
+    [
+        "Offset of field: DpoBackward::threshold",
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 156usize];
+};

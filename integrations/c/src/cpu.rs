@@ -339,6 +339,7 @@ pub unsafe extern "C" fn dpo_cpu_factored(
         let dtype = dtype(inputs)?;
         batch.check_gradient("gradient", dtype, address(inputs.logits), address(gradient))?;
         let mut scratch = SCRATCH.take();
+        out.request(&mut scratch.logps);
         with_logit!(dtype, T => {
             let len = batch.logits_len();
             let logits = pointer::<T>("logits", inputs.logits.cast())?;

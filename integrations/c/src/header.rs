@@ -666,7 +666,8 @@ unsafe extern "C" {
     /** Floor 1 on the CPU: log-probs of the labels, per token and per sequence.
 
  `batch`, `inputs` and `out` are described at their types; the pairs of `batch` are checked and otherwise unused.
- Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once.
+ Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once. What of `out` is
+ null costs nothing.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_INDEX.*/
     pub fn dpo_cpu_logps(
@@ -710,10 +711,12 @@ unsafe extern "C" {
     /** Floor 3 on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
  inputs->logits (which then is written, const or not), with the same bits either way.
 
- dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * upstream[0] * upstream_scale, rounded once to
- the type of the logits; rows that are not scored become 0.
+ dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * token_coef[r] * upstream[0] * upstream_scale,
+ rounded once to the type of the logits, and by the chain rule where logits are scaled or capped; rows that are not
+ scored become 0.
 
- Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, or DPO_ERROR_INDEX.*/
+ Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, DPO_ERROR_INDEX, or
+ DPO_ERROR_MISSING where the batch is length_desensitized and token_coef is null.*/
     pub fn dpo_cpu_backward(
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,

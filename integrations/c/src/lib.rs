@@ -33,6 +33,7 @@ defined![
     cpu::dpo_cpu_logps,
     cpu::dpo_cpu_pair_loss,
     cpu::dpo_cpu_forward,
+    cpu::dpo_cpu_factored,
     cpu::dpo_cpu_backward,
     cuda::dpo_cuda_load,
     cuda::dpo_cuda_free,
@@ -40,5 +41,6 @@ defined![
     cuda::dpo_cuda_logps,
     cuda::dpo_cuda_pair_loss,
     cuda::dpo_cuda_forward,
+    cuda::dpo_cuda_factored,
     cuda::dpo_cuda_backward,
 ];

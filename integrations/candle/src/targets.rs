@@ -129,12 +129,11 @@ impl Targets {
             Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: index(desirable)? },
         };
         Ok(Batch {
-            vocab: rows.vocab,
             row_stride: rows.stride,
-            sequences,
             pairs,
             label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
+            ..Batch::new(rows.vocab, sequences)
         })
     }
 }
