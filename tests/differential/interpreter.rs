@@ -247,8 +247,7 @@ pub fn samples<T: Logit>() -> Vec<Case<T>> {
 fn other_dealings() {
     let own = Interpreter::new(Options::default()).properties();
     for device in devices::ALL.into_iter().filter(|&device| device != own) {
-        let mut executor =
-            OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });
+        let mut executor = OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });
         crate::dealing::sliced_rows::<bf16>(&mut executor);
     }
 }
