@@ -11,6 +11,7 @@ use std::hint::black_box;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use dpo_kernels::cpu::{self, Forward};
+use dpo_kernels::loss::PairInputs;
 use dpo_kernels::{Labels, Logit, PairLoss};
 use half::bf16;
 use rayon::ThreadPool;
@@ -99,7 +100,7 @@ fn passes<T: Logit>(
         let host_labels = labels(shape, ignored);
         let labels = Labels::from(&host_labels[..]);
         let suffix = if ignored { ", half ignored" } else { "" };
-        let mut out = Forward::default();
+        let (mut out, mut factored_out) = (Forward::default(), Forward::default());
         let mut forward = || cpu::forward(&batch, logits, labels, None, &loss, &mut out).expect("valid");
         group.throughput(read.clone());
         group.bench_function(format!("forward{suffix}"), |bencher| {
@@ -117,6 +118,14 @@ fn passes<T: Logit>(
             || cpu::backward_in_place(&batch, dlogits, labels, logsumexp, coef, 1.0).expect("valid");
         group.bench_function(format!("backward in place{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut in_place))
+        });
+        let inputs = PairInputs::default();
+        let mut factored = || {
+            let out = &mut factored_out;
+            cpu::factored(&batch, logits, labels, &inputs, &loss, out, dlogits).expect("valid")
+        };
+        group.bench_function(format!("factored{suffix}"), |bencher| {
+            bencher.iter(|| pool.install(&mut factored))
         });
     }
 }

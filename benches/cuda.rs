@@ -1,5 +1,6 @@
 //! The kernels on the first GPU, timed by CUDA events: bytes of logits per second, beside a device-to-device copy of as
-//! many bytes in the same run. A forward must read S; a backward must read S and write S, as the copy does.
+//! many bytes in the same run. A forward must read S; a backward or a factored forward must read S and write S, as the copy
+//! does.
 //!
 //! `DPO_BENCH_OUT=folder cargo bench --bench cuda` prints the roofline table, whose last column is the share of the copy's
 //! bandwidth.
@@ -17,7 +18,7 @@ mod device {
     use criterion::{Criterion, Throughput};
     use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
     use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-    use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
+    use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels, PairSlices};
     use dpo_kernels::{Logit, PairLoss};
     use half::{bf16, f16};
 
@@ -110,6 +111,22 @@ mod device {
             bencher.iter_custom(|n| {
                 timed(&stream, n, || {
                     pass.backward_in_place(&mut logits, labels, None, 1.0).expect("a launch")
+                })
+            })
+        });
+        // A gradient is a valid input again.
+        let inputs = PairSlices::default();
+        group.bench_function("factored", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || {
+                    pass.factored(&logits, labels, &inputs, &loss, &mut dlogits).expect("a launch")
+                })
+            })
+        });
+        group.bench_function("factored in place", |bencher| {
+            bencher.iter_custom(|n| {
+                timed(&stream, n, || {
+                    pass.factored_in_place(&mut logits, labels, &inputs, &loss).expect("a launch")
                 })
             })
         });

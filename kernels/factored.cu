@@ -134,10 +134,13 @@ template <class Logit> __device__ void factored(const DpoFactored &p) {
     if (share.slice == 0) finish_rows(p.forward, share);
 }
 
-// As many threads on a multiprocessor as elsewhere, in blocks twice as large: shared memory is for two of them.
-#define DPO_FACTORED(name, Logit)                                                 \
-    extern "C" __global__ void __launch_bounds__(2 * kMaxThreads, kMinBlocks / 2) \
-        dpo_factored_##name(const __grid_constant__ DpoFactored p) {              \
-        factored<Logit>(p);                                                       \
+// Shared memory is for two blocks on a multiprocessor; so many threads leave 72 registers to each, which the losses need,
+// and have 28 KiB of loads in flight, more than a multiprocessor's share of the bandwidth times the latency.
+constexpr int kFactoredThreads = 448, kFactoredBlocks = 2;
+
+#define DPO_FACTORED(name, Logit)                                                      \
+    extern "C" __global__ void __launch_bounds__(kFactoredThreads, kFactoredBlocks)    \
+        dpo_factored_##name(const __grid_constant__ DpoFactored p) {                   \
+        factored<Logit>(p);                                                            \
     }
 DPO_FOR_EACH_DTYPE(DPO_FACTORED)

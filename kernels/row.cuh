@@ -19,8 +19,8 @@ __device__ inline void store_streaming(void *address, const Vector &v) {
     __stcs(static_cast<uint4 *>(address), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
 }
 
-// The 16 bytes that begin `phase` bytes into the first of two neighbouring vectors.
-__device__ inline Vector shift_together(const Vector &low, const Vector &high, u32 phase) {
+// The 16 bytes that begin `phase` bytes into the first of two neighbouring vectors, which come whole: by value.
+__device__ inline Vector shift_together(Vector low, Vector high, u32 phase) {
     u32 w[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -14,7 +14,9 @@ use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
     PairBuffers, TokenMetricsBuffers,
 };
-use dpo_kernels::cuda::tuning::{Dealing, Kernel, TABLE, most_slices};
+use dpo_kernels::cuda::tuning::{
+    Dealing, FACTORED_STATIC_SHARED, FACTORED_THREADS, Factoring, Kernel, TABLE, most_slices,
+};
 use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences, Transform};
 
 const INPUTS: Inputs =
@@ -326,6 +328,51 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
         }
         assert_eq!(fullest, bytes, "vocab {vocab}");
     }
+}
+
+/// Slices that cover the row, in a cluster that the device has, and shared memory that it has: for two blocks on a
+/// multiprocessor, unless L2 could not hold what two would read again of a row in the largest cluster.
+#[test]
+fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
+    for (device, dtype) in devices::ALL.iter().flat_map(|device| DType::ALL.map(|dtype| (device, dtype))) {
+        for vocab in [1, 8, 1000, 4096, 32_000, 50_257, 128_256, 262_144, 1 << 20, i32::MAX as usize] {
+            let factoring = Factoring::of(device, dtype, vocab);
+            let Dealing { threads, params } = factoring.dealing;
+            let vectors = (vocab * dtype.size()).div_ceil(16);
+            let (slices, slice) = (params.blocks_per_row, params.slice_vectors);
+            assert_eq!(params.rows_per_block, 1);
+            assert!(slices.is_power_of_two() && slices <= device.cluster_blocks);
+            assert!(slices as usize * slice as usize >= vectors, "{vocab} {params:?}");
+            assert!(threads.is_multiple_of(32) && threads <= FACTORED_THREADS);
+            let (kept, bytes) = (factoring.kept_vectors, factoring.shared_bytes() + FACTORED_STATIC_SHARED);
+            assert!(kept == slice || kept >= 2 && kept < slice, "{vocab} {factoring:?}");
+            assert!(bytes <= device.shared_bytes_per_block, "{vocab} {factoring:?}");
+            let two_fit = 2 * (bytes + 1024) <= device.shared_bytes_per_block + 1024;
+            assert!(two_fit || slices == device.cluster_blocks, "{vocab} {factoring:?}");
+
+            let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, 5, vocab) };
+            let inputs = Inputs { dtype, ..INPUTS };
+            let launch =
+                plan::factored(device, &batch, &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
+            assert_eq!((launch.grid, launch.cluster, launch.block), (5 * slices, slices, threads));
+            assert_eq!(launch.shared_bytes, factoring.shared_bytes());
+        }
+    }
+    // A row of the largest common vocabulary stays on chip where there are clusters, and on an A100 half of it.
+    let of = |device, vocab| Factoring::of(device, DType::BF16, vocab);
+    let (kept, whole) = (of(&H200, 128_256), of(&A100, 128_256));
+    assert_eq!(kept.kept_vectors, kept.dealing.params.slice_vectors);
+    assert!(whole.dealing.params.blocks_per_row == 1 && whole.kept_vectors < 16_032);
+}
+
+#[test]
+fn a_factored_gradient_is_the_logits_or_apart_from_them() {
+    let at = |gradient| plan::factored(&H200, &batch(), &INPUTS, &OUT, None, gradient, WORKSPACE);
+    let bytes = (batch().logits_len() * INPUTS.dtype.size()) as u64;
+    assert!(at(INPUTS.logits).is_ok() && at(INPUTS.logits + bytes).is_ok());
+    assert_eq!(value_error(at(INPUTS.logits + bytes - 16)).0, "gradient");
+    assert_eq!(value_error(at(0)).0, "gradient");
+    assert_eq!(value_error(at(INPUTS.logits + 1)).0, "gradient");
 }
 
 /// Every row is dealt to blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.

@@ -407,7 +407,8 @@ pub fn backward_in_place<'a, T: Logit>(
 /// ```
 ///
 /// `gradient` is laid out like the logits; its values are rounded once to their type, before c comes to them. (In f16
-/// that loses probabilities below 2⁻²⁵, which no loss scaling brings back; bf16 and f32 have the range.) Rows that are
+/// that loses probabilities below 2⁻²⁵, which no loss scaling brings back; bf16 and f32 have the range.) Where a c is
+/// infinite, c times it is infinite or NaN, not always as [`backward`] has it. Rows that are
 /// not scored become exactly 0 and are not read; rows that cannot be scored become NaN. All of `out` is as from
 /// [`forward_with`], bit for bit. Under LD-DPO, c of a row is also multiplied by its
 /// [`token_weights`](crate::Logps::token_weights).

@@ -329,8 +329,9 @@ pub fn forward(
     loss: Option<(&PairLoss, &PairBuffers)>,
     workspace: DeviceAddress,
 ) -> Result<Launch> {
+    let kernel_batch = kernel_batch(batch, inputs)?;
     let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
-    let params = forward_params(batch, inputs, out, loss, &dealing, workspace)?;
+    let params = forward_params(kernel_batch, batch, inputs, out, loss, &dealing, workspace)?;
     let figured = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
     Ok(Launch {
         unit: "forward",
@@ -376,10 +377,11 @@ pub fn factored(
     gradient: DeviceAddress,
     workspace: DeviceAddress,
 ) -> Result<Launch> {
+    let kernel_batch = kernel_batch(batch, inputs)?;
     batch.check_factored(out.metrics != TokenMetricsBuffers::default())?;
     let factoring = Factoring::of(device, inputs.dtype, batch.vocab);
     let dealing = &factoring.dealing;
-    let forward = forward_params(batch, inputs, out, loss, dealing, workspace)?;
+    let forward = forward_params(kernel_batch, batch, inputs, out, loss, dealing, workspace)?;
     let gradient = address("gradient", inputs.dtype.size(), gradient)?;
     batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
     Ok(Launch {
@@ -494,6 +496,7 @@ pub fn backward(
 
 /// What floors 1 and 2 are told.
 fn forward_params(
+    kernel_batch: DpoBatch,
     batch: &DeviceBatch,
     inputs: &Inputs,
     out: &LogpsBuffers,
@@ -502,7 +505,6 @@ fn forward_params(
     workspace: DeviceAddress,
 ) -> Result<DpoForward> {
     let sequences = batch.sequences.count();
-    let kernel_batch = kernel_batch(batch, inputs)?;
     let offsets = Workspace::of(batch);
     let workspace = address("workspace", 4, workspace)?;
     let kernel_loss = match loss {

@@ -142,10 +142,10 @@ pub fn most_slices(vocab: usize) -> u32 {
 const SYSTEM_SHARED: u32 = 1 << 10;
 
 /// Static shared memory of the factored kernels at most, in bytes: the rest is for logits.
-pub const FACTORED_STATIC_SHARED: u32 = 2 << 10;
+pub const FACTORED_STATIC_SHARED: u32 = 3 << 10;
 
-/// Threads of a block of the factored forward at most.
-pub const FACTORED_THREADS: u32 = 512;
+/// Threads of a block of the factored forward at most: two blocks of 72 registers a thread fit on a multiprocessor.
+pub const FACTORED_THREADS: u32 = 448;
 
 /// How the factored forward deals rows: one row to a block, or a cluster of blocks to a row.
 #[derive(Debug, Clone, Copy, PartialEq)]

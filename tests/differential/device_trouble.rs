@@ -3,11 +3,11 @@
 use dpo_kernels::{Logit, PairLoss};
 
 use crate::case::{Case, Mask, PairKind, Spec, Tensors};
-use crate::executor::{Device, Executor, OnDevice};
+use crate::executor::{Device, Executor, OnDevice, Outcome};
 
 /// Out-of-order entries are named, everything becomes NaN, nothing is touched out of bounds, and the counters are back
 /// at zero (which every run of the executor checks).
-pub fn bad_cu_seqlens<T: Logit>(executor: &mut OnDevice<impl Device>) {
+pub fn bad_cu_seqlens<T: Logit>(mut run: impl FnMut(&Case<T>) -> Outcome<T>) {
     let spec = Spec { sequences: 40, longest: 6, packed: true, mask: Mask::Holes, ..Spec::plain(33) };
     let healthy = Case::<T>::draw(spec);
     let rows = healthy.rows() as i32;
@@ -16,7 +16,7 @@ pub fn bad_cu_seqlens<T: Logit>(executor: &mut OnDevice<impl Device>) {
     {
         let mut case = healthy.clone();
         case.cu_seqlens[entry] = value;
-        let outcome = executor.run(&case);
+        let outcome = run(&case);
         // An entry is also out of order when the one before it is too large.
         let first =
             if entry > 0 && value > case.cu_seqlens[entry + 1] && value <= rows { entry + 1 } else { entry };

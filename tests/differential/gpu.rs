@@ -3,9 +3,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use cudarc::driver::CudaContext;
+use cudarc::driver::{CudaContext, CudaSlice};
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels};
+use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels, PairSlices};
+use dpo_kernels::loss::PairInputs;
 use dpo_kernels::{Error, Logit, PairLoss, cpu};
 use half::{bf16, f16};
 
@@ -17,14 +18,15 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 8] = [
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
     ("the PTX, which the interpreter runs, gives the same here", ptx),
     ("the convenience gives the CPU backend's numbers", convenience),
     ("wrong lengths are refused before any launch", refusals),
-    ("forward and backward replay from a graph with changed inputs", graph),
+    ("the convenience of the factored forward gives the CPU backend's numbers", factored_convenience),
+    ("forward and backward, and the factored forward, replay from a graph with changed inputs", graph),
 ];
 
 /// Runs every test on the first GPU, or says how many were skipped and why. DPO_REQUIRE_GPU makes that a failure.
@@ -129,6 +131,39 @@ fn convenience(context: &Arc<CudaContext>) {
     }
 }
 
+fn factored_convenience(context: &Arc<CudaContext>) {
+    let case = Case::<bf16>::draw(Spec::plain(5003));
+    let loss = PairLoss::sigmoid(0.1f32).unwrap();
+    let inputs = PairInputs { ref_logps: case.ref_logps.as_deref(), ..PairInputs::default() };
+    let (mut expected, mut gradient) = (cpu::Forward::default(), case.logits.clone());
+    cpu::factored_in_place(&case.batch(), &mut gradient, case.labels(), &inputs, &loss, &mut expected)
+        .unwrap();
+
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+    let mut logits = stream.clone_htod(&case.logits).unwrap();
+    let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
+    let labels = stream.clone_htod(labels_of(&case)).unwrap();
+    let labels = DeviceLabels::I64(&labels);
+    let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
+    let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::default() };
+    pass.factored(&logits, labels, &inputs, &loss, &mut apart).unwrap();
+    let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
+    pass.factored_in_place(&mut logits, labels, &inputs, &loss).unwrap();
+    assert_eq!((&logps, &pairs), (&pass.read_logps().unwrap(), &pass.read_pairs().unwrap()));
+    close(&logps.logps, &expected.logps.logps);
+    close(&pairs.coef, &expected.pairs.coef);
+    close(&[pairs.metrics.loss], &[expected.pairs.metrics.loss]);
+
+    let (apart, in_place) = (stream.clone_dtoh(&apart).unwrap(), stream.clone_dtoh(&logits).unwrap());
+    assert_eq!(apart, in_place);
+    for (found, expected) in apart.iter().zip(&gradient) {
+        // One rounding apart at most, where the f32 values straddle a tie.
+        approx::assert_relative_eq!(found.to_f32(), expected.to_f32(), max_relative = 8e-3, epsilon = 1e-6);
+    }
+}
+
 fn refusals(context: &Arc<CudaContext>) {
     let case = Case::<bf16>::draw(Spec::plain(32));
     let stream = context.default_stream();
@@ -152,18 +187,29 @@ fn refusals(context: &Arc<CudaContext>) {
 /// and several blocks to a row.
 fn graph(context: &Arc<CudaContext>) {
     for vocab in [1003, 5003, 40_009, 128_256] {
-        replay(context, vocab);
+        let loss = PairLoss::sigmoid(0.1f32).unwrap();
+        replay(context, vocab, |pass, logits, labels| {
+            pass.forward(logits, labels, None, &loss).unwrap();
+            pass.backward_in_place(logits, labels, None, 1.0).unwrap();
+        });
+        replay(context, vocab, |pass, logits, labels| {
+            pass.factored_in_place(logits, labels, &PairSlices::default(), &loss).unwrap();
+        });
     }
 }
 
-fn replay(context: &Arc<CudaContext>, vocab: usize) {
+/// What `launch` leaves in the pass and in the logits, captured and replayed, and at once.
+fn replay(
+    context: &Arc<CudaContext>,
+    vocab: usize,
+    launch: impl Fn(&mut DpoPass, &mut CudaSlice<bf16>, DeviceLabels<'_>),
+) {
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
     // cudarc's events between streams cannot be captured; one stream needs none.
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
-    let loss = PairLoss::sigmoid(0.1f32).unwrap();
     let first = Case::<bf16>::draw(Spec::plain(vocab));
     let mut pass = DpoPass::new(&kernels, &stream, &first.batch()).unwrap();
     let mut logits = stream.clone_htod(&first.logits).unwrap();
@@ -171,10 +217,9 @@ fn replay(context: &Arc<CudaContext>, vocab: usize) {
     stream.synchronize().unwrap();
 
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
-    pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
-    pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), None, 1.0).unwrap();
+    launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
     let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(instantiate).unwrap().expect("two launches were captured");
+    let graph = stream.end_capture(instantiate).unwrap().expect("launches were captured");
     for seed in 1..4 {
         let case = Case::<bf16>::draw(Spec { seed, reference_free: true, ..Spec::plain(vocab) });
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
@@ -182,8 +227,7 @@ fn replay(context: &Arc<CudaContext>, vocab: usize) {
         graph.launch().unwrap();
         let replayed = (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap());
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
-        pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
-        pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), None, 1.0).unwrap();
+        launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
         assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
     }
     unsafe { context.enable_event_tracking() };

@@ -144,6 +144,29 @@ static void f32_padded(void) {
     CHECK(dpo_cpu_pair_loss(&PADDED, alone.logps, REF_LOGPS, NULL, &SIGMOID, &alone_pairs) == DPO_OK);
     CHECK(memcmp(alone.coef, r.coef, sizeof r.coef) == 0);
 
+    /* The factored forward: the same results, and a gradient that lacks its coefficients alone; in place too. */
+    struct results factored;
+    float without_coef[ROWS][V], over_logits[ROWS][V];
+    dpo_logps factored_out = floor1(&factored);
+    dpo_pair_outputs factored_pairs = floor2(&factored);
+    CHECK(dpo_cpu_factored(&PADDED, &inputs, REF_LOGPS, &SIGMOID, &factored_out, &factored_pairs, without_coef) ==
+          DPO_OK);
+    CHECK(memcmp(factored.token_logps, r.token_logps, sizeof r.token_logps) == 0);
+    CHECK(memcmp(factored.coef, r.coef, sizeof r.coef) == 0 && factored.metrics.loss == r.metrics.loss);
+    for (int v = 0; v < V; v++) {
+        const double softmax = (v + 1) / 10.0;
+        CLOSE(without_coef[0][v], (v == 3) - softmax);
+        CLOSE(without_coef[1][v], (v == 1) - softmax);
+        CLOSE(without_coef[2][v], (v == 0) - softmax);
+        CHECK(without_coef[3][v] == 0.0f);
+    }
+    memcpy(over_logits, logits, sizeof logits);
+    dpo_inputs writable = inputs;
+    writable.logits = over_logits;
+    CHECK(dpo_cpu_factored(&PADDED, &writable, REF_LOGPS, &SIGMOID, &factored_out, &factored_pairs, over_logits) ==
+          DPO_OK);
+    CHECK(memcmp(over_logits, without_coef, sizeof without_coef) == 0);
+
     /* In place gives the same bits. */
     gradient.dlogits = logits;
     CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);

@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 111] = [
+pub const MUTANTS: [Mutant; 129] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -487,5 +487,114 @@ pub const MUTANTS: [Mutant; 111] = [
         "backward.cu",
         "atomicMin(p.nonfinite_row, row);",
         "*p.nonfinite_row = row;",
+    ),
+    // The factored forward.
+    mutant(
+        "factored: no arrival before the cluster's sums are read",
+        "factored.cu",
+        "    cluster_arrive();\n    cluster_wait();\n    OnlineSum total;",
+        "    OnlineSum total;",
+    ),
+    mutant(
+        "factored: a block does not wait for those that read its sum",
+        "factored.cu",
+        "        cluster_wait();\n    } else {",
+        "    } else {",
+    ),
+    mutant(
+        "factored: no block barrier without clusters",
+        "cluster.cuh",
+        "__device__ inline void cluster_wait() { __syncthreads(); }",
+        "__device__ inline void cluster_wait() {}",
+    ),
+    mutant(
+        "factored: the label's logit is read after the merge",
+        "factored.cu",
+        "RowScore::of(total, label_logit, map)",
+        "RowScore::of(total, Logit::widen_one(slice.logits[at.label]), map)",
+    ),
+    mutant(
+        "factored: every block's sum is the first one's",
+        "cluster.cuh",
+        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(rank)",
+        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(0)",
+    ),
+    mutant(
+        "factored: the first block's sum is left out",
+        "factored.cu",
+        "for (u32 rank = 0; rank < blocks; ++rank)",
+        "for (u32 rank = 1; rank < blocks; ++rank)",
+    ),
+    mutant(
+        "factored: one vector too many is kept",
+        "factored.cu",
+        "if (j < slice.kept) shared[j]",
+        "if (j <= slice.kept) shared[j]",
+    ),
+    mutant(
+        "factored: one vector too few is kept",
+        "factored.cu",
+        "if (j < slice.kept) shared[j]",
+        "if (j + 1 < slice.kept) shared[j]",
+    ),
+    mutant(
+        "factored: kept beyond the whole vectors",
+        "factored.cu",
+        "kept_end = min(kept, logits.whole_end)",
+        "kept_end = kept",
+    ),
+    mutant(
+        "factored: a vector's first half comes from itself",
+        "factored.cu",
+        "shift_together(shared[j - 1], shared[j], phase)",
+        "shift_together(shared[j], shared[j], phase)",
+    ),
+    mutant(
+        "factored: what was not kept is not written",
+        "factored.cu",
+        "        writer.template write_rest<kStraddling>(j, team);\n",
+        "",
+    ),
+    mutant(
+        "factored: every thread's next vector is its first",
+        "gradient.cuh",
+        "                next += team;\n",
+        "",
+    ),
+    mutant(
+        "factored: the slice's label is the row's",
+        "factored.cu",
+        "u32(label) - slice.begin;",
+        "u32(label);",
+    ),
+    mutant(
+        "factored: slices overlap by a vector",
+        "factored.cu",
+        "count = min(most, vocab - begin);",
+        "count = min(most + kWidth<Logit>, vocab - begin);",
+    ),
+    mutant(
+        "factored: every block finishes its row",
+        "factored.cu",
+        "if (share.slice == 0) finish_rows",
+        "finish_rows",
+    ),
+    mutant(
+        "factored: row * stride in 32 bits",
+        "factored.cu",
+        "i64(share.row) * p.forward.batch.row_stride",
+        "i64(share.row * u32(p.forward.batch.row_stride))",
+    ),
+    mutant(
+        "factored: rows that are not scored stay as they are",
+        "factored.cu",
+        "        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, share, score.logsumexp);\n",
+        "",
+    ),
+    mutant(
+        "factored: rows that cannot be scored become 0",
+        "factored.cu",
+        "slice.out - lead, share, score.logsumexp)",
+        "slice.out - lead, share, 0.0f)",
     ),
 ];

@@ -199,3 +199,39 @@ impl Shadow {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A barrier orders everything before this time, and nothing after it.
+    struct Barrier(u32);
+
+    impl Happens for Barrier {
+        fn before(&self, earlier: &Touch, _: Mask) -> bool {
+            earlier.stamp < self.0
+        }
+    }
+
+    /// Four bytes read by two lanes of a warp, one before a barrier and one after it, between reads of another warp, which
+    /// put both on the side list; then written by the later of the two lanes, or by another.
+    fn write_after_reads(writer: usize) -> Result<(), Touch> {
+        let access = |warp, stamp, lane, write| {
+            let touch = Touch { write, ..Touch::new(0, warp, stamp, 0, false) };
+            Access { epoch: 1, offset: 0, bytes: 4, write, lane, touch }
+        };
+        let mut shadow = Shadow::default();
+        for read in
+            [access(0, 1, 0, false), access(1, 1, 0, false), access(0, 5, 1, false), access(1, 1, 0, false)]
+        {
+            shadow.touch(GRANULE, &read, &Barrier(0))?;
+        }
+        shadow.touch(GRANULE, &access(0, 6, writer, true), &Barrier(2))
+    }
+
+    #[test]
+    fn reads_of_different_lanes_keep_their_times() {
+        assert!(write_after_reads(1).is_ok(), "ordered by the barrier, and by the thread's own order");
+        assert!(write_after_reads(2).is_err(), "nothing orders the later read before another lane's write");
+    }
+}
