@@ -318,13 +318,13 @@ impl Expected {
                         continue;
                     }
                     let expected = self.dlogits[at];
-                    if outcome.factored && !coef.is_finite() && target.is_some() {
+                    if !found.is_finite() {
+                        nonfinite_row.get_or_insert(row);
+                    }
+                    if outcome.factored && !coef.is_finite() && target.is_some() && at - start < columns {
                         // An infinity times a rounded 1 - p: NaN where floor 3 has an infinity, or the other way round.
                         assert!(!found.is_finite(), "{who}: dlogits[{at}] is {found} in {spec:?}");
                         continue;
-                    }
-                    if !found.is_finite() {
-                        nonfinite_row.get_or_insert(row);
                     }
                     if target.is_none() || at - start >= columns {
                         assert!(found == 0.0, "{who}: dlogits[{at}], not scored, is {found} in {spec:?}");
