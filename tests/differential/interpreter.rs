@@ -13,7 +13,7 @@ use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, KERNELS, Launch, LogpsBuffers,
 };
 use dpo_kernels::cuda::tuning::Factoring;
-use dpo_kernels::{Batch, DType, LabelType, Logit, PairLoss, Pairs};
+use dpo_kernels::{Batch, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
@@ -69,7 +69,7 @@ impl Interpreter {
         let target = modules.values().map(Module::target).min().expect("there are modules");
         let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
         let device = *devices::ALL.iter().find(fits).expect("there is a device of every architecture");
-        Interpreter { vm: Vm::new(options), modules, device, buffers: vec![], stats: Stats::default() }
+        Interpreter { vm: Vm::new(Options { threads: 1, ..options }), modules, device, buffers: vec![], stats: Stats::default() }
     }
 
     /// With so little shared memory that rows of a few thousand logits take clusters of every size, and longer ones do
@@ -125,27 +125,37 @@ impl Device for Interpreter {
     }
 }
 
-/// Everything that runs on the interpreter, and at the end what ran.
+/// Everything that runs on the interpreter, and at the end what ran. The parts are independent and of one thread each: a
+/// launch gives the same results on any number of them, and most launches are too small to share.
 pub fn run() {
-    let mut stats = Stats::default();
-    // Every dtype meets another order of blocks and warps.
-    let mut suite = |schedule_seed, run: fn(&mut OnDevice<Interpreter>)| {
+    fn suite(schedule_seed: u64, run: fn(&mut OnDevice<Interpreter>)) -> Stats {
         let mut executor = OnDevice(Interpreter::new(Options { schedule_seed, ..Options::default() }));
         run(&mut executor);
-        stats.merge(&executor.0.stats);
-    };
-    suite(0, crate::run_on_device::<f32>);
-    suite(1, crate::run_on_device::<f16>);
-    suite(2, crate::run_on_device::<bf16>);
-    for (dtype, rows) in [(DType::BF16, far_rows::<bf16>()), (DType::F32, far_rows::<f32>())] {
-        assert_eq!(rows, 2, "{dtype:?}");
+        executor.0.stats
     }
-    other_dealings();
-    factored_on_little_shared_memory::<bf16>(embedded_interpreter);
-    factored_on_little_shared_memory::<f32>(embedded_interpreter);
-    further_architectures();
-    any_schedule_gives_the_same_bits();
-    approximations_stay_within_the_bounds();
+    fn uncounted(run: impl Fn()) -> Stats {
+        run();
+        Stats::default()
+    }
+    // Every dtype meets another order of blocks and warps.
+    let parts: [fn() -> Stats; 10] = [
+        || suite(0, crate::run_on_device::<f32>),
+        || suite(1, crate::run_on_device::<f16>),
+        || suite(2, crate::run_on_device::<bf16>),
+        || uncounted(|| assert_eq!([far_rows::<bf16>(), far_rows::<f32>()], [2, 2])),
+        || uncounted(other_dealings),
+        || uncounted(|| factored_on_little_shared_memory::<bf16>(embedded_interpreter)),
+        || uncounted(|| factored_on_little_shared_memory::<f32>(embedded_interpreter)),
+        || uncounted(further_architectures),
+        || uncounted(any_schedule_gives_the_same_bits),
+        || uncounted(approximations_stay_within_the_bounds),
+    ];
+    let mut stats = Stats::default();
+    std::thread::scope(|scope| {
+        for part in parts.map(|part| scope.spawn(part)) {
+            stats.merge(&part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    });
     report(&stats);
 }
 
