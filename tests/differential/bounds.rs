@@ -97,7 +97,8 @@ impl Expected {
         let mut logp_errors = vec![0.0; spec.sequences];
         let mut token_errors = vec![0.0; expected.token_logps.len()];
         for (s, bounds) in case.cu_seqlens.windows(2).enumerate() {
-            for row in bounds[0] as usize..bounds[1] as usize {
+            let rows = token_errors.iter_mut().enumerate().take(bounds[1] as usize).skip(bounds[0] as usize);
+            for (row, token_error) in rows {
                 let (lse, logp) = (expected.logsumexp[row], expected.token_logps[row]);
                 let bound = if logp == 0.0 && lse == 0.0 {
                     0.0
@@ -116,7 +117,7 @@ impl Expected {
                 near("logsumexp + residual", row, whole, lse, lse_error.min(bound));
                 // Weights are at most 1, and their product with a log-prob is in f64.
                 logp_errors[s] += if bound.is_finite() { bound } else { 0.0 };
-                token_errors[row] = bound;
+                *token_error = bound;
             }
             let logp = expected.logps[s];
             logp_errors[s] += if logp.is_finite() { U * logp.abs() } else { 0.0 };

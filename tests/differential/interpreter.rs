@@ -69,7 +69,13 @@ impl Interpreter {
         let target = modules.values().map(Module::target).min().expect("there are modules");
         let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
         let device = *devices::ALL.iter().find(fits).expect("there is a device of every architecture");
-        Interpreter { vm: Vm::new(Options { threads: 1, ..options }), modules, device, buffers: vec![], stats: Stats::default() }
+        Interpreter {
+            vm: Vm::new(Options { threads: 1, ..options }),
+            modules,
+            device,
+            buffers: vec![],
+            stats: Stats::default(),
+        }
     }
 
     /// With so little shared memory that rows of a few thousand logits take clusters of every size, and longer ones do
