@@ -668,7 +668,7 @@ pub struct TokenMetrics<F> {
     pub mean_logit: Vec<F>,
     /// `[rows]`: Σ p².
     pub sum_p2: Vec<F>,
-    /// `[S]`: mean over the scored tokens of log p[y] − log Σ p²: the logarithm of WPO's weight of the sequence (Zhou
+    /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight of the sequence (Zhou
     /// et al. 2024, arXiv:2406.11827), as floor 2 takes it. 0 where there is no scored token.
     pub sequence_log_weights: Vec<F>,
 }

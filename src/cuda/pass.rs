@@ -522,7 +522,7 @@ impl DpoPass {
         &mut self.floats.token_weights
     }
 
-    /// `[S]` means of log p[y] − log Σ p², on the device, after [`with_token_metrics`](Self::with_token_metrics): the
+    /// `[S]` means of log p_y − log Σ p², on the device, after [`with_token_metrics`](Self::with_token_metrics): the
     /// logarithms of WPO's weights.
     pub fn device_sequence_log_weights(&self) -> Option<&CudaSlice<f32>> {
         self.floats.token_metrics.as_ref().map(|metrics| &metrics.sequence_log_weights)
