@@ -5,7 +5,8 @@ use std::ffi::CString;
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::params::DpoStatus;
@@ -143,6 +144,14 @@ pub fn run() {
         run();
         Stats::default()
     }
+    if std::env::var_os("DPO_FAIL_FAST").is_some() {
+        // For the mutants: what one part complains of is enough, and the others would go on for minutes. (Not eprintln,
+        // which the test harness would keep to itself until the end.)
+        std::panic::set_hook(Box::new(|panic| {
+            let _ = writeln!(std::io::stderr(), "{panic}");
+            std::process::exit(101);
+        }));
+    }
     // Every dtype meets another order of blocks and warps.
     let parts: [fn() -> Stats; 10] = [
         || suite(0, crate::run_on_device::<f32>),
@@ -156,12 +165,21 @@ pub fn run() {
         || uncounted(any_schedule_gives_the_same_bits),
         || uncounted(approximations_stay_within_the_bounds),
     ];
-    let mut stats = Stats::default();
+    let stats = Mutex::new(Stats::default());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let ran = part();
+            stats.lock().expect("nobody panics with it").merge(&ran);
+        }
+    };
+    // As many at once as there are processors, the long ones first.
     std::thread::scope(|scope| {
-        for part in parts.map(|part| scope.spawn(part)) {
-            stats.merge(&part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        for _ in 0..std::thread::available_parallelism().map_or(1, |processors| processors.get()) {
+            scope.spawn(work);
         }
     });
+    let stats = stats.into_inner().expect("nobody panics with it");
     report(&stats);
 }
 

@@ -10,7 +10,7 @@ mod compile;
 mod nvrtc;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::CString;
 use std::fs;
@@ -61,14 +61,19 @@ fn run() -> Result<usize, String> {
         ));
     }
 
-    build_ptx(&kernels, scratch)?;
+    let everything = kernels.keys().cloned().collect();
+    build_ptx(&kernels, &everything, scratch)?;
     if let Some(complaint) = suite_complains(scratch)? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
     println!("{:>3}  {:<44} {:<14} killed by", "", "mutant", "file");
     let mut alive = 0;
+    // The PTX in the folder is of another mutant where that changed it.
+    let mut changed = BTreeSet::new();
     for (number, (mutant, kernels)) in mutated.iter().enumerate() {
-        build_ptx(kernels, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
+        changed.insert(mutant.file.to_string());
+        build_ptx(kernels, &changed, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
+        changed = BTreeSet::from([mutant.file.to_string()]);
         let verdict = suite_complains(scratch)?.unwrap_or_else(|| {
             alive += 1;
             "SURVIVED".into()
@@ -105,8 +110,8 @@ fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
     Ok(mutated)
 }
 
-/// Writes the sources into `folder`, and `UNIT.ptx` for every .cu file.
-fn build_ptx(kernels: &Kernels, folder: &Path) -> Result<(), String> {
+/// Writes the sources into `folder`, and `UNIT.ptx` for every .cu file that is, or includes, one of the `changed`.
+fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Result<(), String> {
     let source = |(name, text): (&String, &String)| Source {
         name: CString::new(name.as_str()).expect("file names have no NUL"),
         text: CString::new(text.as_str()).expect("sources have no NUL"),
@@ -117,12 +122,22 @@ fn build_ptx(kernels: &Kernels, folder: &Path) -> Result<(), String> {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    for unit in kernels.iter().filter(is_unit) {
+    for unit in
+        kernels.iter().filter(is_unit).filter(|(name, _)| !changed.is_disjoint(&included(kernels, name)))
+    {
         let path = folder.join(unit.0.replace(".cu", ".ptx"));
         let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80))?;
         fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// A source and all that it includes.
+fn included(kernels: &Kernels, name: &str) -> BTreeSet<String> {
+    let direct = kernels[name].lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+    let mut all: BTreeSet<String> = direct.flat_map(|header| included(kernels, header)).collect();
+    all.insert(name.to_string());
+    all
 }
 
 /// Runs the interpreted suite on the PTX of a folder; what it complains of, in one line, or `None`.
@@ -133,6 +148,7 @@ fn suite_complains(folder: &Path) -> Result<Option<String>, String> {
         .env("DPO_PTX_DIR", &folder)
         .env("DPO_KERNELS_DIR", &folder)
         .env("DPO_REDUCED", "1")
+        .env("DPO_FAIL_FAST", "1")
         .env("RUST_BACKTRACE", "0")
         .output()
         .map_err(|error| format!("cargo test: {error}"))?;
