@@ -32,13 +32,17 @@ const GROWING: [Shape; 5] = [
     Shape { rows: 256, vocab: 128_000 },
 ];
 
-/// 16 bytes, aligned: what every x86-64 can store past its caches.
+/// A line of the caches.
 #[derive(Clone, Copy)]
-#[repr(C, align(16))]
-struct Word([u64; 2]);
+#[repr(C, align(64))]
+struct Line([u64; 8]);
 
-/// Words of a piece of work.
-const TASK: usize = 1 << 13;
+/// Lines of a page. The processor's own prefetcher stops at the end of each; asked for every line a page ahead, memory is
+/// up to 1.4 times as fast, and a floor without it is none.
+const PAGE: usize = 64;
+
+/// Lines of a piece of work.
+const TASK: usize = 1 << 11;
 
 fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let mut logits = logits::<T>(shape.rows * shape.vocab);
@@ -89,11 +93,11 @@ fn passes<T: Logit>(
 
     group.throughput(read.clone());
     group.bench_function("floor: read", |bencher| {
-        bencher.iter(|| pool.install(|| black_box(sum(words(logits)))))
+        bencher.iter(|| pool.install(|| black_box(sum(lines(logits)))))
     });
     group.throughput(read_and_write.clone());
     group.bench_function("floor: read and write", |bencher| {
-        bencher.iter(|| pool.install(|| copy(words(logits), words_mut(dlogits))))
+        bencher.iter(|| pool.install(|| copy(lines(logits), lines_mut(dlogits))))
     });
 
     for ignored in [false, true] {
@@ -130,37 +134,58 @@ fn passes<T: Logit>(
     }
 }
 
-fn words<T: Logit>(logits: &[T]) -> &[Word] {
-    // SAFETY: plain numbers, and any bits are a Word. What lies off its boundaries is left out.
+fn lines<T: Logit>(logits: &[T]) -> &[Line] {
+    // SAFETY: plain numbers, and any bits are a Line. What lies off its boundaries is left out.
     unsafe { logits.align_to().1 }
 }
 
-fn words_mut<T: Logit>(logits: &mut [T]) -> &mut [Word] {
-    // SAFETY: plain numbers, and any bits are one. What lies off the boundaries of a Word is left out.
+fn lines_mut<T: Logit>(logits: &mut [T]) -> &mut [Line] {
+    // SAFETY: plain numbers, and any bits are one. What lies off the boundaries of a Line is left out.
     unsafe { logits.align_to_mut().1 }
 }
 
-/// Reads every word.
-fn sum(words: &[Word]) -> u64 {
-    let of_chunk = |chunk: &[Word]| {
-        let add = |[a, b]: [u64; 2], word: &Word| [a.wrapping_add(word.0[0]), b.wrapping_add(word.0[1])];
-        let [a, b] = chunk.iter().fold([0; 2], add);
-        a.wrapping_add(b)
-    };
-    words.par_chunks(TASK).map(of_chunk).reduce(|| 0, u64::wrapping_add)
+/// Asks for the line a page ahead.
+fn prefetch(line: &Line) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and it does not matter whether the address is valid.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).wrapping_add(PAGE).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
-/// Reads every word and writes it elsewhere, past the caches where there is an instruction for that.
-fn copy(from: &[Word], to: &mut [Word]) {
+/// Reads every line.
+fn sum(lines: &[Line]) -> u64 {
+    let of_chunk = |chunk: &[Line]| {
+        let add = |mut sums: [u64; 8], line: &Line| {
+            prefetch(line);
+            for (sum, word) in sums.iter_mut().zip(line.0) {
+                *sum = sum.wrapping_add(word);
+            }
+            sums
+        };
+        chunk.iter().fold([0; 8], add).into_iter().fold(0, u64::wrapping_add)
+    };
+    lines.par_chunks(TASK).map(of_chunk).reduce(|| 0, u64::wrapping_add)
+}
+
+/// Reads every line and writes it elsewhere, past the caches where there is an instruction for that.
+fn copy(from: &[Line], to: &mut [Line]) {
     from.par_chunks(TASK).zip(to.par_chunks_mut(TASK)).for_each(|(from, to)| {
         #[cfg(target_arch = "x86_64")]
         {
-            use std::arch::x86_64::{_mm_load_si128, _mm_sfence, _mm_stream_si128};
+            use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_sfence, _mm_stream_si128};
             for (from, to) in from.iter().zip(to) {
-                // SAFETY: SSE2 is part of x86-64; a Word has the size and the alignment.
-                unsafe {
-                    let word = _mm_load_si128(std::ptr::from_ref(from).cast());
-                    _mm_stream_si128(std::ptr::from_mut(to).cast(), word);
+                prefetch(from);
+                let (from, to) = (std::ptr::from_ref(from), std::ptr::from_mut(to));
+                for quarter in 0..4 {
+                    // SAFETY: SSE2 is part of x86-64; a Line is four aligned vectors.
+                    unsafe {
+                        let vector = _mm_load_si128(from.cast::<__m128i>().add(quarter));
+                        _mm_stream_si128(to.cast::<__m128i>().add(quarter), vector);
+                    }
                 }
             }
             // SAFETY: SSE is part of x86-64.
