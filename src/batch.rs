@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::cpu::element::Element;
+use crate::cpu::softmax::Rows;
 use crate::error::{Error, Result};
 use crate::transform::Transform;
 
@@ -58,7 +58,7 @@ impl DType {
 }
 
 /// A Rust type that logits can have: f32, f16 and bf16, and no other.
-pub trait Logit: Element + Copy + Send + Sync + 'static {
+pub trait Logit: Rows + Copy + Send + Sync + 'static {
     /// The element type this is.
     const DTYPE: DType;
     /// Widens exactly.

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::exp::{EXP2, EXP2_16};
-use super::simd::{LANES, Simd};
+use super::simd::{self, LANES, Simd};
 
 /// Vectors that are loaded, computed and stored together.
 pub const VECTORS: usize = 4;
@@ -44,6 +44,22 @@ fn registers<T: Element, S: Simd, const N: usize>(chunk: &[T; CHUNK]) -> [S::U32
     // SAFETY: as many bytes, all of them initialised, since T has no padding; any bits are a register of integers.
     unsafe { std::ptr::from_ref(chunk).cast::<[S::U32s; N]>().read_unaligned() }
 }
+
+/// Asks for what lies [`AHEAD`] of some elements, as many bytes as these are.
+#[inline(always)]
+pub fn prefetch<T>(elements: &[T]) {
+    let ahead = elements.as_ptr().cast::<u8>().wrapping_add(AHEAD);
+    for line in (0..size_of_val(elements)).step_by(LINE) {
+        simd::prefetch(ahead.wrapping_add(line));
+    }
+}
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// A page. The processor's own prefetcher stops at the end of each, for it knows no address of the next; and while it
+/// starts anew, the arithmetic of a chunk fills the queue of instructions long before that gets to the next load.
+const AHEAD: usize = 4096;
 
 /// Writes a packed chunk.
 #[inline(always)]

@@ -41,10 +41,20 @@ impl Reference {
         f64::from(self.shift) - f64::from(self.offset) / f64::from(l)
     }
 
-    /// (x − R)·L of N vectors. ∞ − ∞ is NaN.
+    /// Whether there is a shift.
+    pub fn is_shifted(self) -> bool {
+        self.shift != 0.0
+    }
+
+    /// (x − R)·L of N vectors. ∞ − ∞ is NaN. `SHIFTED` is [`is_shifted`](Self::is_shifted), asked once for many.
     #[inline(always)]
-    pub fn exponents<S: Simd, const N: usize>(self, simd: S, mut x: [S::F32s; N], l: f32) -> [S::F32s; N] {
-        if self.shift != 0.0 {
+    pub fn exponents<S: Simd, const SHIFTED: bool, const N: usize>(
+        self,
+        simd: S,
+        mut x: [S::F32s; N],
+        l: f32,
+    ) -> [S::F32s; N] {
+        if SHIFTED {
             x = each(x, |x| simd.sub(x, simd.splat(self.shift)));
         }
         each(x, |x| simd.mul_add(x, simd.splat(l), simd.splat(self.offset)))
@@ -216,7 +226,12 @@ mod tests {
         fn run<S: Simd>(self, simd: S) -> (f64, [f32; CHUNK]) {
             let reference = Reference::new::<S>(self.0, LOG2_E);
             let mut out = [0.0; CHUNK];
-            let vectors = reference.exponents(simd, f32::load(simd, &self.1), LOG2_E);
+            let x = f32::load(simd, &self.1);
+            let vectors = if reference.is_shifted() {
+                reference.exponents::<S, true, _>(simd, x, LOG2_E)
+            } else {
+                reference.exponents::<S, false, _>(simd, x, LOG2_E)
+            };
             for (out, vector) in out.as_chunks_mut().0.iter_mut().zip(vectors) {
                 *out = simd.lanes(vector);
             }

@@ -45,7 +45,7 @@
 pub(crate) mod element;
 mod exp;
 mod simd;
-mod softmax;
+pub(crate) mod softmax;
 mod transform;
 
 use rayon::prelude::*;
@@ -60,8 +60,9 @@ use crate::loss::{Given, PairInputs, PairLoss};
 /// Logits below which a piece of work is not worth handing to another thread.
 const TASK_LOGITS: usize = 1 << 14;
 
-/// Bytes of gradient from which on [`backward`] writes past the caches. What is smaller may still be there when the
-/// caller reads it; what is larger would be read into them only to be overwritten, half as much traffic again.
+/// Bytes of gradient from which on it is written past the caches, except over logits that were just read. What is
+/// smaller may still be there when the caller reads it; what is larger would be read into them only to be overwritten,
+/// half as much traffic again.
 const STREAM_BYTES: usize = 8 << 20;
 
 /// Rows of a piece of work.
@@ -148,7 +149,7 @@ pub fn logps<T: Logit>(
             let found = match scored(row) {
                 None => RowLogp::NOT_SCORED,
                 Some(None) => RowLogp::BAD_LABEL,
-                Some(Some((logits, y))) => RowLogp::new(logits, y, mapping),
+                Some(Some((logits, y))) => T::logp(logits, y, mapping),
             };
             found.store(to);
         }),
@@ -162,7 +163,7 @@ pub fn logps<T: Logit>(
                     let (found, figures) = match scored(row) {
                         None => (RowLogp::NOT_SCORED, RowFigures::NOT_SCORED),
                         Some(None) => (RowLogp::BAD_LABEL, RowFigures::BAD_LABEL),
-                        Some(Some((logits, y))) => RowLogp::with_figures(logits, y, mapping),
+                        Some(Some((logits, y))) => T::logp_and_figures(logits, y, mapping),
                     };
                     found.store(to);
                     figures.store(figures_to);
@@ -363,11 +364,7 @@ pub fn backward<'a, T: Logit>(
     let coef = coef.into();
     check_backward(batch, logsumexp, &coef)?;
     batch.check_logits("dlogits", dlogits.len())?;
-    let streamed = size_of_val(dlogits) > STREAM_BYTES;
-    let source = |row: usize| {
-        let logits = &logits[row * batch.row_stride..][..batch.columns()];
-        if streamed { Source::Streamed(logits) } else { Source::Apart(logits) }
-    };
+    let source = |row: usize| Source::Apart(&logits[row * batch.row_stride..][..batch.columns()]);
     Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source))
 }
 
@@ -448,11 +445,7 @@ pub fn factored<T: Logit>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     batch.check_logits("gradient", gradient.len())?;
-    let streamed = size_of_val(gradient) > STREAM_BYTES;
-    let source = |row: usize| {
-        let logits = &logits[row * batch.row_stride..][..batch.vocab];
-        if streamed { Source::Streamed(logits) } else { Source::Apart(logits) }
-    };
+    let source = |row: usize| Source::Apart(&logits[row * batch.row_stride..][..batch.vocab]);
     factor_rows(batch, labels, inputs, loss, out, gradient, source)
 }
 
@@ -487,6 +480,7 @@ fn factor_rows<'a, T: Logit>(
     batch.check_factored(out.logps.metrics.is_some())?;
 
     let mapping = Mapping::from(&batch.transform);
+    let streamed = size_of_val(gradient) > STREAM_BYTES;
     let Forward { logps, pairs } = out;
     resize_rows(batch.rows(), logps);
     let rows = gradient[..batch.logits_len()].par_chunks_mut(batch.row_stride);
@@ -499,20 +493,21 @@ fn factor_rows<'a, T: Logit>(
             let source = source(row);
             let logits = match source {
                 Source::InPlace => &*gradient,
-                Source::Apart(logits) | Source::Streamed(logits) => logits,
+                Source::Apart(logits) => logits,
             };
             let label = label_of(batch, labels, row);
             let target = label.and_then(|label| batch.column(label));
             let score = match (label, target) {
                 (None, _) => RowLogp::NOT_SCORED,
                 (_, None) => RowLogp::BAD_LABEL,
-                (_, Some(column)) => RowLogp::new(logits, column, mapping),
+                (_, Some(column)) => T::logp(logits, column, mapping),
             };
             if label.is_some() {
                 let RowLogp { logsumexp, residual, .. } = score;
-                RowGradient { target, logsumexp, residual, coef: 1.0, mapping }.write(source, gradient);
+                let row = RowGradient { target, logsumexp, residual, coef: 1.0, mapping };
+                T::write_gradient(row, source, streamed, gradient);
             } else {
-                gradient.fill(T::from_f32(0.0));
+                T::write_zeros(gradient, streamed);
             }
             score.store((token_logp, logsumexp, residual));
         });
@@ -539,6 +534,7 @@ fn gradient_rows<'a, T: Logit>(
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
     let mapping = Mapping::from(&batch.transform);
+    let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {
         let (out, padding) = out[..batch.vocab].split_at_mut(batch.columns());
         padding.fill(T::from_f32(0.0));
@@ -547,7 +543,7 @@ fn gradient_rows<'a, T: Logit>(
         let target = label.and_then(|label| batch.column(label));
         let c = coef.of(s, row, upstream);
         if label.is_none() || (target.is_some() && coef.skips(c)) {
-            out.fill(T::from_f32(0.0));
+            T::write_zeros(out, streamed);
             return true;
         }
         let gradient = RowGradient {
@@ -557,7 +553,7 @@ fn gradient_rows<'a, T: Logit>(
             coef: c,
             mapping,
         };
-        gradient.write(source(row), out);
+        T::write_gradient(gradient, source(row), streamed, out);
         // Nothing is larger than |c|, so that hardly a row has to be looked at again.
         gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
     };

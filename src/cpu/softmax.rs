@@ -4,7 +4,7 @@
 //! on whether the processor has a fused multiply-add, whatever the row's alignment, its neighbours and the number of
 //! threads.
 
-use super::element::{CHUNK, store, stream};
+use super::element::{CHUNK, Element, VECTORS, prefetch, store, stream};
 use super::exp::{EXP2, Reference, each_two, exp2};
 use super::simd::{self, Kernel, LANES, Simd};
 use super::transform::{Map, Mapping, with_map};
@@ -23,7 +23,7 @@ const HIGH: f32 = 2.0 * GROUPS as f32;
 
 /// Floor 1 of one scored row.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowLogp {
+pub struct RowLogp {
     /// z[y] − logsumexp.
     pub logp: f32,
     /// log Σ exp z, rounded to f32.
@@ -32,24 +32,66 @@ pub(super) struct RowLogp {
     pub residual: f32,
 }
 
+/// What is done with a row of each type of logits.
+///
+/// These are no generic functions, so that they are compiled here: generic ones would be anew in every crate that calls
+/// them, for minutes, each for every set of instructions and every transform.
+pub trait Rows: Element {
+    /// Log-softmax of `row` at column `target`.
+    fn logp(row: &[Self], target: usize, mapping: Mapping) -> RowLogp;
+
+    /// The same, and what else the read of the row tells.
+    fn logp_and_figures(row: &[Self], target: usize, mapping: Mapping) -> (RowLogp, RowFigures);
+
+    /// Writes the gradient of a row; past the caches if `streamed`, but not over its own logits, which are in them.
+    fn write_gradient(gradient: RowGradient, logits: Source<'_, Self>, streamed: bool, out: &mut [Self]);
+
+    /// Writes the gradient of a row that nobody reads: 0. It goes past the caches if `streamed`, also where the logits are:
+    /// they have not been read either.
+    fn write_zeros(out: &mut [Self], streamed: bool);
+}
+
+macro_rules! rows {
+    ($($logit:ty),*) => {$(
+        impl Rows for $logit {
+            fn logp(row: &[Self], target: usize, mapping: Mapping) -> RowLogp {
+                with_map!(mapping, map => simd::run(SumRow::<_, _, false> { row, target, map })).logp()
+            }
+
+            fn logp_and_figures(row: &[Self], target: usize, mapping: Mapping) -> (RowLogp, RowFigures) {
+                let found = with_map!(mapping, map => simd::run(SumRow::<_, _, true> { row, target, map }));
+                let logp = found.logp();
+                (logp, found.figures(row, target, logp.logp))
+            }
+
+            fn write_gradient(
+                gradient: RowGradient,
+                logits: Source<'_, Self>,
+                streamed: bool,
+                out: &mut [Self],
+            ) {
+                let gradient = gradient.without_payloads();
+                with_map!(gradient.mapping, map => simd::run(WriteRow { gradient, map, logits, streamed, out }));
+            }
+
+            fn write_zeros(out: &mut [Self], streamed: bool) {
+                if streamed {
+                    simd::run(StreamZeros { out });
+                } else {
+                    out.fill(Self::from_f32(0.0));
+                }
+            }
+        }
+    )*};
+}
+rows!(f32, half::f16, half::bf16);
+
 impl RowLogp {
     /// A row that is not scored.
     pub const NOT_SCORED: RowLogp = RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
 
     /// A row whose label is out of range. Its logsumexp is NaN so that floor 3 makes the row's gradient NaN.
     pub const BAD_LABEL: RowLogp = RowLogp { logp: f32::NAN, logsumexp: f32::NAN, residual: 0.0 };
-
-    /// Log-softmax of `row` at column `target`.
-    pub fn new<T: Logit>(row: &[T], target: usize, mapping: Mapping) -> Self {
-        with_map!(mapping, map => simd::run(SumRow::<_, _, false> { row, target, map })).logp()
-    }
-
-    /// The same, and what else the read of the row tells.
-    pub fn with_figures<T: Logit>(row: &[T], target: usize, mapping: Mapping) -> (Self, RowFigures) {
-        let found = with_map!(mapping, map => simd::run(SumRow::<_, _, true> { row, target, map }));
-        let logp = found.logp();
-        (logp, found.figures(row, target, logp.logp))
-    }
 
     /// Puts the figures of a row in their places.
     pub fn store(self, (logp, logsumexp, residual): (&mut f32, &mut f32, &mut f32)) {
@@ -116,7 +158,9 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         // Not where it is NaN, which no reference makes a number. Such blocks are few: in random order the k-th has the
         // largest logit so far with probability 1/k.
         if simd.any_greater(sums.terms, simd.splat(HIGH)) {
-            self.raise_reference(simd, simd.lanes(largest(simd, block, outside)));
+            // z′ grows with z.
+            let [bare] = self.map.bend(simd, [largest(simd, block, outside)]);
+            self.raise_reference::<S>(simd.lanes(bare));
             sums = self.block_sums(simd, block, outside);
         }
         let add = |to: &mut [f64; LANES], block: S::F32s| {
@@ -144,10 +188,24 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         block: &[T; BLOCK],
         outside: Option<&[T; BLOCK]>,
     ) -> BlockSums<S> {
+        if self.reference.is_shifted() {
+            self.block_sums_from::<T, S, true>(simd, block, outside)
+        } else {
+            self.block_sums_from::<T, S, false>(simd, block, outside)
+        }
+    }
+
+    #[inline(always)]
+    fn block_sums_from<T: Logit, S: Simd, const SHIFTED: bool>(
+        &self,
+        simd: S,
+        block: &[T; BLOCK],
+        outside: Option<&[T; BLOCK]>,
+    ) -> BlockSums<S> {
         let [mut even, mut odd, mut weighted, mut squares, mut total] = [simd.splat(0.0); 5];
         for (i, chunk) in block.as_chunks().0.iter().enumerate() {
             let bare = self.map.bend(simd, T::load(simd, chunk));
-            let mut y = self.reference.exponents(simd, bare, self.map.powers());
+            let mut y = self.reference.exponents::<S, SHIFTED, _>(simd, bare, self.map.powers());
             if let Some(outside) = outside {
                 y = each_two(y, T::load(simd, &outside.as_chunks().0[i]), |y, limit| simd.min(limit, y));
             }
@@ -168,14 +226,12 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         BlockSums { terms: simd.add(even, odd), weighted, squares, total }
     }
 
-    /// Out of line, so that the loop over blocks keeps its registers.
+    /// To the largest bare z′ of these. Out of line, so that the loop over blocks keeps its registers.
     #[cold]
     #[inline(never)]
-    fn raise_reference<S: Simd>(&mut self, simd: S, largest: [f32; LANES]) {
-        let z = largest.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX);
-        let (bare, _) = self.map.single(simd, z);
+    fn raise_reference<S: Simd>(&mut self, to: [f32; LANES]) {
         let powers = self.map.powers();
-        let raised = Reference::new::<S>(bare.clamp(-f32::MAX, f32::MAX), powers);
+        let raised = Reference::new::<S>(to.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX), powers);
         let by = self.map.whole(raised.value(powers) - self.reference.value(powers));
         let shrink = (-by).exp();
         if FIGURES {
@@ -223,6 +279,7 @@ impl<T: Logit, M: Map, const FIGURES: bool> Kernel for SumRow<'_, T, M, FIGURES>
         let mut sum = OnlineSum::<M, FIGURES>::empty::<S>(self.map);
         let (blocks, tail) = self.row.as_chunks::<BLOCK>();
         for (index, block) in blocks.iter().enumerate() {
+            prefetch(block);
             sum.add(simd, index, block, None);
         }
         if !tail.is_empty() {
@@ -301,7 +358,7 @@ impl Found {
 
 /// What one read of a scored row tells beside its log-prob: an entry of [`TokenMetrics`](crate::TokenMetrics).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowFigures {
+pub struct RowFigures {
     entropy: f32,
     correct: f32,
     mean_logit: f32,
@@ -325,20 +382,18 @@ impl RowFigures {
 /// What [`stream`] asks of an address.
 const STREAM_ALIGNMENT: usize = 64;
 
-/// Where a row's gradient comes from and how it is written.
+/// Where the logits of a gradient are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Source<'a, T> {
-    /// The logits are where the gradient is to be.
+pub enum Source<'a, T> {
+    /// Where the gradient is to be.
     InPlace,
-    /// They are elsewhere, and the gradient fits in the caches.
+    /// Elsewhere.
     Apart(&'a [T]),
-    /// They are elsewhere, and the gradient is to go past the caches.
-    Streamed(&'a [T]),
 }
 
 /// Floor 3 of one scored row: (c·1[v = y] − c·p[v])·∂z′/∂z, with p = exp((z′ − logsumexp) − residual).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowGradient {
+pub struct RowGradient {
     /// The column of the label, or none where it is a bad one.
     pub target: Option<usize>,
     pub logsumexp: f32,
@@ -349,17 +404,15 @@ pub(super) struct RowGradient {
 }
 
 impl RowGradient {
-    /// Writes the gradient of a row.
-    pub fn write<T: Logit>(self, logits: Source<'_, T>, out: &mut [T]) {
-        // What is packed into a T may be NaN, but one without a payload.
+    /// What is packed into 16 bits may be NaN, but one without a payload.
+    fn without_payloads(self) -> Self {
         let plain = |x: f32| if x.is_nan() { f32::NAN } else { x };
-        let gradient = RowGradient {
+        RowGradient {
             logsumexp: plain(self.logsumexp),
             residual: plain(self.residual),
             coef: plain(self.coef),
             ..self
-        };
-        with_map!(self.mapping, map => simd::run(WriteRow { gradient, map, logits, out }));
+        }
     }
 
     /// Whether every element is certain to be finite in a type that reaches up to `largest`. Half of that leaves room
@@ -403,9 +456,31 @@ struct Elsewhere<M> {
 
 impl<M: Map> Elsewhere<M> {
     #[inline(always)]
-    fn pack<T: Logit, S: Simd>(&self, simd: S, chunk: &[T; CHUNK]) -> T::Packed<S> {
+    fn write<T: Logit, S: Simd, const SHIFTED: bool>(
+        &self,
+        simd: S,
+        logits: Source<'_, T>,
+        streamed: bool,
+        out: &mut [T],
+    ) {
+        match logits {
+            Source::InPlace => self.in_place::<T, S, SHIFTED>(simd, out),
+            Source::Apart(logits) if !streamed => self.apart::<T, S, SHIFTED, false>(simd, logits, out),
+            Source::Apart(logits) => {
+                let head = out.as_ptr().align_offset(STREAM_ALIGNMENT).min(out.len());
+                let ((head, rest), (out_head, out_rest)) = (logits.split_at(head), out.split_at_mut(head));
+                out_head.copy_from_slice(head);
+                self.in_place::<T, S, SHIFTED>(simd, out_head);
+                self.apart::<T, S, SHIFTED, true>(simd, rest, out_rest);
+                simd.fence();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pack<T: Logit, S: Simd, const SHIFTED: bool>(&self, simd: S, chunk: &[T; CHUNK]) -> T::Packed<S> {
         let (bare, slopes) = self.map.slopes(simd, T::load(simd, chunk));
-        let exponents = self.reference.exponents(simd, bare, self.map.powers());
+        let exponents = self.reference.exponents::<S, SHIFTED, _>(simd, bare, self.map.powers());
         let softmax = exp2(simd, exponents, T::GRADIENT_EXP2);
         T::pack(
             simd,
@@ -415,25 +490,32 @@ impl<M: Map> Elsewhere<M> {
 
     /// Puts it where the logits are.
     #[inline(always)]
-    fn in_place<T: Logit, S: Simd>(&self, simd: S, columns: &mut [T]) {
+    fn in_place<T: Logit, S: Simd, const SHIFTED: bool>(&self, simd: S, columns: &mut [T]) {
         let (chunks, tail) = columns.as_chunks_mut();
         for chunk in chunks {
-            store::<T, S>(self.pack(simd, chunk), chunk);
+            prefetch(chunk);
+            store::<T, S>(self.pack::<T, S, SHIFTED>(simd, chunk), chunk);
         }
         if !tail.is_empty() {
             let mut chunk = [T::from_f32(0.0); CHUNK];
             chunk[..tail.len()].copy_from_slice(tail);
-            store::<T, S>(self.pack(simd, &chunk), &mut chunk);
+            store::<T, S>(self.pack::<T, S, SHIFTED>(simd, &chunk), &mut chunk);
             tail.copy_from_slice(&chunk[..tail.len()]);
         }
     }
 
     /// The same in another place; `out` begins at an address that streaming stores can take, if `STREAM`.
     #[inline(always)]
-    fn apart<T: Logit, S: Simd, const STREAM: bool>(&self, simd: S, logits: &[T], out: &mut [T]) {
+    fn apart<T: Logit, S: Simd, const SHIFTED: bool, const STREAM: bool>(
+        &self,
+        simd: S,
+        logits: &[T],
+        out: &mut [T],
+    ) {
         let ((chunks, tail), (out_chunks, out_tail)) = (logits.as_chunks(), out.as_chunks_mut());
         for (chunk, out) in chunks.iter().zip(out_chunks) {
-            let packed = self.pack(simd, chunk);
+            prefetch(chunk);
+            let packed = self.pack::<T, S, SHIFTED>(simd, chunk);
             if STREAM {
                 // SAFETY: chunks have a size of a multiple of 64 bytes, and the first is aligned to as many.
                 unsafe { stream(simd, packed, out) }
@@ -442,7 +524,30 @@ impl<M: Map> Elsewhere<M> {
             }
         }
         out_tail.copy_from_slice(tail);
-        self.in_place(simd, out_tail);
+        self.in_place::<T, S, SHIFTED>(simd, out_tail);
+    }
+}
+
+struct StreamZeros<'a, T> {
+    out: &'a mut [T],
+}
+
+impl<T: Logit> Kernel for StreamZeros<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let head = self.out.as_ptr().align_offset(STREAM_ALIGNMENT).min(self.out.len());
+        let (head, rest) = self.out.split_at_mut(head);
+        let (chunks, tail) = rest.as_chunks_mut();
+        for chunk in chunks {
+            // SAFETY: chunks have a size of a multiple of 64 bytes, and the first is aligned to as many.
+            unsafe { stream(simd, T::pack(simd, [simd.splat(0.0); VECTORS]), chunk) }
+        }
+        simd.fence();
+        for edge in [head, tail] {
+            edge.fill(T::from_f32(0.0));
+        }
     }
 }
 
@@ -450,6 +555,7 @@ struct WriteRow<'a, T, M> {
     gradient: RowGradient,
     map: M,
     logits: Source<'a, T>,
+    streamed: bool,
     out: &'a mut [T],
 }
 
@@ -458,28 +564,21 @@ impl<T: Logit, M: Map> Kernel for WriteRow<'_, T, M> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let WriteRow { gradient, map, logits, out } = self;
+        let WriteRow { gradient, map, logits, streamed, out } = self;
         // First, since in place its logit is about to be overwritten.
         let at_label = gradient.target.map(|y| {
             let z = match logits {
                 Source::InPlace => out[y],
-                Source::Apart(logits) | Source::Streamed(logits) => logits[y],
+                Source::Apart(logits) => logits[y],
             };
             (y, gradient.at_label(simd, map, z.to_f32()))
         });
 
         let elsewhere = gradient.elsewhere::<S, M>(map);
-        match logits {
-            Source::InPlace => elsewhere.in_place(simd, out),
-            Source::Apart(logits) => elsewhere.apart::<T, S, false>(simd, logits, out),
-            Source::Streamed(logits) => {
-                let head = out.as_ptr().align_offset(STREAM_ALIGNMENT).min(out.len());
-                let ((head, rest), (out_head, out_rest)) = (logits.split_at(head), out.split_at_mut(head));
-                out_head.copy_from_slice(head);
-                elsewhere.in_place(simd, out_head);
-                elsewhere.apart::<T, S, true>(simd, rest, out_rest);
-                simd.fence();
-            }
+        if elsewhere.reference.is_shifted() {
+            elsewhere.write::<T, S, true>(simd, logits, streamed, out);
+        } else {
+            elsewhere.write::<T, S, false>(simd, logits, streamed, out);
         }
 
         if let Some((y, gradient)) = at_label {
@@ -528,17 +627,24 @@ mod tests {
     fn ways_to_write_agree<T: Logit + PartialEq + std::fmt::Debug>() {
         let mapping = Mapping::Identity(Identity);
         let row = logits::<T>(3 * CHUNK + 5);
-        let RowLogp { logsumexp, residual, .. } = RowLogp::new(&row, 70, mapping);
+        let RowLogp { logsumexp, residual, .. } = T::logp(&row, 70, mapping);
         let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, mapping };
         let mut in_place = row.clone();
-        gradient.write(Source::InPlace, &mut in_place);
+        T::write_gradient(gradient, Source::InPlace, false, &mut in_place);
+        let zeros = vec![T::from_f32(0.0); row.len()];
+        let write = |expected: &[T], place: usize, write: &dyn Fn(&mut [T])| {
+            let mut out = vec![T::from_f32(0.5); place + row.len() + CHUNK];
+            write(&mut out[place..][..row.len()]);
+            assert_eq!(out[place..][..row.len()], *expected);
+            let outside = out[..place].iter().chain(&out[place + row.len()..]);
+            assert!(outside.copied().all(|x| x == T::from_f32(0.5)), "written outside of the row");
+        };
         for place in 0..CHUNK {
-            for source in [Source::Apart(&row[..]), Source::Streamed(&row[..])] {
-                let mut out = vec![T::from_f32(0.5); place + row.len() + CHUNK];
-                gradient.write(source, &mut out[place..][..row.len()]);
-                assert_eq!(out[place..][..row.len()], in_place);
-                let outside = out[..place].iter().chain(&out[place + row.len()..]);
-                assert!(outside.copied().all(|x| x == T::from_f32(0.5)), "written outside of the row");
+            for streamed in [false, true] {
+                write(&in_place, place, &|out| {
+                    T::write_gradient(gradient, Source::Apart(&row), streamed, out)
+                });
+                write(&zeros, place, &|out| T::write_zeros(out, streamed));
             }
         }
     }

@@ -48,11 +48,11 @@ pub(super) trait Map: Copy + Send + Sync {
 
 /// z′ = z.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Identity;
+pub struct Identity;
 
 /// z′ = s·z.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scaled {
+pub struct Scaled {
     scale: f32,
     /// s·log₂ e.
     powers: f32,
@@ -60,7 +60,7 @@ pub(super) struct Scaled {
 
 /// z′ = C·tanh(s·z/C).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Capped {
+pub struct Capped {
     scale: f32,
     cap: f32,
     /// 2s·log₂ e/C.
@@ -69,7 +69,7 @@ pub(super) struct Capped {
 
 /// A transform, sorted by kind.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Mapping {
+pub enum Mapping {
     Identity(Identity),
     Scaled(Scaled),
     Capped(Capped),

@@ -146,6 +146,21 @@ pub unsafe trait Simd: Copy {
     }
 }
 
+/// Asks for the line of the caches that holds `address`. That need not be valid; nothing happens then.
+#[inline(always)]
+pub fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every processor of the target has the instruction, and it neither reads nor faults as far as a program
+    // can tell.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    // Elsewhere there is no stable intrinsic.
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Adding this to a number of magnitude below 2²² rounds it to an integer, and subtracting it again leaves that.
 const ROUND: f32 = 12_582_912.0; // 1.5·2²³
 
