@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/eval.jsonl"))]
     pub eval_data: PathBuf,
 
-    /// Folder for metrics.csv, curves.png, reference.safetensors and policy.safetensors
+    /// Folder for metrics.csv, curves.png, reference.safetensors, policy.safetensors and ref_logps.cache
     #[arg(long, value_name = "DIR", default_value = "target/train")]
     pub out: PathBuf,
 
@@ -56,6 +56,10 @@ pub struct Args {
     /// A loss by its name: sigmoid, ipo, simpo, orpo, ... (the README has the table; kto has a baseline of 0 here)
     #[arg(long, default_value = "sigmoid")]
     pub loss: String,
+
+    /// Compute the reference's log-probs anew, and do not keep them in ref_logps.cache
+    #[arg(long)]
+    pub no_ref_cache: bool,
 
     /// Temperature: how much a nat of log-ratio between policy and reference counts
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
