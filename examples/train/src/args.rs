@@ -61,9 +61,10 @@ pub struct Args {
     #[arg(long)]
     pub no_ref_cache: bool,
 
-    /// Temperature: how much a nat of log-ratio between policy and reference counts
-    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
-    pub beta: f32,
+    /// Temperature: how much a nat of log-ratio between policy and reference counts; by default what is usual for the
+    /// loss, 0.1 for most
+    #[arg(long, allow_negative_numbers = true)]
+    pub beta: Option<f32>,
 
     /// Probability that a preference is flipped, from 0 to 0.5 (conservative DPO)
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]

@@ -152,7 +152,10 @@ impl Run<'_> {
 }
 
 fn pair_loss(args: &Args) -> Result<PairLoss> {
-    let mut loss = PairLoss::named(&args.loss, args.beta)?;
+    let mut loss = match args.beta {
+        Some(beta) => PairLoss::named(&args.loss, beta)?,
+        None => args.loss.parse()?,
+    };
     if args.label_smoothing != 0.0 {
         loss = loss.with_label_smoothing(args.label_smoothing)?;
     }
