@@ -1,7 +1,10 @@
 //! The one error type: every variant carries the argument it is about, what was expected, and what came.
 
+use std::path::PathBuf;
+
 use crate::batch::Status;
 use crate::gradient::GradientStatus;
+use crate::ref_cache::Problem;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -62,6 +65,14 @@ pub enum Error {
     /// Floor 3 wrote a gradient that is not finite; see [`GradientStatus`].
     #[error("gradient: expected finite numbers, found {0}")]
     Gradient(GradientStatus),
+    /// A [cache of reference log-probs](crate::ref_cache) is not used, or a number not put into it.
+    #[error("reference cache {}: {problem}", .path.display())]
+    RefCache {
+        /// The cache's file.
+        path: PathBuf,
+        /// Why.
+        problem: Problem,
+    },
     /// The CUDA driver library could not be loaded.
     #[cfg(feature = "cuda")]
     #[error("CUDA driver: expected one of {searched:?} to load, found none ({reason})")]

@@ -24,6 +24,7 @@
 //! | [`loss`] | the losses: floor 2 |
 //! | [`cpu`] | the three floors in f32 on threads |
 #![cfg_attr(feature = "cuda", doc = "| [`cuda`] | the three floors on a GPU |")]
+//! | [`ref_cache`] | log-probs under the reference, kept in a file |
 //! | [`mod@reference`] | the three floors in f64 and plain loops: the oracle |
 //! | [`theory`] | what DPO is an optimum of, over finite candidate sets |
 //!
@@ -40,6 +41,7 @@ pub mod cuda;
 pub mod error;
 mod gradient;
 pub mod loss;
+pub mod ref_cache;
 pub mod reference;
 pub mod theory;
 mod transform;

@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/eval.jsonl"))]
     pub eval_data: PathBuf,
 
-    /// Folder for metrics.csv, curves.png, reference.safetensors and policy.safetensors
+    /// Folder for metrics.csv, curves.png, reference.safetensors, policy.safetensors and ref_logps.cache
     #[arg(long, value_name = "DIR", default_value = "target/train")]
     pub out: PathBuf,
 
@@ -57,9 +57,14 @@ pub struct Args {
     #[arg(long, default_value = "sigmoid")]
     pub loss: String,
 
-    /// Temperature: how much a nat of log-ratio between policy and reference counts
-    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
-    pub beta: f32,
+    /// Compute the reference's log-probs anew, and do not keep them in ref_logps.cache
+    #[arg(long)]
+    pub no_ref_cache: bool,
+
+    /// Temperature: how much a nat of log-ratio between policy and reference counts; by default what is usual for the
+    /// loss, 0.1 for most
+    #[arg(long, allow_negative_numbers = true)]
+    pub beta: Option<f32>,
 
     /// Probability that a preference is flipped, from 0 to 0.5 (conservative DPO)
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]

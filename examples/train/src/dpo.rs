@@ -1,6 +1,8 @@
 //! Preferences: the reference's log-probs, the loss of a batch of pairs, and the judgement on held-out ones.
 
-use candle_core::{Device, Result, Tensor};
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use dpo_kernels::ref_cache::RefCache;
 use dpo_kernels_candle::{DpoOutput, Metrics, PairLoss, dpo_loss, sequence_logps};
 
 use crate::batches::{PairTokens, collate_pairs};
@@ -25,12 +27,24 @@ pub struct Evaluation {
     pub preference_accuracy: f32,
 }
 
-/// Scores `pairs` under the reference model, once and for all.
-pub fn score(reference: &Transformer, pairs: Vec<PairTokens>, device: &Device) -> Result<Vec<ScoredPair>> {
+/// Scores `pairs` under the reference model, once and for all; with a cache, once for all runs.
+pub fn score(
+    reference: &Transformer,
+    pairs: Vec<PairTokens>,
+    mut cache: Option<&mut RefCache>,
+    device: &Device,
+) -> Result<Vec<ScoredPair>> {
     let mut ref_logps = Vec::with_capacity(pairs.len());
-    for pairs in pairs.chunks(EVAL_PAIRS) {
+    for (i, pairs) in pairs.chunks(EVAL_PAIRS).enumerate() {
         let (tokens, targets) = collate_pairs(&pairs.iter().collect::<Vec<_>>(), device)?;
-        let logps: Vec<f32> = sequence_logps(&reference.forward(&tokens)?, &targets)?.to_vec1()?;
+        let compute =
+            || -> Result<Vec<f32>> { Ok(sequence_logps(&reference.forward(&tokens)?, &targets)?.to_vec1()?) };
+        let logps = match &mut cache {
+            Some(cache) => cache
+                .ref_logps(&targets.sequence_keys(&tokens)?, compute)
+                .with_context(|| format!("reference, pairs from {}", i * EVAL_PAIRS))?,
+            None => compute()?,
+        };
         let (chosen, rejected) = logps.split_at(pairs.len());
         ref_logps.extend(chosen.iter().copied().zip(rejected.iter().copied()));
     }
@@ -58,7 +72,7 @@ pub fn loss(
     let ref_logps: Vec<f32> = chosen.chain(pairs.iter().map(|pair| pair.rejected_ref_logp)).collect();
     let ref_logps = Tensor::new(ref_logps, device)?;
     let ref_logps = (!loss.is_reference_free()).then_some(&ref_logps);
-    dpo_loss(&policy.forward(&tokens)?, &targets, ref_logps, loss)
+    Ok(dpo_loss(&policy.forward(&tokens)?, &targets, ref_logps, loss)?)
 }
 
 /// Judges `policy` by `pairs`.

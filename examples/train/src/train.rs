@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use dpo_kernels::Error;
+use dpo_kernels::ref_cache::{Problem, RefCache};
 use dpo_kernels_candle::{Metrics, PairLoss};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -47,8 +49,12 @@ pub fn run(args: &Args, config: Config, out: &mut impl Write) -> Result<()> {
     run.warm_up(&train, out)?;
     run.weights.save(&args.out.join("reference.safetensors"))?;
     let reference = run.weights.frozen_copy()?;
-    let train = dpo::score(&reference, train, &run.device)?;
-    let held_out = dpo::score(&reference, held_out, &run.device)?;
+    let mut cache = run.ref_cache(out)?;
+    let train = dpo::score(&reference, train, cache.as_mut(), &run.device)?;
+    let held_out = dpo::score(&reference, held_out, cache.as_mut(), &run.device)?;
+    if let Some(cache) = &mut cache {
+        cache.save()?;
+    }
     let before = run.evaluate(0, &held_out)?;
     let after = run.optimize_preferences(&train, &held_out, out)?;
 
@@ -90,6 +96,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The log-probs that an earlier run has left of a reference with the weights as they are now.
+    fn ref_cache(&self, out: &mut impl Write) -> Result<Option<RefCache>> {
+        if self.args.no_ref_cache {
+            return Ok(None);
+        }
+        let (path, fingerprint) = (self.args.out.join("ref_logps.cache"), self.weights.fingerprint()?);
+        let cache = match RefCache::open(&path, fingerprint) {
+            // Another seed, other data, another number of steps: the file is of that run's reference.
+            Err(Error::RefCache { problem: Problem::Stale { .. }, .. }) => {
+                writeln!(out, "{} is of another reference: starting anew", path.display())?;
+                RefCache::create(&path, fingerprint)?
+            }
+            cache => cache?,
+        };
+        writeln!(out, "reference log-probs known of {} sequences", cache.len())?;
+        Ok(Some(cache))
+    }
+
     /// DPO on the pairs, with a look at the held-out ones now and then.
     fn optimize_preferences(
         &mut self,
@@ -128,7 +152,10 @@ impl Run<'_> {
 }
 
 fn pair_loss(args: &Args) -> Result<PairLoss> {
-    let mut loss = PairLoss::named(&args.loss, args.beta)?;
+    let mut loss = match args.beta {
+        Some(beta) => PairLoss::named(&args.loss, beta)?,
+        None => args.loss.parse()?,
+    };
     if args.label_smoothing != 0.0 {
         loss = loss.with_label_smoothing(args.label_smoothing)?;
     }
@@ -193,21 +220,31 @@ mod tests {
     /// A run of a few steps on a few pairs, with more arguments: its figures, and the folder it wrote.
     fn tiny_run(more: &[&str]) -> Result<(String, tempfile::TempDir)> {
         let folder = tempfile::tempdir()?;
+        Ok((tiny_run_in(folder.path(), more)?, folder))
+    }
+
+    /// The same in a folder where there may have been one before.
+    fn tiny_run_in(folder: &Path, more: &[&str]) -> Result<String> {
         let mut pairs = String::new();
         for i in 0..5 {
             writeln!(pairs, r#"{{"prompt": "{i}?", "chosen": "Yes, {i}.", "rejected": "No {i}"}}"#)?;
         }
-        let data = folder.path().join("pairs.jsonl");
+        let data = folder.join("pairs.jsonl");
         std::fs::write(&data, pairs)?;
         let args = Args::parse_from(
             ["dpo-train", "--batch=2", "--sft-steps=3", "--steps=4", "--eval-every=2"].iter().chain(more),
         );
-        let out = folder.path().join("out");
+        let out = folder.join("out");
         let mut figures = Vec::new();
         run(&Args { data: data.clone(), eval_data: data, out, ..args }, TINY, &mut figures)?;
         // The folder's name is the one thing that differs.
-        let figures = String::from_utf8(figures)?.replace(&folder.path().display().to_string(), "");
-        Ok((figures, folder))
+        Ok(String::from_utf8(figures)?.replace(&folder.display().to_string(), ""))
+    }
+
+    const WRITTEN: [&str; 4] = ["metrics.csv", "curves.png", "reference.safetensors", "policy.safetensors"];
+
+    fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+        std::fs::read(folder.join("out").join(file)).unwrap()
     }
 
     #[test]
@@ -215,12 +252,51 @@ mod tests {
         let (first, folder) = tiny_run(&["--seed=1"]).unwrap();
         let (again, other_folder) = tiny_run(&["--seed=1"]).unwrap();
         assert_eq!(first, again);
-        for file in ["metrics.csv", "curves.png", "reference.safetensors", "policy.safetensors"] {
-            let bytes =
-                |folder: &tempfile::TempDir| std::fs::read(folder.path().join("out").join(file)).unwrap();
-            assert_eq!(bytes(&folder), bytes(&other_folder), "{file}");
+        for file in WRITTEN.into_iter().chain(["ref_logps.cache"]) {
+            assert_eq!(bytes(folder.path(), file), bytes(other_folder.path(), file), "{file}");
         }
         assert_ne!(first, tiny_run(&["--seed=2"]).unwrap().0);
+    }
+
+    #[test]
+    fn a_run_with_a_cache_is_the_run_without() {
+        let (without, plain) = tiny_run(&["--no-ref-cache", "--loss=ipo"]).unwrap();
+        assert!(!plain.path().join("out/ref_logps.cache").exists());
+        // Of the same reference, though it was made for another loss.
+        let (_, folder) = tiny_run(&["--loss=sigmoid"]).unwrap();
+        let cache = bytes(folder.path(), "ref_logps.cache");
+        let with = tiny_run_in(folder.path(), &["--loss=ipo"]).unwrap();
+        // Five pairs, training and held-out ones alike.
+        let known = "reference log-probs known of 10 sequences\n";
+        assert!(with.contains(known), "{with}");
+        assert_eq!(with.replace(known, ""), without);
+        for file in WRITTEN {
+            assert_eq!(bytes(folder.path(), file), bytes(plain.path(), file), "{file}");
+        }
+        assert_eq!(bytes(folder.path(), "ref_logps.cache"), cache);
+    }
+
+    #[test]
+    fn a_cache_of_another_reference_is_not_used() {
+        let (_, folder) = tiny_run(&["--seed=1"]).unwrap();
+        let again = tiny_run_in(folder.path(), &["--seed=2"]).unwrap();
+        assert!(again.contains("ref_logps.cache is of another reference: starting anew\n"), "{again}");
+        let (_, fresh) = tiny_run(&["--seed=2"]).unwrap();
+        for file in WRITTEN.into_iter().chain(["ref_logps.cache"]) {
+            assert_eq!(bytes(folder.path(), file), bytes(fresh.path(), file), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_cache_is_an_error_that_names_it() {
+        let (_, folder) = tiny_run(&[]).unwrap();
+        let path = folder.path().join("out/ref_logps.cache");
+        let mut damaged = std::fs::read(&path).unwrap();
+        damaged[50] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let error = tiny_run_in(folder.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("ref_logps.cache: expected a checksum of "), "{error}");
+        assert!(error.ends_with(": delete it, and it is computed anew"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
+use dpo_kernels::ref_cache::Fingerprint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -40,8 +41,19 @@ impl Weights {
     pub fn frozen_copy(&self) -> Result<Transformer> {
         let tensors =
             self.tensors().map(|(name, tensor)| Ok((name, tensor.copy()?))).collect::<Result<_>>()?;
-        let device = self.vars.values().next().map_or(&Device::Cpu, |var| var.device());
-        Transformer::new(self.config, VarBuilder::from_tensors(tensors, DType::F32, device))
+        Transformer::new(self.config, VarBuilder::from_tensors(tensors, DType::F32, self.device()))
+    }
+
+    /// What log-probs depend on that the model gives with the weights as they are now.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        let mut fingerprint = Fingerprint::new("model", format!("{:?}", self.config))
+            .with("device", format!("{:?}", self.device().location()));
+        for (name, tensor) in self.tensors() {
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            fingerprint = fingerprint.with(&name, bytes);
+        }
+        Ok(fingerprint)
     }
 
     /// The variables, in the order of their names.
@@ -57,6 +69,10 @@ impl Weights {
     /// Writes a safetensors file.
     pub fn save(&self, path: &Path) -> Result<()> {
         candle_core::safetensors::save(&self.tensors().collect::<HashMap<_, _>>(), path)
+    }
+
+    fn device(&self) -> &Device {
+        self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
     }
 
     fn tensors(&self) -> impl Iterator<Item = (String, Tensor)> {

@@ -5,9 +5,10 @@ use candle_core::{
 };
 use dpo_kernels::batch::Logps;
 use dpo_kernels::cpu::{self, Forward};
-use dpo_kernels::{Batch, HostBatch, Labels, Logit, PairLoss, Pairs};
+use dpo_kernels::{Batch, Coef, HostBatch, Labels, Logit, PairLoss, loss};
 
-use crate::output::{DpoOutput, Figures};
+use crate::inputs::PairInputs;
+use crate::output::{DpoOutput, Figures, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -34,35 +35,37 @@ macro_rules! with_slice {
     }};
 }
 
-pub(crate) fn sequence_logps(rows: &Rows, targets: &Targets) -> Result<Tensor> {
-    let targets = HostTargets::new(rows, targets)?;
-    let batch = HostBatch { pairs: Pairs::None, ..targets.batch() };
-    let mut out = Logps::default();
-    with_slice!(rows.logits, |logits| cpu::logps(&batch, logits, targets.labels(), &mut out))
+/// Log-probs of the sequences, and figures of the tokens where they are asked for.
+pub(crate) fn floor_1(rows: &Rows, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
+    let host = HostTargets::new(targets, rows.vocab, rows.stride)?;
+    let batch = host.batch();
+    let batch = HostBatch { pairs: targets.pairs_of_floor_1(batch.pairs), ..batch };
+    let mut out = empty_logps(targets);
+    with_slice!(rows.logits, |logits| cpu::logps(&batch, logits, host.labels(), &mut out))
         .map_err(Error::wrap)?;
-    vector(out.logps)
+    Ok((vector(out.logps)?, token_metrics(targets, out.metrics)?))
 }
 
 pub(crate) fn dpo_loss(
     rows: &Rows,
     targets: &Targets,
-    ref_logps: Option<&Tensor>,
+    inputs: &PairInputs,
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
-    let targets = HostTargets::new(rows, targets)?;
-    let ref_logps = ref_logps.map(|ref_logps| ref_logps.to_vec1::<f32>()).transpose()?;
-    let mut out = Forward::default();
-    with_slice!(rows.logits, |logits| cpu::forward(
-        &targets.batch(),
+    let host = HostTargets::new(targets, rows.vocab, rows.stride)?;
+    let inputs = HostInputs::new(inputs)?;
+    let mut out = Forward { logps: empty_logps(targets), ..Forward::default() };
+    with_slice!(rows.logits, |logits| cpu::forward_with(
+        &host.batch(),
         logits,
-        targets.labels(),
-        ref_logps.as_deref(),
+        host.labels(),
+        &inputs.borrow(),
         loss,
         &mut out
     ))
     .map_err(Error::wrap)?;
 
-    let Forward { logps, pairs } = out;
+    let Forward { mut logps, pairs } = out;
     Ok(DpoOutput {
         pair_losses: vector(pairs.pair_losses)?,
         chosen_rewards: vector(pairs.chosen_rewards)?,
@@ -70,14 +73,35 @@ pub(crate) fn dpo_loss(
         margins: vector(pairs.margins)?,
         logps: vector(logps.logps.clone())?,
         coef: vector(pairs.coef.clone())?,
+        token_metrics: token_metrics(targets, logps.metrics.take())?,
         figures: Figures::Host { metrics: pairs.metrics, status: logps.status },
         loss: rows.logits.apply_op1(DpoLoss {
-            targets,
+            targets: host,
             logps,
             coef: pairs.coef,
             loss: pairs.metrics.loss,
         })?,
     })
+}
+
+/// Where floor 1 is to write.
+fn empty_logps(targets: &Targets) -> Logps<f32> {
+    Logps { metrics: targets.token_metrics.then(Default::default), ..Logps::default() }
+}
+
+fn token_metrics(
+    targets: &Targets,
+    metrics: Option<dpo_kernels::TokenMetrics<f32>>,
+) -> Result<Option<TokenMetrics>> {
+    let Some(metrics) = metrics else { return Ok(None) };
+    let of_tokens = |values: Vec<f32>| Tensor::from_vec(values, targets.labels.shape(), &Device::Cpu);
+    Ok(Some(TokenMetrics {
+        entropy: of_tokens(metrics.entropy)?,
+        correct: of_tokens(metrics.correct)?,
+        mean_logit: of_tokens(metrics.mean_logit)?,
+        sum_p2: of_tokens(metrics.sum_p2)?,
+        sequence_log_weights: vector(metrics.sequence_log_weights)?,
+    }))
 }
 
 /// The loss as a node of candle's graph, from logits to a scalar. The forward pass has been made: the node carries
@@ -109,7 +133,9 @@ impl DpoLoss {
         let batch = self.targets.batch();
         let mut dlogits = vec![T::zero(); batch.rows() * batch.row_stride];
         let logsumexp = (&self.logps).into();
-        cpu::backward(&batch, logits, self.targets.labels(), logsumexp, &self.coef, upstream, &mut dlogits)
+        let weights = (batch.ld_alpha != 1.0).then_some(&self.logps.token_weights[..]);
+        let coef = Coef { tokens: weights, ..Coef::from(&self.coef) };
+        cpu::backward(&batch, logits, self.targets.labels(), logsumexp, coef, upstream, &mut dlogits)
             .map_err(Error::wrap)?;
         let (_, outer) = dims.split_last().expect("logits have a vocabulary");
         Tensor::from_vec(dlogits, [outer, &[batch.row_stride]].concat(), &Device::Cpu)?.narrow(
@@ -121,7 +147,7 @@ impl DpoLoss {
 }
 
 /// Targets in host memory, with the shape of the logits they are for.
-struct HostTargets {
+pub(crate) struct HostTargets {
     labels: Vec<i64>,
     indices: Vec<Vec<i32>>,
     /// An index array is its place in `indices`.
@@ -129,9 +155,9 @@ struct HostTargets {
 }
 
 impl HostTargets {
-    fn new(rows: &Rows, targets: &Targets) -> Result<Self> {
+    pub(crate) fn new(targets: &Targets, vocab: usize, stride: usize) -> Result<Self> {
         let mut indices = Vec::new();
-        let batch = targets.batch(rows, |array| {
+        let batch = targets.batch(vocab, stride, |array| {
             indices.push(match array.dtype() {
                 DType::I32 => array.to_vec1()?,
                 // As the kernels read them: beyond i32 is negative, and refused as such.
@@ -143,12 +169,65 @@ impl HostTargets {
         Ok(HostTargets { labels, indices, batch })
     }
 
-    fn labels(&self) -> Labels<'_> {
+    pub(crate) fn labels(&self) -> Labels<'_> {
         self.labels[..].into()
     }
 
-    fn batch(&self) -> HostBatch<'_> {
+    pub(crate) fn batch(&self) -> HostBatch<'_> {
         self.batch.try_map_indices(|place| Ok(&self.indices[place][..])).expect("every place has an array")
+    }
+}
+
+/// [`PairInputs`] in host memory.
+struct HostInputs {
+    ref_logps: Option<Vec<f32>>,
+    lengths: Option<Vec<u32>>,
+    beta: Option<Vec<f32>>,
+    margin: Option<Vec<f32>>,
+    weight: Option<Vec<f32>>,
+    label_smoothing: Option<Vec<f32>>,
+    sequence_log_weights: Option<Vec<f32>>,
+    kl_logps: Option<Vec<f32>>,
+    kl_ref_logps: Option<Vec<f32>>,
+    normalizer: Option<f32>,
+    chosen_tokens: Option<f32>,
+}
+
+impl HostInputs {
+    fn new(inputs: &PairInputs) -> Result<Self> {
+        fn values<T: WithDType>(given: &Option<Tensor>) -> Result<Option<Vec<T>>> {
+            given.as_ref().map(Tensor::to_vec1).transpose()
+        }
+        let number = |given: &Option<Tensor>| given.as_ref().map(Tensor::to_scalar).transpose();
+        Ok(HostInputs {
+            ref_logps: values(&inputs.ref_logps)?,
+            lengths: values(&inputs.lengths)?,
+            beta: values(&inputs.beta)?,
+            margin: values(&inputs.margin)?,
+            weight: values(&inputs.weight)?,
+            label_smoothing: values(&inputs.label_smoothing)?,
+            sequence_log_weights: values(&inputs.sequence_log_weights)?,
+            kl_logps: values(&inputs.kl_logps)?,
+            kl_ref_logps: values(&inputs.kl_ref_logps)?,
+            normalizer: number(&inputs.normalizer)?,
+            chosen_tokens: number(&inputs.chosen_tokens)?,
+        })
+    }
+
+    fn borrow(&self) -> loss::PairInputs<'_, f32> {
+        loss::PairInputs {
+            ref_logps: self.ref_logps.as_deref(),
+            lengths: self.lengths.as_deref(),
+            beta: self.beta.as_deref(),
+            margin: self.margin.as_deref(),
+            weight: self.weight.as_deref(),
+            label_smoothing: self.label_smoothing.as_deref(),
+            sequence_log_weights: self.sequence_log_weights.as_deref(),
+            kl_logps: self.kl_logps.as_deref(),
+            kl_ref_logps: self.kl_ref_logps.as_deref(),
+            normalizer: self.normalizer,
+            chosen_tokens: self.chosen_tokens,
+        }
     }
 }
 

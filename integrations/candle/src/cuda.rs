@@ -13,11 +13,12 @@ use dpo_kernels::cuda::Kernels;
 use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
-    LogpsBuffers, PairBuffers,
+    LogpsBuffers, PairBuffers, TokenMetricsBuffers,
 };
-use dpo_kernels::{LabelType, PairLoss, Pairs};
+use dpo_kernels::{LabelType, PairLoss};
 
-use crate::output::{DpoOutput, Figures};
+use crate::inputs::PairInputs;
+use crate::output::{DpoOutput, Figures, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -26,24 +27,35 @@ const fn words<T>() -> usize {
     size_of::<T>() / 4
 }
 
-pub(crate) fn sequence_logps(device: &CudaDevice, rows: &Rows, targets: &Targets) -> Result<Tensor> {
-    let batch = DeviceBatch { pairs: Pairs::None, ..device_batch(rows, targets)? };
+/// Log-probs of the sequences, and figures of the tokens where they are asked for.
+pub(crate) fn floor_1(
+    device: &CudaDevice,
+    rows: &Rows,
+    targets: &Targets,
+) -> Result<(Tensor, Option<TokenMetrics>)> {
+    let batch = device_batch(rows, targets)?;
+    let batch = DeviceBatch { pairs: targets.pairs_of_floor_1(batch.pairs), ..batch };
     let logps = zeros(rows, batch.sequences.count(), DType::F32)?;
     let status = zeros(rows, words::<DpoStatus>(), DType::U32)?;
-    let out = LogpsBuffers { logps: address(&logps)?, status: address(&status)?, ..LogpsBuffers::default() };
+    let metrics = token_metrics(rows, targets)?;
+    let out = LogpsBuffers {
+        logps: address(&logps)?,
+        metrics: token_metrics_buffers(&metrics)?,
+        status: address(&status)?,
+        ..LogpsBuffers::default()
+    };
     forward(device, rows, targets, &batch, &out, None)?;
-    Ok(logps)
+    Ok((logps, metrics))
 }
 
 pub(crate) fn dpo_loss(
     device: &CudaDevice,
     rows: &Rows,
     targets: &Targets,
-    ref_logps: Option<&Tensor>,
+    inputs: &PairInputs,
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
     let batch = device_batch(rows, targets)?;
-    let ref_logps = ref_logps.map(Tensor::contiguous).transpose()?;
     let per_row = || zeros(rows, batch.rows(), DType::F32);
     let per_sequence = || zeros(rows, batch.sequences.count(), DType::F32);
     let per_pair = || zeros(rows, batch.pair_count(), DType::F32);
@@ -53,17 +65,21 @@ pub(crate) fn dpo_loss(
     let (chosen_rewards, rejected_rewards) = (per_pair()?, per_pair()?);
     let metrics = zeros(rows, words::<DpoMetrics>(), DType::F32)?;
     let status = zeros(rows, words::<DpoStatus>(), DType::U32)?;
+    let token_metrics = token_metrics(rows, targets)?;
+    let token_weights = (batch.ld_alpha != 1.0).then(per_row).transpose()?;
 
     let out = LogpsBuffers {
         logps: address(&logps)?,
         logsumexp: Some(address(&logsumexp)?),
         logsumexp_residual: Some(address(&logsumexp_residual)?),
+        token_weights: optional(&token_weights)?,
+        metrics: token_metrics_buffers(&token_metrics)?,
         status: address(&status)?,
         ..LogpsBuffers::default()
     };
     let pairs = PairBuffers {
-        ref_logps: ref_logps.as_ref().map(address).transpose()?,
-        inputs: DevicePairInputs::NONE,
+        ref_logps: optional(&inputs.ref_logps)?,
+        inputs: device_inputs(inputs)?,
         pair_losses: address(&pair_losses)?,
         chosen_rewards: address(&chosen_rewards)?,
         rejected_rewards: address(&rejected_rewards)?,
@@ -78,6 +94,7 @@ pub(crate) fn dpo_loss(
         batch,
         logsumexp,
         logsumexp_residual,
+        token_weights,
         coef: coef.clone(),
         metrics: metrics.clone(),
     };
@@ -89,8 +106,58 @@ pub(crate) fn dpo_loss(
         margins,
         logps,
         coef,
+        token_metrics,
         figures: Figures::Device { metrics, status },
     })
+}
+
+/// Tensors for the figures of the tokens, where they are asked for.
+fn token_metrics(rows: &Rows, targets: &Targets) -> Result<Option<TokenMetrics>> {
+    if !targets.token_metrics {
+        return Ok(None);
+    }
+    let of_tokens = || Tensor::zeros(targets.labels.shape(), DType::F32, rows.logits.device());
+    Ok(Some(TokenMetrics {
+        entropy: of_tokens()?,
+        correct: of_tokens()?,
+        mean_logit: of_tokens()?,
+        sum_p2: of_tokens()?,
+        sequence_log_weights: zeros(rows, targets.sequences(), DType::F32)?,
+    }))
+}
+
+fn token_metrics_buffers(metrics: &Option<TokenMetrics>) -> Result<TokenMetricsBuffers> {
+    let Some(metrics) = metrics else { return Ok(TokenMetricsBuffers::default()) };
+    Ok(TokenMetricsBuffers {
+        entropy: Some(address(&metrics.entropy)?),
+        correct: Some(address(&metrics.correct)?),
+        mean_logit: Some(address(&metrics.mean_logit)?),
+        sum_p2: Some(address(&metrics.sum_p2)?),
+        sequence_log_weights: Some(address(&metrics.sequence_log_weights)?),
+    })
+}
+
+fn device_inputs(inputs: &PairInputs) -> Result<DevicePairInputs> {
+    Ok(DevicePairInputs {
+        lengths: optional(&inputs.lengths)?,
+        beta: optional(&inputs.beta)?,
+        margin: optional(&inputs.margin)?,
+        weight: optional(&inputs.weight)?,
+        label_smoothing: optional(&inputs.label_smoothing)?,
+        sequence_log_weights: optional(&inputs.sequence_log_weights)?,
+        kl_logps: inputs.kl_logps.as_ref().map(array).transpose()?,
+        kl_ref_logps: optional(&inputs.kl_ref_logps)?,
+        normalizer: optional(&inputs.normalizer)?,
+        chosen_tokens: optional(&inputs.chosen_tokens)?,
+    })
+}
+
+fn array(tensor: &Tensor) -> Result<DeviceArray> {
+    Ok(DeviceArray { address: address(tensor)?, len: tensor.elem_count() })
+}
+
+fn optional(tensor: &Option<Tensor>) -> Result<Option<DeviceAddress>> {
+    tensor.as_ref().map(address).transpose()
 }
 
 /// The loss as a node of candle's graph, as on the CPU; its forward pass has been queued.
@@ -100,6 +167,7 @@ struct DpoLoss {
     batch: DeviceBatch,
     logsumexp: Tensor,
     logsumexp_residual: Tensor,
+    token_weights: Option<Tensor>,
     coef: Tensor,
     /// The loss is the first of them.
     metrics: Tensor,
@@ -132,7 +200,7 @@ impl CustomOp1 for DpoLoss {
             logsumexp: address(&self.logsumexp)?,
             logsumexp_residual: Some(address(&self.logsumexp_residual)?),
             coef: Some(address(&self.coef)?),
-            token_coef: None,
+            token_coef: optional(&self.token_weights)?,
             upstream: Some(address(upstream)?),
             upstream_scale: 1.0,
             threshold: 0.0,
@@ -166,8 +234,7 @@ fn forward(
 
 /// The batch with the addresses of its index tensors.
 fn device_batch(rows: &Rows, targets: &Targets) -> Result<DeviceBatch> {
-    let batch = targets
-        .batch(rows, |indices| Ok(DeviceArray { address: address(indices)?, len: indices.elem_count() }))?;
+    let batch = targets.batch(rows.vocab, rows.stride, array)?;
     batch.validate_shape().map_err(Error::wrap)?;
     Ok(batch)
 }

@@ -2,7 +2,9 @@
 //!
 //! [`dpo_loss`] takes logits and gives a scalar whose `backward()` is the fused gradient: the logits are read once
 //! forward and once backward, and no tensor of their size is made on the way but the gradient itself. The
-//! reference model's pass is [`sequence_logps`]. Both read the labels and the layout from one [`Targets`].
+//! reference model's pass is [`sequence_logps`]. Both read the labels, the layout and what becomes of the logits from
+//! one [`Targets`]. Per-pair values and normalisers are [`PairInputs`], for [`dpo_loss_with`]; [`ref_cache`] keeps the
+//! reference's log-probs in a file.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};
@@ -37,16 +39,18 @@ mod checks;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod inputs;
 mod output;
 mod rows;
 mod targets;
 
-use candle_core::{DType, Device, Error, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
 pub use dpo_kernels::batch::{IGNORE_INDEX, Metrics, Status};
 pub use dpo_kernels::loss::ALL;
-pub use dpo_kernels::{LabelAlignment, PairLoss, Pairs};
+pub use dpo_kernels::{LabelAlignment, PairLoss, Pairs, Transform, ref_cache};
 
-pub use crate::output::DpoOutput;
+pub use crate::inputs::PairInputs;
+pub use crate::output::{DpoOutput, TokenMetrics};
 use crate::rows::Rows;
 pub use crate::targets::Targets;
 
@@ -70,34 +74,62 @@ pub fn dpo_loss(
     ref_logps: Option<&Tensor>,
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
+    dpo_loss_with(logits, targets, &PairInputs::of_reference(ref_logps), loss)
+}
+
+/// [`dpo_loss`] with everything that a loss can be given.
+///
+/// # Errors
+///
+/// As [`dpo_loss`]; also for what the loss has no use for, or lacks. Values that are out of their ranges are refused on
+/// the CPU; a GPU, which alone sees them, makes them NaN in the loss of their pair.
+pub fn dpo_loss_with(
+    logits: &Tensor,
+    targets: &Targets,
+    inputs: &PairInputs,
+    loss: &PairLoss,
+) -> Result<DpoOutput> {
     let rows = Rows::new(logits, targets)?;
-    if let Some(ref_logps) = ref_logps {
-        checks::dtype("ref_logps", ref_logps, &[DType::F32])?;
-        checks::same_device("ref_logps", ref_logps, logits)?;
-        checks::shape("ref_logps", ref_logps, &[targets.sequences()])?;
-    }
+    let inputs = inputs.checked(targets, logits)?;
     match logits.device() {
-        Device::Cpu => cpu::dpo_loss(&rows, targets, ref_logps, loss),
+        Device::Cpu => cpu::dpo_loss(&rows, targets, &inputs, loss),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => cuda::dpo_loss(device, &rows, targets, ref_logps, loss),
+        Device::Cuda(device) => cuda::dpo_loss(device, &rows, targets, &inputs, loss),
         other => Err(unsupported(other)),
     }
 }
 
 /// Log-probs of whole sequences, `[S]` in f32 and in nats: the sum over the scored tokens of each. No gradient.
 ///
-/// Shapes are those of [`dpo_loss`]; the pairs of `targets` are not looked at. A log-prob does not depend on the
-/// other sequences in the call, so those of a frozen reference can be computed once and kept.
+/// Shapes are those of [`dpo_loss`]; the pairs of `targets` are not looked at, but for
+/// [`ld_alpha`](Targets::with_ld_alpha). A log-prob does not depend on the other sequences in the call, so those of a
+/// frozen reference can be computed once and kept: [`ref_cache`] does, under [`Targets::sequence_keys`].
 ///
 /// # Errors
 ///
 /// As [`dpo_loss`]. A bad label or a non-finite row makes the log-prob of its sequence non-finite.
 pub fn sequence_logps(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
+    let without = Targets { token_metrics: false, ..targets.clone() };
+    Ok(floor_1(logits, &without)?.0)
+}
+
+/// Figures of every token, without a loss and without a gradient: what WPO, for one, weighs sequences by before its loss
+/// is computed. Where they are only to be logged, [`Targets::with_token_metrics`] has them from the loss's own read.
+///
+/// # Errors
+///
+/// As [`sequence_logps`].
+pub fn token_metrics(logits: &Tensor, targets: &Targets) -> Result<TokenMetrics> {
+    let (_, metrics) = floor_1(logits, &targets.clone().with_token_metrics())?;
+    Ok(metrics.expect("they were asked for"))
+}
+
+fn floor_1(logits: &Tensor, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
     let rows = Rows::new(logits, targets)?;
     match logits.device() {
-        Device::Cpu => cpu::sequence_logps(&rows, targets),
+        Device::Cpu => cpu::floor_1(&rows, targets),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => cuda::sequence_logps(device, &rows, targets),
+        Device::Cuda(device) => cuda::floor_1(device, &rows, targets),
         other => Err(unsupported(other)),
     }
 }

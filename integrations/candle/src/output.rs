@@ -23,7 +23,27 @@ pub struct DpoOutput {
     pub logps: Tensor,
     /// `[S]`: c_s = ∂loss/∂logp_s.
     pub coef: Tensor,
+    /// Figures of every token, where [the targets](crate::Targets::with_token_metrics) ask for them.
+    pub token_metrics: Option<TokenMetrics>,
     pub(crate) figures: Figures,
+}
+
+/// What one read of the logits tells of each token beside its log-prob: [`dpo_kernels::TokenMetrics`] as f32 tensors on
+/// the device of the logits. Those of tokens have the labels' shape, a place for each row of logits, and are 0 in rows
+/// that are not scored.
+#[derive(Debug, Clone)]
+pub struct TokenMetrics {
+    /// H = −Σ p log p, in nats.
+    pub entropy: Tensor,
+    /// 1 where the label is the most probable token, else 0.
+    pub correct: Tensor,
+    /// Mean of the [transformed](crate::Targets::with_transform) logits.
+    pub mean_logit: Tensor,
+    /// Σ p².
+    pub sum_p2: Tensor,
+    /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight, as
+    /// [`PairInputs`](crate::PairInputs) takes it.
+    pub sequence_log_weights: Tensor,
 }
 
 /// Metrics and status, where the pass left them.

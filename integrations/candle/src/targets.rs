@@ -1,17 +1,18 @@
-//! What logits are scored against.
+//! What logits are scored against, and how.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Error, Result, Tensor};
 use dpo_kernels::batch::IGNORE_INDEX;
-use dpo_kernels::{Batch, LabelAlignment, Pairs, Sequences};
+use dpo_kernels::ref_cache::SequenceKey;
+use dpo_kernels::{Batch, LabelAlignment, Pairs, Sequences, Transform};
 
 use crate::checks;
-use crate::rows::Rows;
+use crate::cpu::HostTargets;
 
-/// Labels, and how their rows form sequences and pairs.
+/// Labels, how their rows form sequences and pairs, and what is made of the logits.
 ///
 /// The defaults are those of Hugging Face's tensors: labels as long as the input and not shifted
 /// ([`LabelAlignment::NextToken`]), −100 where nothing is scored, all chosen sequences before all rejected ones
-/// ([`Pairs::Concatenated`]).
+/// ([`Pairs::Concatenated`]); the logits are taken as they are, and all tokens count alike.
 ///
 /// All tensors are on the device of the logits. One value serves the reference's pass and the policy's.
 #[derive(Debug, Clone)]
@@ -24,6 +25,9 @@ pub struct Targets {
     pub(crate) pairs: Pairs<Tensor>,
     pub(crate) label_alignment: LabelAlignment,
     pub(crate) ignore_index: i64,
+    pub(crate) transform: Transform,
+    pub(crate) ld_alpha: f32,
+    pub(crate) token_metrics: bool,
 }
 
 impl Targets {
@@ -69,6 +73,9 @@ impl Targets {
             pairs: Pairs::Concatenated,
             label_alignment: LabelAlignment::NextToken,
             ignore_index: IGNORE_INDEX,
+            transform: Transform::default(),
+            ld_alpha: 1.0,
+            token_metrics: false,
         })
     }
 
@@ -101,6 +108,47 @@ impl Targets {
         Targets { ignore_index, ..self }
     }
 
+    /// What the model does to its logits before the softmax: a scale (1/temperature), a tanh soft cap, padding of the
+    /// vocabulary. It is done inside the pass; the gradient is by the logits as they were given.
+    ///
+    /// What a transform may be is checked where the logits are known, by [`dpo_loss`](crate::dpo_loss) and
+    /// [`sequence_logps`](crate::sequence_logps).
+    pub fn with_transform(self, transform: Transform) -> Self {
+        Targets { transform, ..self }
+    }
+
+    /// LD-DPO (Liu et al. 2024, arXiv:2409.06411): the weight, from 0 to 1, of the scored tokens of a sequence beyond as
+    /// many as the other of its pair has. Pairs must be concatenated or interleaved. Log-probs are weighted sums then,
+    /// those of the reference too.
+    ///
+    /// What it may be is checked as for [`with_transform`](Self::with_transform).
+    pub fn with_ld_alpha(self, ld_alpha: f32) -> Self {
+        Targets { ld_alpha, ..self }
+    }
+
+    /// Makes [`dpo_loss`](crate::dpo_loss) give [`token_metrics`](crate::DpoOutput::token_metrics) too, from the same
+    /// read of the logits.
+    pub fn with_token_metrics(self) -> Self {
+        Targets { token_metrics: true, ..self }
+    }
+
+    /// `[S]` keys under which a [`RefCache`](dpo_kernels::ref_cache::RefCache) keeps log-probs of the sequences.
+    /// `tokens` are the ids that the model is given, of the labels' shape, in u32 or i64. From a GPU, tokens and labels
+    /// are copied to the host.
+    ///
+    /// # Errors
+    ///
+    /// If `tokens` has another shape or type; a [`dpo_kernels::Error`] in candle's for targets that make no batch.
+    pub fn sequence_keys(&self, tokens: &Tensor) -> Result<Vec<SequenceKey>> {
+        checks::dtype("tokens (u32 or i64)", tokens, &[DType::U32, DType::I64])?;
+        checks::shape("tokens", tokens, self.labels.dims())?;
+        let ids = tokens.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        // No logits are looked at: any vocabulary serves that the transform fits.
+        let vocab = self.transform.valid_vocab.unwrap_or(1);
+        let targets = HostTargets::new(self, vocab, vocab)?;
+        targets.batch().sequence_keys(&ids, targets.labels()).map_err(Error::wrap)
+    }
+
     /// Number of sequences S.
     pub fn sequences(&self) -> usize {
         match &self.cu_seqlens {
@@ -109,10 +157,21 @@ impl Targets {
         }
     }
 
-    /// The batch that `rows` are, with what `index` makes of each index array.
+    /// Number of pairs N.
+    pub(crate) fn pairs(&self) -> usize {
+        match &self.pairs {
+            Pairs::None => 0,
+            Pairs::Concatenated | Pairs::Interleaved => self.sequences() / 2,
+            Pairs::Indexed { chosen, .. } => chosen.elem_count(),
+            Pairs::Unpaired { .. } => self.sequences(),
+        }
+    }
+
+    /// The batch of rows of `vocab` logits, `stride` apart, with what `index` makes of each index array.
     pub(crate) fn batch<A>(
         &self,
-        rows: &Rows,
+        vocab: usize,
+        stride: usize,
         mut index: impl FnMut(&Tensor) -> Result<A>,
     ) -> Result<Batch<A>> {
         let sequences = match (&self.cu_seqlens, self.labels.dims()) {
@@ -129,12 +188,20 @@ impl Targets {
             Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: index(desirable)? },
         };
         Ok(Batch {
-            row_stride: rows.stride,
+            vocab,
+            row_stride: stride,
+            sequences,
             pairs,
             label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
-            ..Batch::new(rows.vocab, sequences)
+            transform: self.transform,
+            ld_alpha: self.ld_alpha,
         })
+    }
+
+    /// The pairs that a pass without a loss looks at: LD-DPO's weights are those of a pair.
+    pub(crate) fn pairs_of_floor_1<A>(&self, pairs: Pairs<A>) -> Pairs<A> {
+        if self.ld_alpha == 1.0 { Pairs::None } else { pairs }
     }
 }
 

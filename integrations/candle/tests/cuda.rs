@@ -2,7 +2,10 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use dpo_kernels_candle::{DpoOutput, PairLoss, Pairs, Targets, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{
+    DpoOutput, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss, dpo_loss_with, sequence_logps,
+    token_metrics,
+};
 
 const VOCAB: usize = 1003;
 
@@ -25,13 +28,28 @@ fn labels(rows: usize) -> Vec<i64> {
     (0..rows).map(|row| if row % 5 == 2 { -100 } else { (row * 389 % VOCAB) as i64 }).collect()
 }
 
-/// Loss and gradient by `logits`, three times as large, on `device`.
-fn pass(logits: &Tensor, targets: &Targets, device: &Device) -> Result<(DpoOutput, Tensor)> {
+/// Loss and gradient by `logits`, three times as large, on `device`; with every per-pair value, or with none.
+fn pass(logits: &Tensor, targets: &Targets, extras: bool, device: &Device) -> Result<(DpoOutput, Tensor)> {
     let logits = Var::from_tensor(&logits.to_device(device)?)?;
     let view = logits.narrow(logits.rank() - 1, 0, VOCAB)?;
     let loss = PairLoss::sigmoid(0.1).unwrap().with_label_smoothing(0.1).unwrap();
     let ref_logps = (sequence_logps(&view, targets)? * 0.9)?;
-    let output = dpo_loss(&view, targets, Some(&ref_logps), &loss)?;
+    let output = if extras {
+        let vector = |values: &[f32]| Tensor::new(values, device).map(Some);
+        let inputs = PairInputs {
+            ref_logps: Some(ref_logps),
+            beta: vector(&[0.2, 0.5])?,
+            margin: vector(&[0.5, -0.25])?,
+            weight: vector(&[2.0, 0.5])?,
+            label_smoothing: vector(&[0.1, 0.3])?,
+            sequence_log_weights: Some(token_metrics(&view, targets)?.sequence_log_weights),
+            normalizer: Some(Tensor::new(5f32, device)?),
+            ..PairInputs::default()
+        };
+        dpo_loss_with(&view, targets, &inputs, &loss)?
+    } else {
+        dpo_loss(&view, targets, Some(&ref_logps), &loss)?
+    };
     let gradient = (&output.loss * 3.0)?.backward()?.remove(&logits).expect("a gradient");
     Ok((output, gradient))
 }
@@ -47,9 +65,14 @@ fn assert_close(name: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f32) -> Resul
     Ok(())
 }
 
-fn check(logits: &Tensor, targets: impl Fn(&Device) -> Result<Targets>, gpu: &Device) -> Result<()> {
-    let (on_gpu, gpu_gradient) = pass(logits, &targets(gpu)?, gpu)?;
-    let (on_cpu, cpu_gradient) = pass(logits, &targets(&Device::Cpu)?, &Device::Cpu)?;
+fn check(
+    logits: &Tensor,
+    targets: impl Fn(&Device) -> Result<Targets>,
+    extras: bool,
+    gpu: &Device,
+) -> Result<()> {
+    let (on_gpu, gpu_gradient) = pass(logits, &targets(gpu)?, extras, gpu)?;
+    let (on_cpu, cpu_gradient) = pass(logits, &targets(&Device::Cpu)?, extras, &Device::Cpu)?;
     assert_eq!(on_gpu.status()?, on_cpu.status()?);
     assert_eq!(on_gpu.metrics()?.loss, on_gpu.loss.to_scalar::<f32>()?);
     assert_eq!(on_gpu.metrics()?.accuracy, on_cpu.metrics()?.accuracy);
@@ -63,6 +86,14 @@ fn check(logits: &Tensor, targets: impl Fn(&Device) -> Result<Targets>, gpu: &De
         ("coef", &on_gpu.coef, &on_cpu.coef),
     ] {
         assert_close(name, gpu, cpu, 1e-5)?;
+    }
+    assert_eq!(on_gpu.token_metrics.is_some(), on_cpu.token_metrics.is_some());
+    if let (Some(gpu), Some(cpu)) = (&on_gpu.token_metrics, &on_cpu.token_metrics) {
+        assert_close("entropy", &gpu.entropy, &cpu.entropy, 1e-5)?;
+        assert_close("correct", &gpu.correct, &cpu.correct, 0.0)?;
+        assert_close("mean_logit", &gpu.mean_logit, &cpu.mean_logit, 1e-5)?;
+        assert_close("sum_p2", &gpu.sum_p2, &cpu.sum_p2, 1e-5)?;
+        assert_close("sequence_log_weights", &gpu.sequence_log_weights, &cpu.sequence_log_weights, 1e-5)?;
     }
     // One rounding to the logits' type on either side.
     let epsilon = match logits.dtype() {
@@ -85,14 +116,20 @@ fn gpu_and_cpu_agree() -> Result<()> {
             };
             Targets::padded(&Tensor::from_vec(labels(24), (4, 6), device)?)?.with_pairs(pairs)
         };
-        check(&logits(&[4, 6, VOCAB + 5], dtype)?, padded, &gpu)?;
+        check(&logits(&[4, 6, VOCAB + 5], dtype)?, padded, false, &gpu)?;
 
         let packed = |device: &Device| {
             let labels = Tensor::from_vec(labels(20), 20, device)?;
             Targets::packed(&labels, &Tensor::new(&[0u32, 7, 9, 15, 20], device)?)?
                 .with_pairs(Pairs::Interleaved)
         };
-        check(&logits(&[20, VOCAB], dtype)?, packed, &gpu)?;
+        check(&logits(&[20, VOCAB], dtype)?, packed, false, &gpu)?;
+
+        let with_extras = |device: &Device| {
+            let transform = Transform { scale: 0.8, softcap: Some(3.0), valid_vocab: Some(VOCAB - 3) };
+            Ok(packed(device)?.with_transform(transform).with_ld_alpha(0.3).with_token_metrics())
+        };
+        check(&logits(&[20, VOCAB], dtype)?, with_extras, true, &gpu)?;
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! What is refused, and how it is said.
 
 use candle_core::{DType, Device, Error, Tensor};
-use dpo_kernels_candle::{PairLoss, Pairs, Status, Targets, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{
+    PairInputs, PairLoss, Pairs, Status, Targets, Transform, dpo_loss, dpo_loss_with, sequence_logps,
+    token_metrics,
+};
 
 fn zeros(shape: &[usize], dtype: DType) -> Tensor {
     Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()
@@ -15,9 +18,9 @@ fn loss() -> PairLoss {
     PairLoss::sigmoid(0.1).unwrap()
 }
 
-/// The message of an error, with whatever context it has.
+/// The message of an error, without the backtrace that candle may add.
 fn message<T>(result: candle_core::Result<T>) -> String {
-    result.err().expect("an error").to_string()
+    result.err().expect("an error").to_string().lines().next().unwrap().to_string()
 }
 
 #[test]
@@ -55,6 +58,83 @@ fn ref_logps_of_another_type_or_shape() {
     let run = |ref_logps: Tensor| message(dpo_loss(&logits, &targets(), Some(&ref_logps), &loss()));
     assert!(run(zeros(&[2], DType::BF16)).starts_with("ref_logps"));
     assert!(run(zeros(&[3], DType::F32)).starts_with("ref_logps"));
+}
+
+#[test]
+fn inputs_of_another_type_or_shape() {
+    let logits = zeros(&[2, 3, 5], DType::F32);
+    let run = |inputs: PairInputs| message(dpo_loss_with(&logits, &targets(), &inputs, &loss()));
+    // Of two sequences in one pair, for each field one of the wrong type and one of the wrong shape.
+    macro_rules! refused {
+        ($($field:ident: $dtype:ident $shape:expr),* $(,)?) => {$(
+            for wrong in [zeros(&$shape, DType::F64), zeros(&[7], DType::$dtype)] {
+                let inputs = PairInputs { $field: Some(wrong), ..kl_logps() };
+                assert!(run(inputs).starts_with(stringify!($field)), stringify!($field));
+            }
+        )*};
+    }
+    fn kl_logps() -> PairInputs {
+        PairInputs { kl_logps: Some(zeros(&[3], DType::F32)), ..PairInputs::default() }
+    }
+    refused!(
+        ref_logps: F32 [2], lengths: U32 [2], beta: F32 [1], margin: F32 [1], weight: F32 [1],
+        label_smoothing: F32 [1], sequence_log_weights: F32 [2], kl_ref_logps: F32 [3], normalizer: F32 [],
+        chosen_tokens: F32 [],
+    );
+    let matrix = zeros(&[3, 1], DType::F32);
+    assert!(run(PairInputs { kl_logps: Some(matrix), ..PairInputs::default() }).starts_with("kl_logps"));
+}
+
+#[test]
+fn inputs_that_the_loss_has_no_use_for_or_lacks() {
+    let logits = zeros(&[2, 3, 5], DType::F32);
+    let run =
+        |inputs: PairInputs, loss: PairLoss| message(dpo_loss_with(&logits, &targets(), &inputs, &loss));
+    let one = || Some(Tensor::new(&[1f32], &Device::Cpu).unwrap());
+    let number = |value: f32| Some(Tensor::new(value, &Device::Cpu).unwrap());
+    let none = PairInputs::default;
+    let apo = PairLoss::apo_zero(0.1).unwrap();
+    assert!(run(PairInputs { margin: one(), ..none() }, apo).starts_with("margin: expected none"));
+    let without = run(PairInputs { chosen_tokens: number(4.0), ..none() }, loss());
+    assert!(without.starts_with("chosen_tokens: expected none, for a loss without sft"));
+    assert!(
+        run(none(), PairLoss::kto(0.1).unwrap()).starts_with("kl_logps: required when KTO has no baseline")
+    );
+    // Values, which the CPU sees.
+    let zero = Some(zeros(&[1], DType::F32));
+    let beta = run(PairInputs { beta: zero, ..none() }, loss());
+    assert_eq!(beta, "beta: expected finite numbers above 0, found 0 at 0");
+    let normalizer = run(PairInputs { normalizer: number(-1.0), ..none() }, loss());
+    assert!(normalizer.starts_with("normalizer: expected a finite number above 0, found -1"));
+}
+
+#[test]
+fn transforms_and_weights_out_of_range() {
+    let logits = zeros(&[2, 3, 5], DType::F32);
+    let run = |targets: Targets| {
+        let by_loss = message(dpo_loss(&logits, &targets, None, &loss()));
+        assert_eq!(message(sequence_logps(&logits, &targets)), by_loss);
+        assert_eq!(message(token_metrics(&logits, &targets)), by_loss);
+        by_loss
+    };
+    let transform = |transform| run(targets().with_transform(transform));
+    let scale = Transform { scale: 0.0, ..Transform::default() };
+    assert!(transform(scale).starts_with("transform.scale: expected a finite number above 0"));
+    let softcap = Transform { softcap: Some(f32::NAN), ..Transform::default() };
+    assert!(transform(softcap).starts_with("transform.softcap: expected a finite number above 0"));
+    let valid_vocab = Transform { valid_vocab: Some(6), ..Transform::default() };
+    assert!(transform(valid_vocab).starts_with("transform.valid_vocab: expected between 1 and vocab = 5"));
+    assert!(run(targets().with_ld_alpha(1.5)).starts_with("ld_alpha: expected a number from 0 to 1"));
+    let indices = || zeros(&[1], DType::I64);
+    let indexed = targets().with_pairs(Pairs::Indexed { chosen: indices(), rejected: indices() }).unwrap();
+    assert!(run(indexed.with_ld_alpha(0.5)).starts_with("pairs: expected concatenated or interleaved"));
+}
+
+#[test]
+fn tokens_that_are_not_those_of_the_labels() {
+    let keys = |tokens: Tensor| message(targets().sequence_keys(&tokens));
+    assert!(keys(zeros(&[2, 3], DType::F32)).starts_with("tokens (u32 or i64)"));
+    assert!(keys(zeros(&[2, 4], DType::U32)).starts_with("tokens"));
 }
 
 #[test]

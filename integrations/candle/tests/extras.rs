@@ -1,0 +1,291 @@
+//! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64 reference.
+
+use candle_core::{DType, Device, Tensor, Var};
+use dpo_kernels::batch::PairOutputs;
+use dpo_kernels::{
+    Coef, HostBatch, LabelAlignment, Labels, Logps, PairLoss, Pairs, Sequences, Transform, loss, reference,
+};
+use dpo_kernels_candle::{
+    DpoOutput, PairInputs, Targets, TokenMetrics, dpo_loss, dpo_loss_with, sequence_logps, token_metrics,
+};
+
+const SEQUENCES: usize = 4;
+const LEN: usize = 5;
+const VOCAB: usize = 11;
+const UPSTREAM: f64 = 3.0;
+
+/// Hugging Face's labels; the sequences have 4, 2, 3 and 4 scored tokens.
+const LABELS: [i64; SEQUENCES * LEN] =
+    [-100, 3, 1, 4, 1, -100, -100, -100, 5, 9, -100, 2, 6, 5, -100, -100, 3, 5, 8, 7];
+
+/// f32 sums of a few dozen terms, and figures rounded to f32, relative to the largest.
+const TOLERANCE: f64 = 1e-5;
+
+fn logits() -> Vec<f32> {
+    (0..SEQUENCES * LEN * VOCAB).map(|i| (i * 7919 % 1601) as f32 / 200.0 - 4.0).collect()
+}
+
+fn vector(values: &[f32]) -> Option<Tensor> {
+    Some(Tensor::new(values, &Device::Cpu).unwrap())
+}
+
+fn scalar(value: f32) -> Option<Tensor> {
+    Some(Tensor::new(value, &Device::Cpu).unwrap())
+}
+
+fn targets() -> Targets {
+    Targets::padded(&Tensor::from_slice(&LABELS, (SEQUENCES, LEN), &Device::Cpu).unwrap()).unwrap()
+}
+
+fn batch() -> HostBatch<'static> {
+    let padded = HostBatch::padded(SEQUENCES, LEN, VOCAB);
+    HostBatch { label_alignment: LabelAlignment::NextToken, ..padded }
+}
+
+/// The numbers of a tensor in f64, in one row.
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[track_caller]
+fn assert_close(found: &Tensor, expected: &[f64]) {
+    let found = values(found);
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(0f64, |scale, x| scale.max(x.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= TOLERANCE * scale, "[{i}]: {found}, expected {expected}");
+    }
+}
+
+/// Floors 1 and 2 of the reference, and the gradient times [`UPSTREAM`].
+fn expected(
+    batch: &HostBatch<'_>,
+    inputs: &PairInputs,
+    loss: &PairLoss,
+) -> (Logps<f64>, PairOutputs<f64>, Vec<f64>) {
+    let floats = |given: &Option<Tensor>| given.as_ref().map(values);
+    let number = |given: &Option<Tensor>| given.as_ref().map(|number| values(number)[0]);
+    let lengths: Option<Vec<u32>> = inputs.lengths.as_ref().map(|lengths| lengths.to_vec1().unwrap());
+    let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] = [
+        &inputs.ref_logps,
+        &inputs.beta,
+        &inputs.margin,
+        &inputs.weight,
+        &inputs.label_smoothing,
+        &inputs.sequence_log_weights,
+        &inputs.kl_logps,
+        &inputs.kl_ref_logps,
+    ]
+    .map(floats);
+    let inputs = loss::PairInputs {
+        ref_logps: ref_logps.as_deref(),
+        lengths: lengths.as_deref(),
+        beta: beta.as_deref(),
+        margin: margin.as_deref(),
+        weight: weight.as_deref(),
+        label_smoothing: label_smoothing.as_deref(),
+        sequence_log_weights: sequence_log_weights.as_deref(),
+        kl_logps: kl_logps.as_deref(),
+        kl_ref_logps: kl_ref_logps.as_deref(),
+        normalizer: number(&inputs.normalizer),
+        chosen_tokens: number(&inputs.chosen_tokens),
+    };
+    let (logits, labels) = (logits(), Labels::from(&LABELS[..]));
+    let logps = reference::logps(batch, &logits, labels).unwrap();
+    let pairs = reference::pair_loss_with(batch, &logps.logps, Some(&logps.scored), &inputs, loss).unwrap();
+    let coef = Coef { tokens: Some(&logps.token_weights), ..Coef::from(&pairs.coef) };
+    let dlogits = reference::backward(batch, &logits, labels, &logps.logsumexp, coef, UPSTREAM).unwrap();
+    (logps, pairs, dlogits)
+}
+
+/// Loss and gradient of the operation.
+fn run(targets: &Targets, inputs: &PairInputs, loss: &PairLoss) -> (DpoOutput, Tensor) {
+    let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
+    let logits = Var::from_tensor(&logits).unwrap();
+    let output = dpo_loss_with(&logits, targets, inputs, loss).unwrap();
+    assert!(output.status().unwrap().is_clean());
+    let gradient = (&output.loss * UPSTREAM).unwrap().backward().unwrap().remove(&logits).unwrap();
+    (output, gradient)
+}
+
+#[track_caller]
+fn check(targets: Targets, batch: HostBatch<'_>, inputs: &PairInputs, loss: &PairLoss) {
+    let (output, gradient) = run(&targets, inputs, loss);
+    let (logps, pairs, dlogits) = expected(&batch, inputs, loss);
+    assert_close(&output.logps, &logps.logps);
+    assert_close(&output.pair_losses, &pairs.pair_losses);
+    assert_close(&output.chosen_rewards, &pairs.chosen_rewards);
+    assert_close(&output.rejected_rewards, &pairs.rejected_rewards);
+    assert_close(&output.margins, &pairs.margins);
+    assert_close(&output.coef, &pairs.coef);
+    assert_close(&output.loss, &[pairs.metrics.loss]);
+    assert_close(&gradient, &dlogits);
+
+    let logits = Tensor::from_vec(self::logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
+    assert_eq!(values(&sequence_logps(&logits, &targets).unwrap()), values(&output.logps));
+}
+
+fn sigmoid() -> PairLoss {
+    PairLoss::sigmoid(0.3).unwrap()
+}
+
+fn ref_logps() -> PairInputs {
+    PairInputs { ref_logps: vector(&[-12.0, -7.5, -9.0, -11.0]), ..PairInputs::default() }
+}
+
+#[test]
+fn transforms() {
+    for transform in [
+        Transform { scale: 0.7, ..Transform::default() },
+        Transform { softcap: Some(3.0), ..Transform::default() },
+        Transform { valid_vocab: Some(10), ..Transform::default() },
+        Transform { scale: 1.5, softcap: Some(2.5), valid_vocab: Some(10) },
+    ] {
+        let (targets, batch) = (targets().with_transform(transform), HostBatch { transform, ..batch() });
+        check(targets.clone(), batch, &ref_logps(), &sigmoid());
+        // Padding of the vocabulary has a gradient of exactly 0.
+        let (_, gradient) = run(&targets, &ref_logps(), &sigmoid());
+        let padding = values(&gradient.narrow(2, 10, 1).unwrap());
+        assert_eq!(padding.iter().all(|&x| x == 0.0), transform.valid_vocab.is_some());
+    }
+}
+
+#[test]
+fn length_desensitization() {
+    let ld_alpha = 0.3;
+    check(targets().with_ld_alpha(ld_alpha), HostBatch { ld_alpha, ..batch() }, &ref_logps(), &sigmoid());
+    let interleaved = targets().with_pairs(Pairs::Interleaved).unwrap().with_ld_alpha(ld_alpha);
+    let batch = HostBatch { ld_alpha, pairs: Pairs::Interleaved, ..batch() };
+    check(interleaved, batch, &ref_logps(), &sigmoid());
+}
+
+#[test]
+fn values_of_each_pair() {
+    let all = PairInputs {
+        beta: vector(&[0.2, 0.5]),
+        margin: vector(&[0.5, -0.25]),
+        weight: vector(&[2.0, 0.5]),
+        label_smoothing: vector(&[0.1, 0.3]),
+        sequence_log_weights: vector(&[-0.5, -1.0, -0.25, 0.125]),
+        normalizer: scalar(5.0),
+        ..ref_logps()
+    };
+    // Each alone, and together.
+    check(targets(), batch(), &PairInputs { beta: all.beta.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &PairInputs { margin: all.margin.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &PairInputs { weight: all.weight.clone(), ..ref_logps() }, &sigmoid());
+    let smoothed = PairInputs { label_smoothing: all.label_smoothing.clone(), ..ref_logps() };
+    check(targets(), batch(), &smoothed, &sigmoid());
+    let weighted = PairInputs { sequence_log_weights: all.sequence_log_weights.clone(), ..ref_logps() };
+    check(targets(), batch(), &weighted, &sigmoid());
+    check(targets(), batch(), &PairInputs { normalizer: all.normalizer.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &all, &sigmoid());
+}
+
+#[test]
+fn what_some_losses_take() {
+    let lengths = Tensor::new(&[7u32, 0, 3, 5], &Device::Cpu).unwrap();
+    let lengths = PairInputs { lengths: Some(lengths), ..ref_logps() };
+    check(targets(), batch(), &lengths, &PairLoss::ipo(0.2).unwrap());
+    let tokens = PairInputs { chosen_tokens: scalar(20.0), ..PairInputs::default() };
+    check(targets(), batch(), &tokens, &PairLoss::sft(0.1).unwrap());
+    let kto = PairLoss::kto(0.3).unwrap();
+    let mismatched = PairInputs { kl_logps: vector(&[-8.0, -9.0, -7.5]), ..ref_logps() };
+    check(
+        targets(),
+        batch(),
+        &PairInputs { kl_ref_logps: vector(&[-9.0, -9.5, -8.0]), ..mismatched.clone() },
+        &kto,
+    );
+    let desirable = [1, 0, 0, 1];
+    let pairs = Pairs::Unpaired { desirable: Tensor::new(&desirable.map(i64::from), &Device::Cpu).unwrap() };
+    let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &desirable }, ..batch() };
+    let weight = PairInputs { weight: vector(&[1.0, 2.0, 0.5, 1.5]), ..mismatched };
+    check(targets().with_pairs(pairs).unwrap(), unpaired, &weight, &kto);
+}
+
+#[test]
+fn strided_values() {
+    let table = Tensor::new(&[[0.2f32, 9.0], [0.5, 9.0]], &Device::Cpu).unwrap();
+    let column = PairInputs { beta: Some(table.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()), ..ref_logps() };
+    check(targets(), batch(), &column, &sigmoid());
+}
+
+#[test]
+fn figures_of_each_token() {
+    let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
+    let transform = Transform { softcap: Some(3.0), ..Transform::default() };
+    for (targets, batch) in
+        [(targets(), batch()), (targets().with_transform(transform), HostBatch { transform, ..batch() })]
+    {
+        let expected = expected(&batch, &ref_logps(), &sigmoid()).0.metrics.unwrap();
+        let asked = dpo_loss_with(&logits, &targets.clone().with_token_metrics(), &ref_logps(), &sigmoid());
+        let figures = [token_metrics(&logits, &targets), asked.map(|output| output.token_metrics.unwrap())];
+        for figures in figures {
+            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights } =
+                figures.unwrap();
+            assert_eq!(entropy.dims(), [SEQUENCES, LEN]);
+            assert_close(&entropy, &expected.entropy);
+            assert_eq!(values(&correct), expected.correct);
+            assert_close(&mean_logit, &expected.mean_logit);
+            assert_close(&sum_p2, &expected.sum_p2);
+            assert_close(&sequence_log_weights, &expected.sequence_log_weights);
+        }
+    }
+
+    // Packed, they are vectors; without being asked for, they are not there.
+    let labels = Tensor::new(&LABELS, &Device::Cpu).unwrap();
+    let packed =
+        Targets::packed(&labels, &Tensor::new(&[0u32, 5, 10, 15, 20], &Device::Cpu).unwrap()).unwrap();
+    let rows = logits.flatten(0, 1).unwrap();
+    assert_eq!(token_metrics(&rows, &packed).unwrap().entropy.dims(), [SEQUENCES * LEN]);
+    assert!(dpo_loss(&rows, &packed, None, &sigmoid()).unwrap().token_metrics.is_none());
+}
+
+#[test]
+fn asking_for_figures_changes_no_bit() {
+    let (plain, gradient) = run(&targets(), &ref_logps(), &sigmoid());
+    let (asked, same) = run(&targets().with_token_metrics(), &ref_logps(), &sigmoid());
+    assert_eq!(values(&asked.loss), values(&plain.loss));
+    assert_eq!(values(&asked.logps), values(&plain.logps));
+    assert_eq!(values(&same), values(&gradient));
+}
+
+#[test]
+fn wpo() {
+    let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
+    let metrics = token_metrics(&logits, &targets()).unwrap();
+    let weights = values(&metrics.sequence_log_weights);
+    let inputs = PairInputs { sequence_log_weights: Some(metrics.sequence_log_weights), ..ref_logps() };
+    let weighted = values(&run(&targets(), &inputs, &sigmoid()).0.pair_losses);
+    let plain = values(&run(&targets(), &ref_logps(), &sigmoid()).0.pair_losses);
+    for pair in 0..2 {
+        let expected = plain[pair] * (weights[pair] + weights[pair + 2]).exp();
+        assert!((weighted[pair] - expected).abs() <= TOLERANCE * expected, "{weighted:?}");
+    }
+}
+
+#[test]
+fn keys_are_those_of_the_batch() {
+    let ids: Vec<u32> = (0..(SEQUENCES * LEN) as u32).map(|i| i * 5 % VOCAB as u32).collect();
+    let tokens = Tensor::from_slice(&ids, (SEQUENCES, LEN), &Device::Cpu).unwrap();
+    let transform = Transform { valid_vocab: Some(10), ..Transform::default() };
+    for (targets, batch) in [
+        (targets(), batch()),
+        (targets().with_pairs(Pairs::None).unwrap(), batch()),
+        (targets().with_transform(transform), HostBatch { transform, ..batch() }),
+        (targets().with_ld_alpha(0.5), HostBatch { ld_alpha: 0.5, ..batch() }),
+    ] {
+        let expected = batch.sequence_keys(&ids, LABELS[..].into()).unwrap();
+        assert_eq!(targets.sequence_keys(&tokens).unwrap(), expected);
+        assert_eq!(targets.sequence_keys(&tokens.to_dtype(DType::I64).unwrap()).unwrap(), expected);
+    }
+    let cu_seqlens = [0, 5, 12, 20];
+    let batch = HostBatch { sequences: Sequences::Packed { cu_seqlens: &cu_seqlens, rows: 20 }, ..batch() };
+    let labels = Tensor::new(&LABELS, &Device::Cpu).unwrap();
+    let packed = Targets::packed(&labels, &Tensor::new(&cu_seqlens, &Device::Cpu).unwrap()).unwrap();
+    assert_eq!(
+        packed.sequence_keys(&tokens.flatten_all().unwrap()).unwrap(),
+        batch.sequence_keys(&ids, LABELS[..].into()).unwrap()
+    );
+}
