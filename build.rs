@@ -32,13 +32,14 @@ mod images {
     use crate::nvrtc;
 
     const ARCHS: &str = "DPO_KERNELS_ARCHS";
+    const LINE_INFO: &str = "DPO_KERNELS_LINE_INFO";
     const DEFAULT_TARGETS: [Target; 5] =
         [Target::Cubin(80), Target::Cubin(90), Target::Cubin(100), Target::Cubin(120), Target::Ptx(80)];
 
     pub fn embed() -> Result<(), String> {
         println!("cargo:rerun-if-changed=build");
         println!("cargo:rerun-if-changed=kernels");
-        for variable in nvrtc::VARIABLES.iter().chain(&[ARCHS, "DOCS_RS"]) {
+        for variable in nvrtc::VARIABLES.iter().chain(&[ARCHS, LINE_INFO, "DOCS_RS"]) {
             println!("cargo:rerun-if-env-changed={variable}");
         }
         // docs.rs has neither NVRTC nor a network; the documentation needs no kernels.
@@ -81,7 +82,10 @@ mod images {
     /// Compiles one source for one target, and returns its entry in the table.
     fn compile_one(unit: &Source, headers: &[Source], target: Target) -> Result<String, String> {
         let name = unit.name.to_string_lossy();
-        let compiled = compile::compile(unit, headers, target)
+        // It makes machine code three times as large, which is linked into every program. The PTX is what the tests'
+        // interpreter runs, and it names lines.
+        let line_info = matches!(target, Target::Ptx(_)) || env::var_os(LINE_INFO).is_some();
+        let compiled = compile::compile(unit, headers, target, line_info)
             .map_err(|log| format!("kernels/{name} does not compile for {target}: {log}"))?;
         let stem = name.trim_end_matches(".cu");
         let file = out_dir().join(format!("{stem}.{target}"));

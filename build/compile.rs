@@ -94,19 +94,25 @@ pub fn supported() -> Vec<u32> {
     }
 }
 
-/// Compiles `source`, which may include `headers`; `Err` is the compiler's log.
-pub fn compile(source: &Source, headers: &[Source], target: Target) -> Result<Compiled, String> {
-    let options = [
+/// Compiles `source`, which may include `headers`; `Err` is the compiler's log. With `line_info` the lines of the .cu
+/// files are in the image, for faults and profiles.
+pub fn compile(
+    source: &Source,
+    headers: &[Source],
+    target: Target,
+    line_info: bool,
+) -> Result<Compiled, String> {
+    let mut options = vec![
         format!("--gpu-architecture={target}"),
         "--std=c++17".to_string(),
         // Multiplications and additions fuse only where the source says fmaf: otherwise each kernel's own optimisation
         // decides, and the same function gives other bits in another kernel.
         "--fmad=false".to_string(),
-        // The lines of the .cu files stay in the PTX and in profiles.
-        "--generate-line-info".to_string(),
         "--ptxas-options=-v".to_string(),
-    ]
-    .map(|option| CString::new(option).expect("options have no NUL"));
+    ];
+    options.extend(line_info.then(|| "--generate-line-info".to_string()));
+    let options: Vec<_> =
+        options.into_iter().map(|option| CString::new(option).expect("options have no NUL")).collect();
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let texts: Vec<*const c_char> = headers.iter().map(|header| header.text.as_ptr()).collect();
     let names: Vec<*const c_char> = headers.iter().map(|header| header.name.as_ptr()).collect();

@@ -368,8 +368,8 @@ fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
     let headers: Vec<_> =
         names.iter().filter(|name| !name.ends_with(".cu")).map(|name| source(name)).collect();
     let compiled = |&(unit, _): &(&'static str, _)| {
-        let compiled =
-            compile::compile(&source(&format!("{unit}.cu")), &headers, compile::Target::Ptx(capability));
+        let (source, target) = (source(&format!("{unit}.cu")), compile::Target::Ptx(capability));
+        let compiled = compile::compile(&source, &headers, target, true);
         (unit, compiled.unwrap_or_else(|log| panic!("compute_{capability}: {log}")).image)
     };
     KERNELS.iter().map(compiled).collect()

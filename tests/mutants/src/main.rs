@@ -126,7 +126,7 @@ fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Re
         kernels.iter().filter(is_unit).filter(|(name, _)| !changed.is_disjoint(&included(kernels, name)))
     {
         let path = folder.join(unit.0.replace(".cu", ".ptx"));
-        let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80))?;
+        let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80), true)?;
         fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
