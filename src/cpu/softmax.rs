@@ -154,15 +154,19 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         block: &[T; BLOCK],
         outside: Option<&[T; BLOCK]>,
     ) {
-        let mut sums = self.block_sums(simd, block, outside);
-        // Not where it is NaN, which no reference makes a number. Such blocks are few: in random order the k-th has the
-        // largest logit so far with probability 1/k.
-        if simd.any_greater(sums.terms, simd.splat(HIGH)) {
+        let sums = loop {
+            let sums = self.block_sums(simd, block, outside);
+            // Not where it is NaN, which no reference makes a number. Such blocks are few: in random order the k-th has
+            // the largest logit so far with probability 1/k.
+            if !simd.any_greater(sums.terms, simd.splat(HIGH)) {
+                break sums;
+            }
             // z′ grows with z.
             let [bare] = self.map.bend(simd, [largest(simd, block, outside)]);
-            self.raise_reference::<S>(simd.lanes(bare));
-            sums = self.block_sums(simd, block, outside);
-        }
+            if !self.raise_reference::<S>(simd.lanes(bare)) {
+                break sums;
+            }
+        };
         let add = |to: &mut [f64; LANES], block: S::F32s| {
             for (sum, term) in to.iter_mut().zip(simd.lanes(block)) {
                 *sum += f64::from(term);
@@ -226,12 +230,16 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         BlockSums { terms: simd.add(even, odd), weighted, squares, total }
     }
 
-    /// To the largest bare z′ of these. Out of line, so that the loop over blocks keeps its registers.
+    /// To the largest bare z′ of these; false if it is there already, which leaves an infinite sum infinite. Out of line,
+    /// so that the loop over blocks keeps its registers.
     #[cold]
     #[inline(never)]
-    fn raise_reference<S: Simd>(&mut self, to: [f32; LANES]) {
+    fn raise_reference<S: Simd>(&mut self, to: [f32; LANES]) -> bool {
         let powers = self.map.powers();
         let raised = Reference::new::<S>(to.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX), powers);
+        if raised == self.reference {
+            return false;
+        }
         let by = self.map.whole(raised.value(powers) - self.reference.value(powers));
         let shrink = (-by).exp();
         if FIGURES {
@@ -244,6 +252,7 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
         }
         self.sums = self.sums.map(|sum| sum * shrink);
         self.reference = raised;
+        true
     }
 }
 

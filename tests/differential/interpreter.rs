@@ -365,8 +365,8 @@ fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let headers: Vec<_> =
-        names.iter().filter(|name| !name.ends_with(".cu")).map(|name| source(name)).collect();
+    let is_header = |name: &&String| name.ends_with(".cuh") || name.ends_with(".h");
+    let headers: Vec<_> = names.iter().filter(is_header).map(|name| source(name)).collect();
     let compiled = |&(unit, _): &(&'static str, _)| {
         let (source, target) = (source(&format!("{unit}.cu")), compile::Target::Ptx(capability));
         let compiled = compile::compile(&source, &headers, target, true);

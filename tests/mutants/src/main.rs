@@ -144,7 +144,7 @@ fn included(kernels: &Kernels, name: &str) -> BTreeSet<String> {
 fn suite_complains(folder: &Path) -> Result<Option<String>, String> {
     let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--quiet", "-p", "dpo-kernels", "--test", "differential", "interpreted"])
+        .args(["test", "--quiet", "--workspace", "--test", "differential", "interpreted"])
         .env("DPO_PTX_DIR", &folder)
         .env("DPO_KERNELS_DIR", &folder)
         .env("DPO_REDUCED", "1")
