@@ -52,7 +52,7 @@ use rayon::prelude::*;
 
 use self::softmax::{RowFigures, RowGradient, RowLogp, Source};
 use self::transform::Mapping;
-use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMetrics};
+use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMeans, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::{Coef, GradientStatus};
 use crate::loss::{Given, PairInputs, PairLoss};
@@ -195,6 +195,7 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
     if let Some(metrics) = &mut out.metrics {
         metrics.sequence_log_weights.clear();
     }
+    let mut sums = [0.0; 5];
     for s in 0..batch.sequences.count() {
         let full_tokens = batch.full_tokens(labels, s);
         let rows = batch.sequences.range(s);
@@ -209,6 +210,11 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
             scored += 1;
             if let Some(metrics) = &out.metrics {
                 wpo += token_logp - f64::from(metrics.sum_p2[row]).ln();
+                let TokenMetrics { entropy, correct, mean_logit, sum_p2, .. } = metrics;
+                let figures = [entropy, correct, mean_logit, &out.logsumexp, sum_p2];
+                for (sum, figure) in sums.iter_mut().zip(figures) {
+                    *sum += f64::from(figure[row]);
+                }
             }
             if batch.column(label).is_none() {
                 out.status.bad_label.get_or_insert(row);
@@ -225,6 +231,12 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
         if let Some(metrics) = &mut out.metrics {
             metrics.sequence_log_weights.push((wpo / scored.max(1) as f64) as f32);
         }
+    }
+    if let Some(metrics) = &mut out.metrics {
+        let scored = out.scored.iter().sum::<u32>();
+        let [entropy, accuracy, mean_logit, logsumexp, sum_p2] =
+            sums.map(|sum| (sum / f64::from(scored.max(1))) as f32);
+        metrics.means = TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
     }
 }
 

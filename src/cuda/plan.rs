@@ -148,8 +148,10 @@ pub struct TokenMetricsBuffers {
     pub mean_logit: Option<DeviceAddress>,
     /// `[rows]` f32.
     pub sum_p2: Option<DeviceAddress>,
-    /// `[S]` f32; needs `sum_p2`.
+    /// `[S]` f32.
     pub sequence_log_weights: Option<DeviceAddress>,
+    /// One [`DpoTokenMeans`].
+    pub means: Option<DeviceAddress>,
 }
 
 /// What floor 2 reads besides log-probs, and where it writes.
@@ -280,7 +282,11 @@ struct Workspace {
     row_slices_done: u64,
     token_logps: u64,
     scored: u64,
+    /// Figures of rows that are summed: logsumexp and those of [`TokenMetricsBuffers`], `[rows]` each.
+    summed: [u64; 5],
     slice_sums: u64,
+    /// Its elements are aligned to 8, to which the workspace need not be.
+    token_sums: u64,
     bytes: u64,
 }
 
@@ -291,14 +297,25 @@ impl Workspace {
         let row_slices_done = sequence_rows_done + 4 * sequences;
         let token_logps = row_slices_done + 4 * rows;
         let scored = token_logps + 4 * rows;
-        let slice_sums = scored + 4 * sequences;
+        let summed = [0, 1, 2, 3, 4].map(|figure| scored + 4 * sequences + 4 * rows * figure);
+        let slice_sums = summed[4] + 4 * rows;
         // Rows of one slice leave nothing there.
         let sums = match u64::from(most_slices(batch.columns())) {
             1 => 0,
             slices => rows * slices,
         };
-        let bytes = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
-        Workspace { sequence_rows_done, row_slices_done, token_logps, scored, slice_sums, bytes }
+        let token_sums = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
+        let bytes = token_sums + 4 + size_of::<DpoTokenSums>() as u64 * sequences;
+        Workspace {
+            sequence_rows_done,
+            row_slices_done,
+            token_logps,
+            scored,
+            summed,
+            slice_sums,
+            token_sums,
+            bytes,
+        }
     }
 }
 
@@ -319,8 +336,7 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
 /// # Errors
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
-/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`], and for `sum_p2` where
-/// `sequence_log_weights` are asked for.
+/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
 pub fn forward(
     device: &Device,
     batch: &DeviceBatch,
@@ -516,12 +532,13 @@ fn forward_params(
         }
         None => DpoPairLoss::default(),
     };
+    let (logsumexp, metrics) = token_metrics(out, workspace, &offsets)?;
     Ok(DpoForward {
         batch: kernel_batch,
         dealing: dealing.params,
         logits: address("logits", inputs.dtype.size(), inputs.logits)?,
         token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
-        logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
+        logsumexp,
         logsumexp_residual: optional("logsumexp_residual", out.logsumexp_residual)?.unwrap_or(0),
         logps: address("logps", 4, out.logps)?,
         scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
@@ -531,7 +548,7 @@ fn forward_params(
         progress: workspace,
         status: address("status", 4, out.status)?,
         token_weights: optional("token_weights", out.token_weights)?.unwrap_or(0),
-        metrics: token_metrics(&out.metrics)?,
+        metrics,
         loss: kernel_loss,
         ld_alpha: batch.ld_alpha,
         partner_layout: match batch.pairs {
@@ -550,19 +567,28 @@ fn grid(dealing: &Dealing, rows: u32) -> Result<u32> {
     })
 }
 
-fn token_metrics(buffers: &TokenMetricsBuffers) -> Result<DpoTokenMetrics> {
-    if buffers.sequence_log_weights.is_some() && buffers.sum_p2.is_none() {
-        let because = "sequence_log_weights are asked for";
-        return Err(Error::Missing { argument: "sum_p2", because });
-    }
+/// Where logsumexp and token metrics go: where they are summed, into the workspace at least.
+fn token_metrics(
+    out: &LogpsBuffers,
+    workspace: DeviceAddress,
+    offsets: &Workspace,
+) -> Result<(DeviceAddress, DpoTokenMetrics)> {
+    let asked = &out.metrics;
+    let sums = asked.means.is_some() || asked.sequence_log_weights.is_some();
     let place = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
-    Ok(DpoTokenMetrics {
-        entropy: place("entropy", buffers.entropy)?,
-        correct: place("correct", buffers.correct)?,
-        mean_logit: place("mean_logit", buffers.mean_logit)?,
-        sum_p2: place("sum_p2", buffers.sum_p2)?,
-        sequence_log_weights: place("sequence_log_weights", buffers.sequence_log_weights)?,
-    })
+    let [logsumexp, entropy, correct, mean_logit, sum_p2] =
+        offsets.summed.map(|offset| if sums { workspace + offset } else { 0 });
+    let row = |argument, given, otherwise| Ok::<_, Error>(optional(argument, given)?.unwrap_or(otherwise));
+    let metrics = DpoTokenMetrics {
+        entropy: row("entropy", asked.entropy, entropy)?,
+        correct: row("correct", asked.correct, correct)?,
+        mean_logit: row("mean_logit", asked.mean_logit, mean_logit)?,
+        sum_p2: row("sum_p2", asked.sum_p2, sum_p2)?,
+        sums: if sums { (workspace + offsets.token_sums).next_multiple_of(8) } else { 0 },
+        sequence_log_weights: place("sequence_log_weights", asked.sequence_log_weights)?,
+        means: place("means", asked.means)?,
+    };
+    Ok((row("logsumexp", out.logsumexp, logsumexp)?, metrics))
 }
 
 /// A checked batch in the kernels' terms. Counts fit: `validate_shape` bounds them by 2³¹.

@@ -156,8 +156,8 @@ fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevi
     dealing::sliced_rows::<T>(executor);
     dealing::sliced_rows_keep_their_bits::<T>(executor);
     run_dtype::<T>(executor);
-    device_trouble::bad_cu_seqlens::<T>(|case| executor.run(case));
-    device_trouble::bad_cu_seqlens::<T>(|case| executor.factored(case));
+    device_trouble::bad_cu_seqlens::<T>(true, |case| executor.run(case));
+    device_trouble::bad_cu_seqlens::<T>(false, |case| executor.factored(case));
     device_trouble::bad_pairs::<T>(executor);
     device_trouble::bad_pair_values::<T>(executor);
 }

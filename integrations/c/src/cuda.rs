@@ -238,6 +238,7 @@ mod device {
                 mean_logit: optional(out.mean_logit),
                 sum_p2: optional(out.sum_p2),
                 sequence_log_weights: optional(out.sequence_log_weights),
+                means: optional(out.token_means),
             },
             status: address(out.status),
         }
