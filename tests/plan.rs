@@ -40,8 +40,10 @@ const OUT: LogpsBuffers = LogpsBuffers {
     status: 0x6000,
 };
 const PAIRS: PairBuffers = PairBuffers {
-    ref_logps: Some(0x7000),
-    inputs: DevicePairInputs::NONE,
+    inputs: DevicePairInputs {
+        ref_logps: Some(DeviceArray { address: 0x7000, len: 4 }),
+        ..DevicePairInputs::NONE
+    },
     pair_losses: 0x8000,
     chosen_rewards: 0x9000,
     rejected_rewards: 0xa000,
@@ -260,6 +262,16 @@ fn counts_beyond_the_grid_are_refused() {
 }
 
 #[test]
+fn arrays_of_a_wrong_length_are_named() {
+    let beta = Some(DeviceArray { address: 0x7100, len: 3 });
+    let pairs = PairBuffers { inputs: DevicePairInputs { beta, ..PAIRS.inputs }, ..PAIRS };
+    assert_eq!(
+        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &pairs)), WORKSPACE).unwrap_err(),
+        Error::Length { argument: "beta", shape: "[pairs]", expected: 2, found: 3 }
+    );
+}
+
+#[test]
 fn in_place_or_apart_but_never_overlapping() {
     let bytes = batch().logits_len() as u64 * 2;
     assert_eq!(backward_params(&batch(), INPUTS.logits).dlogits, INPUTS.logits);
@@ -275,7 +287,7 @@ fn in_place_or_apart_but_never_overlapping() {
 #[test]
 fn null_and_misaligned_addresses_are_named() {
     type Change = fn(&mut Inputs, &mut LogpsBuffers, &mut PairBuffers, &mut u64);
-    let changes: [(&str, Change); 16] = [
+    let changes: [(&str, Change); 18] = [
         ("logits", |inputs, _, _, _| inputs.logits = 0),
         ("logits", |inputs, _, _, _| inputs.logits = 0x1001),
         ("labels", |inputs, _, _, _| inputs.labels = 0),
@@ -286,7 +298,9 @@ fn null_and_misaligned_addresses_are_named() {
         ("logsumexp", |_, out, _, _| out.logsumexp = Some(2)),
         ("logsumexp_residual", |_, out, _, _| out.logsumexp_residual = Some(0)),
         ("status", |_, out, _, _| out.status = 0),
-        ("ref_logps", |_, _, pairs, _| pairs.ref_logps = Some(0)),
+        ("ref_logps", |_, _, pairs, _| pairs.inputs.ref_logps = Some(DeviceArray { address: 0, len: 4 })),
+        ("weight", |_, _, pairs, _| pairs.inputs.weight = Some(DeviceArray { address: 0x7002, len: 2 })),
+        ("normalizer", |_, _, pairs, _| pairs.inputs.normalizer = Some(0)),
         ("pair_losses", |_, _, pairs, _| pairs.pair_losses = 0),
         ("margins", |_, _, pairs, _| pairs.margins = 1),
         ("coef", |_, _, pairs, _| pairs.coef = 0),

@@ -55,7 +55,7 @@ use self::transform::Mapping;
 use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMeans, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::{Coef, GradientStatus};
-use crate::loss::{Given, PairInputs, PairLoss};
+use crate::loss::{PairInputs, PairLoss};
 
 /// Logits below which a piece of work is not worth handing to another thread.
 const TASK_LOGITS: usize = 1 << 14;
@@ -336,8 +336,7 @@ pub fn forward_with<T: Logit>(
 /// What floor 2 will say of its inputs once floor 1 has counted the scored rows.
 fn check_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f32>, loss: &PairLoss) -> Result<()> {
     let sequences = batch.sequences.count();
-    let given = Given { scored: Some(sequences), ..inputs.given(None) };
-    loss.check_inputs(&batch.pairs, sequences, &given)?;
+    loss.check_inputs(&batch.pairs, sequences, &inputs.given(), Some(sequences))?;
     loss.check_values(inputs)
 }
 

@@ -1,9 +1,12 @@
 //! The convenience over cudarc: one batch shape on one stream, with outputs and workspace allocated once.
 
+use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{
+    CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits,
+};
 
 use super::device::{Kernels, driver};
 use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus, DpoTokenMeans};
@@ -16,7 +19,7 @@ use crate::batch::{
 };
 use crate::error::{Error, Result};
 use crate::gradient::{GradientStatus, check_threshold};
-use crate::loss::PairLoss;
+use crate::loss::{PairLoss, PairTensors};
 
 /// Labels in device memory, one per row.
 #[derive(Debug, Clone, Copy)]
@@ -27,35 +30,10 @@ pub enum DeviceLabels<'a> {
     I64(&'a CudaSlice<i64>),
 }
 
-/// What floor 2 can be given besides log-probs: [`PairInputs`](crate::loss::PairInputs) in device memory. S
-/// sequences, N pairs.
+/// [`PairTensors`] in cudarc's slices; single numbers are `[1]`.
 ///
 /// Only the kernels see the values: see [`DevicePairInputs`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PairSlices<'a> {
-    /// `[S]`: log-probs under the reference.
-    pub ref_logps: Option<&'a CudaSlice<f32>>,
-    /// `[S]`: what a loss divides by, where that is not the number of scored rows.
-    pub lengths: Option<&'a CudaSlice<u32>>,
-    /// `[N]`: β.
-    pub beta: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: γ.
-    pub margin: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: factors of the pair losses.
-    pub weight: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: ε.
-    pub label_smoothing: Option<&'a CudaSlice<f32>>,
-    /// `[S]`: logarithms of weights.
-    pub sequence_log_weights: Option<&'a CudaSlice<f32>>,
-    /// `[M]`: log-probs of mismatched completions, for KTO's baseline.
-    pub kl_logps: Option<&'a CudaSlice<f32>>,
-    /// `[M]`: the same under the reference.
-    pub kl_ref_logps: Option<&'a CudaSlice<f32>>,
-    /// `[1]`: what the sum of the pair losses is divided by.
-    pub normalizer: Option<&'a CudaSlice<f32>>,
-    /// `[1]`: what sft divides by.
-    pub chosen_tokens: Option<&'a CudaSlice<f32>>,
-}
+pub type PairSlices<'a> = PairTensors<&'a CudaSlice<f32>, &'a CudaSlice<u32>, &'a CudaSlice<f32>>;
 
 /// Forward and backward passes over batches of one shape.
 ///
@@ -195,7 +173,6 @@ impl DpoPass {
                 status: figure(mem::offset_of!(Figures, status)),
             },
             pairs: PairBuffers {
-                ref_logps: None,
                 inputs: DevicePairInputs::NONE,
                 pair_losses: float(&floats.pair_losses),
                 chosen_rewards: float(&floats.chosen_rewards),
@@ -386,50 +363,30 @@ impl DpoPass {
     }
 
     /// Hands floor 2's buffers to `f`, with the addresses of `inputs`, and keeps those for as long as it runs.
-    fn with_inputs<'a, R>(
+    fn with_inputs<R>(
         &self,
-        inputs: &PairSlices<'a>,
+        inputs: &PairSlices<'_>,
         f: impl FnOnce(&PairBuffers) -> Result<R>,
     ) -> Result<R> {
-        let (sequences, pairs) = (self.batch.sequences.count(), self.batch.pair_count());
-        let mut guards = Vec::new();
-        let mut address = |argument, shape, len, slice: Option<&'a CudaSlice<f32>>| {
-            let Some(slice) = slice else { return Ok(None) };
-            Error::check_len(argument, shape, len, slice.len())?;
-            let (address, guard) = slice.device_ptr(&self.stream);
-            guards.push(guard);
-            Ok::<_, Error>(Some(address))
-        };
-        let kl = inputs.kl_logps.map_or(0, CudaSlice::len);
-        let ref_logps = address("ref_logps", "[sequences]", sequences, inputs.ref_logps)?;
-        let of_pairs = DevicePairInputs {
-            beta: address("beta", "[pairs]", pairs, inputs.beta)?,
-            margin: address("margin", "[pairs]", pairs, inputs.margin)?,
-            weight: address("weight", "[pairs]", pairs, inputs.weight)?,
-            label_smoothing: address("label_smoothing", "[pairs]", pairs, inputs.label_smoothing)?,
-            sequence_log_weights: address(
-                "sequence_log_weights",
-                "[sequences]",
-                sequences,
-                inputs.sequence_log_weights,
-            )?,
-            kl_logps: address("kl_logps", "[kl_logps]", kl, inputs.kl_logps)?
-                .map(|address| DeviceArray { address, len: kl }),
-            kl_ref_logps: address("kl_ref_logps", "[kl_logps]", kl, inputs.kl_ref_logps)?,
-            normalizer: address("normalizer", "[1]", 1, inputs.normalizer)?,
-            chosen_tokens: address("chosen_tokens", "[1]", 1, inputs.chosen_tokens)?,
-            lengths: None,
-        };
-        let lengths = match inputs.lengths {
-            None => None,
-            Some(slice) => {
-                Error::check_len("lengths", "[sequences]", sequences, slice.len())?;
-                Some(slice.device_ptr(&self.stream))
-            }
-        };
-        let of_pairs =
-            DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
-        f(&PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs })
+        fn hold<'a, T>(
+            guards: &RefCell<Vec<SyncOnDrop<'a>>>,
+            slice: &'a CudaSlice<T>,
+            stream: &'a CudaStream,
+        ) -> DeviceArray {
+            let (address, guard) = slice.device_ptr(stream);
+            guards.borrow_mut().push(guard);
+            DeviceArray { address, len: slice.len() }
+        }
+        let (stream, guards) = (&self.stream, RefCell::default());
+        let inputs = inputs.try_map(
+            |_, floats| Ok(hold(&guards, floats, stream)),
+            |_, counts| Ok(hold(&guards, counts, stream)),
+            |argument, number| {
+                Error::check_len(argument, "[1]", 1, number.len())?;
+                Ok(hold(&guards, number, stream).address)
+            },
+        )?;
+        f(&PairBuffers { inputs, ..self.pairs })
     }
 
     /// Floor 3 into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s

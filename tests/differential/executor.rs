@@ -118,6 +118,7 @@ pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
 
 #[cfg(feature = "cuda")]
 mod kernels {
+    use std::cell::RefCell;
     use std::mem::size_of;
     use std::sync::Arc;
 
@@ -131,10 +132,11 @@ mod kernels {
         PairBuffers, TokenMetricsBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
+    use dpo_kernels::loss::PairInputs;
     use dpo_kernels::{Error, Pairs};
 
     use super::*;
-    use crate::case::{OwnedLabels, Tensors};
+    use crate::case::OwnedLabels;
 
     /// Memory and launches: a GPU, or something that stands in for one.
     pub trait Device {
@@ -298,8 +300,7 @@ mod kernels {
                 status: self.0.reserve(size_of::<DpoStatus>()),
             };
             let buffers = PairBuffers {
-                ref_logps: case.ref_logps.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
-                inputs: self.pair_inputs(&case.tensors),
+                inputs: self.pair_inputs(&case.inputs()),
                 pair_losses: self.0.reserve(4 * pairs),
                 chosen_rewards: self.0.reserve(4 * pairs),
                 rejected_rewards: self.0.reserve(4 * pairs),
@@ -353,23 +354,15 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
-        fn pair_inputs(&mut self, tensors: &Tensors) -> DevicePairInputs {
-            let mut floats = |values: Option<&[f32]>| values.map(|values| self.0.upload(bytes_of(values), 0));
-            DevicePairInputs {
-                beta: floats(tensors.beta.as_deref()),
-                margin: floats(tensors.margin.as_deref()),
-                weight: floats(tensors.weight.as_deref()),
-                label_smoothing: floats(tensors.label_smoothing.as_deref()),
-                sequence_log_weights: floats(tensors.sequence_log_weights.as_deref()),
-                kl_logps: tensors.kl_logps.as_deref().map(|values| DeviceArray {
-                    address: floats(Some(values)).expect("given"),
-                    len: values.len(),
-                }),
-                kl_ref_logps: floats(tensors.kl_ref_logps.as_deref()),
-                normalizer: floats(tensors.normalizer.as_ref().map(std::slice::from_ref)),
-                chosen_tokens: floats(tensors.chosen_tokens.as_ref().map(std::slice::from_ref)),
-                lengths: tensors.lengths.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
-            }
+        fn pair_inputs(&mut self, inputs: &PairInputs<'_, f32>) -> DevicePairInputs {
+            let upload = RefCell::new(|bytes: &[u8]| self.0.upload(bytes, 0));
+            let array =
+                |bytes: &[u8]| DeviceArray { address: upload.borrow_mut()(bytes), len: bytes.len() / 4 };
+            inputs.map(
+                |floats| array(bytes_of(floats)),
+                |counts| array(bytes_of(counts)),
+                |number| array(bytes_of(&[number])).address,
+            )
         }
 
         /// Floor 1 alone, as for a reference model, with no output but what it must have, and means where there are any.
@@ -403,7 +396,6 @@ mod kernels {
             let (sequences, count) = (case.spec.sequences, outputs.margins.len());
             let status = self.0.reserve(size_of::<DpoStatus>());
             let alone = PairBuffers {
-                ref_logps: fused.ref_logps,
                 inputs: fused.inputs,
                 pair_losses: self.0.reserve(4 * count),
                 chosen_rewards: self.0.reserve(4 * count),

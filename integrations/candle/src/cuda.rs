@@ -61,9 +61,13 @@ pub(crate) fn dpo_loss(
         status: address(&status)?,
         ..LogpsBuffers::default()
     };
+    let array = |tensor: &Tensor| -> Result<DeviceArray> {
+        Ok(DeviceArray { address: address(tensor)?, len: tensor.elem_count() })
+    };
+    let ref_logps = ref_logps.as_ref();
+    let inputs = DevicePairInputs { ref_logps: ref_logps.map(array).transpose()?, ..DevicePairInputs::NONE };
     let pairs = PairBuffers {
-        ref_logps: ref_logps.as_ref().map(address).transpose()?,
-        inputs: DevicePairInputs::NONE,
+        inputs,
         pair_losses: address(&pair_losses)?,
         chosen_rewards: address(&chosen_rewards)?,
         rejected_rewards: address(&rejected_rewards)?,
