@@ -40,10 +40,7 @@ const OUT: LogpsBuffers = LogpsBuffers {
     status: 0x6000,
 };
 const PAIRS: PairBuffers = PairBuffers {
-    inputs: DevicePairInputs {
-        ref_logps: Some(DeviceArray { address: 0x7000, len: 4 }),
-        ..DevicePairInputs::NONE
-    },
+    inputs: DevicePairInputs::NONE,
     pair_losses: 0x8000,
     chosen_rewards: 0x9000,
     rejected_rewards: 0xa000,

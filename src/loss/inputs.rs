@@ -7,12 +7,7 @@ use crate::error::{Error, Result};
 /// Values of the loss are replaced by those of their tensors, pair by pair, and have the same ranges.
 ///
 /// One declaration for every memory: arrays of f32 or f64 are `Floats`, those of u32 `Counts`, single numbers `Number`.
-/// On the host it is [`PairInputs`], in device memory
-#[cfg_attr(
-    feature = "cuda",
-    doc = "[`DevicePairInputs`](crate::cuda::plan::DevicePairInputs) or [`PairSlices`](crate::cuda::PairSlices)."
-)]
-#[cfg_attr(not(feature = "cuda"), doc = "`DevicePairInputs` or `PairSlices`.")]
+/// In host memory that is [`PairInputs`], on a GPU `cuda::plan::DevicePairInputs` and `cuda::PairSlices`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairTensors<Floats, Counts, Number> {
     /// `[S]`: log-probs under the reference, in nats. Without them the reference is 0 everywhere.

@@ -124,7 +124,7 @@ fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
 fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     run_matrix::<T>(executor, false);
     run_passes::<T>(executor);
-    losses::every_loss::<T>(executor);
+    losses::every_loss::<T>(executor, true);
     extras::skipped_rows_are_not_read::<T>(executor);
     extras::overflow_is_reported::<T>(executor);
     extras::metrics_change_nothing_else::<T>(executor);
@@ -134,6 +134,7 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     let factored = &mut Factored(executor);
     run_matrix::<T>(factored, true);
     run_passes::<T>(factored);
+    losses::every_loss::<T>(factored, false);
 }
 
 fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
