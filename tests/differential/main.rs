@@ -129,6 +129,7 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     extras::overflow_is_reported::<T>(executor);
     extras::metrics_change_nothing_else::<T>(executor);
     extras::padded_vocabulary::<T>(executor);
+    extras::means_of_empty_sequences::<T>(executor);
     extras::ties_and_nonfinite_metrics::<T>(executor);
     // It has the pair stage of the forward, but neither transforms nor token metrics.
     let factored = &mut Factored(executor);
