@@ -49,8 +49,7 @@ kernels-report: $(TOOLS)
 	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code
 
 params: $(TOOLS)
-	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels --test params
-	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-kernels-c --no-default-features --test header
+	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-bindings
 
 lint: $(TOOLS)
 	$(CARGO) fmt --all --check

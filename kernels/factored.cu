@@ -131,7 +131,7 @@ template <class Logit> __device__ void factored(const DpoFactored &p) {
         const u32 lead = slice.lead();
         fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, share, score.logsumexp);
     }
-    if (share.slice == 0) finish_rows(p.forward, share);
+    if (share.slice == 0) finish_rows<false>(p.forward, share);
 }
 
 // Shared memory is for two blocks on a multiprocessor; so many threads leave 72 registers to each, which the losses need,

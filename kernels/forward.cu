@@ -91,7 +91,7 @@ template <class Logit, class Sum> __device__ bool score_rows(const DpoForward &p
 template <class Logit, class Sum> __device__ void forward(const DpoForward &p) {
     const Share share(p.dealing, p.batch.rows);
     if (!score_rows<Logit, Sum>(p, share)) return;
-    finish_rows(p, share);
+    finish_rows<Sum::kFigures>(p, share);
 }
 
 #define DPO_FORWARD(name, Logit)                                          \

@@ -165,13 +165,32 @@ struct DpoSliceSum {
     unsigned int first;
 };
 
-// What one read of a row tells beside its log-prob, each of them optional: [rows] and at the end [sequences], or null.
+// Sums over the scored rows of a sequence.
+struct DpoTokenSums {
+    double scored; // rows
+    double entropy, correct, mean_logit, logsumexp, sum_p2;
+};
+
+// Means over the scored rows of a batch; 0 without any.
+struct DpoTokenMeans {
+    unsigned int scored; // rows
+    float entropy;
+    float accuracy; // share of rows whose label is the most probable token
+    float mean_logit;
+    float logsumexp;
+    float sum_p2;
+};
+
+// What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
+// summed: logsumexp and the first four.
 struct DpoTokenMetrics {
-    DPO_DEVICE(float) entropy;
+    DPO_DEVICE(float) entropy;    // [rows], or null, as the next three
     DPO_DEVICE(float) correct;
     DPO_DEVICE(float) mean_logit;
     DPO_DEVICE(float) sum_p2;
-    DPO_DEVICE(float) sequence_log_weights; // needs sum_p2
+    DPO_DEVICE(struct DpoTokenSums) sums;   // [sequences], or null without the next two
+    DPO_DEVICE(float) sequence_log_weights; // [sequences], or null
+    DPO_DEVICE(struct DpoTokenMeans) means; // or null
 };
 
 // Floors 1 and 2 in one launch.

@@ -7,6 +7,7 @@
 #include "batch.cuh"
 #include "pair_loss.cuh"
 #include "softmax.cuh"
+#include "token_sums.cuh"
 #include "weights.cuh"
 
 // Floor 1 of one row.
@@ -49,13 +50,11 @@ __device__ inline void record(const DpoForward &p, u32 row, const Position &at, 
 // alone or in a batch, has the same log-prob.
 struct SequenceSum {
     double logp = 0.0;
-    double log_weight = 0.0;
     u32 scored = 0;
     u32 padding = 0; // shuffles move whole words of a value without holes
 
     __device__ void merge(const SequenceSum &other) {
         logp += other.logp;
-        log_weight += other.log_weight;
         scored += other.scored;
     }
 };
@@ -70,24 +69,19 @@ __device__ inline void sum_sequence(const DpoForward &p, const Position &at) {
         const float weight = weights.next(scored);
         if (row >= at.end) continue;
         if (p.token_weights) p.token_weights[row] = weight;
-        const float logp = p.token_logps[row];
-        double log_weight = 0.0;
-        if (p.metrics.sequence_log_weights && scored) log_weight = double(logp) - double(logf(p.metrics.sum_p2[row]));
-        sum.merge({scored ? double(weight) * logp : 0.0, log_weight, scored});
+        sum.merge({scored ? double(weight) * p.token_logps[row] : 0.0, scored});
     }
     sum = reduce_block(sum, partials);
     if (threadIdx.x == 0) {
         p.logps[at.sequence] = float(sum.logp);
         p.scored[at.sequence] = sum.scored;
-        if (p.metrics.sequence_log_weights)
-            p.metrics.sequence_log_weights[at.sequence] = float(sum.log_weight / max(sum.scored, 1u));
         if (sum.scored == 0) report(p.progress, DPO_EMPTY_SEQUENCE, at.sequence);
     }
 }
 
 // Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
 // settled here, by the last block.
-__device__ inline void settle_packed(const DpoForward &p) {
+template <bool kFigures> __device__ void settle_packed(const DpoForward &p) {
     bool out_of_order = false;
     const int *cu_seqlens = p.batch.cu_seqlens;
     for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
@@ -104,12 +98,12 @@ __device__ inline void settle_packed(const DpoForward &p) {
         if (out_of_order) {
             p.logps[s] = not_a_number();
             p.scored[s] = 0;
-            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = not_a_number();
+            if (kFigures) set_tokens(p, s, not_a_number());
             p.sequence_rows_done[s] = 0;
         } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
             p.logps[s] = 0.0f;
             p.scored[s] = 0;
-            if (p.metrics.sequence_log_weights) p.metrics.sequence_log_weights[s] = 0.0f;
+            if (kFigures) set_tokens(p, s, 0.0f);
             report(p.progress, DPO_EMPTY_SEQUENCE, s);
         }
     }
@@ -119,17 +113,21 @@ __device__ inline void settle_packed(const DpoForward &p) {
 }
 
 // Once the rows of a block are in, it does what no block has left to others: the sequences and, at the end, the pairs.
-// All of its threads.
-__device__ inline void finish_rows(const DpoForward &p, const Share &share) {
+// All of its threads. `kFigures`: there may be token metrics.
+template <bool kFigures> __device__ void finish_rows(const DpoForward &p, const Share &share) {
     // A run of rows of one sequence at a time.
     for (u32 row = share.first_row; row < share.end_row;) {
         const Position at(p.batch, row);
         const u32 run = at.placed ? min(at.end, share.end_row) - row : 1;
-        if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) sum_sequence(p, at);
+        if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) {
+            sum_sequence(p, at);
+            if (kFigures) sum_tokens(p, at);
+        }
         row += run;
     }
     if (!arrive_last(&p.progress->rows_done, share.end_row - share.first_row, p.batch.rows)) return;
-    if (p.batch.cu_seqlens) settle_packed(p);
+    if (p.batch.cu_seqlens) settle_packed<kFigures>(p);
+    if (kFigures) mean_tokens(p);
     if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
     if (threadIdx.x == 0) publish(p.progress, p.status);
 }

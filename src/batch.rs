@@ -671,6 +671,29 @@ pub struct TokenMetrics<F> {
     /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight of the sequence (Zhou
     /// et al. 2024, arXiv:2406.11827), as floor 2 takes it. 0 where there is no scored token.
     pub sequence_log_weights: Vec<F>,
+    /// Batch figures: the means of what stands above, and of the logsumexp.
+    pub means: TokenMeans<F>,
+}
+
+/// Means over the scored rows of a batch, whatever their weights: sums in f64, rounded once.
+///
+/// What is NaN in one scored row is NaN in the mean, but for the accuracy, which counts that row as wrong. Without a
+/// scored row all are 0, so that means of several batches, weighted by `scored`, make those of all together. Where
+/// device-side cu_seqlens are out of order, `scored` is 0 and the means are NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TokenMeans<F> {
+    /// Number of scored rows.
+    pub scored: u32,
+    /// Mean entropy, in nats.
+    pub entropy: F,
+    /// Share of rows whose label is the most probable token: the mean of [`TokenMetrics::correct`].
+    pub accuracy: F,
+    /// Mean of z′ over rows and valid vocabulary.
+    pub mean_logit: F,
+    /// Mean of log Σ exp z′, in nats.
+    pub logsumexp: F,
+    /// Mean of Σ p².
+    pub sum_p2: F,
 }
 
 /// Floor 2: what becomes of the sequence log-probs of a batch of pairs.

@@ -23,7 +23,7 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-use crate::batch::{HostBatch, Labels, Logps, PairOutputs, TokenMetrics};
+use crate::batch::{HostBatch, Labels, Logps, PairOutputs, TokenMeans, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::Coef;
 use crate::loss::{PairInputs, PairLoss};
@@ -60,8 +60,9 @@ pub fn logps<T: Copy + Into<f64>>(
         correct: vec![0.0; rows],
         mean_logit: vec![0.0; rows],
         sum_p2: vec![0.0; rows],
-        sequence_log_weights: Vec::new(),
+        ..TokenMetrics::default()
     };
+    let mut sums = [0.0; 5];
     for s in 0..batch.sequences.count() {
         let full_tokens = batch.full_tokens(labels, s);
         let (mut logp, mut scored, mut adjusted) = (0.0, 0, 0.0);
@@ -108,6 +109,15 @@ pub fn logps<T: Copy + Into<f64>>(
             out.token_weights[r] = if scored < full_tokens { 1.0 } else { batch.ld_alpha.into() };
             logp += out.token_weights[r] * out.token_logps[r];
             adjusted += out.token_logps[r] - metrics.sum_p2[r].ln();
+            for (sum, figure) in sums.iter_mut().zip([
+                metrics.entropy[r],
+                metrics.correct[r],
+                metrics.mean_logit[r],
+                out.logsumexp[r],
+                metrics.sum_p2[r],
+            ]) {
+                *sum += figure;
+            }
             scored += 1;
         }
         if scored == 0 {
@@ -117,6 +127,9 @@ pub fn logps<T: Copy + Into<f64>>(
         out.scored.push(scored as u32);
         metrics.sequence_log_weights.push(adjusted / scored.max(1) as f64);
     }
+    let scored = out.scored.iter().sum::<u32>();
+    let [entropy, accuracy, mean_logit, logsumexp, sum_p2] = sums.map(|sum| sum / f64::from(scored.max(1)));
+    metrics.means = TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
     out.metrics = Some(metrics);
     Ok(out)
 }

@@ -1,7 +1,7 @@
 //! What stands around the loss, by closed forms: transforms, token metrics, weights, skipping, overflow. On the f64
 //! reference and the CPU backend alike.
 
-use dpo_kernels::batch::TokenMetrics;
+use dpo_kernels::batch::{TokenMeans, TokenMetrics};
 use dpo_kernels::{
     Batch, Coef, Error, GradientStatus, HostBatch, Logit, Logps, PairLoss, Pairs, Transform, cpu, reference,
 };
@@ -78,6 +78,67 @@ fn rows_that_cannot_be_scored() {
         assert_eq!(metrics.correct[row], 0.0);
     }
     assert!(metrics.sequence_log_weights[0].is_nan());
+    let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = metrics.means;
+    assert!([entropy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan()));
+    assert_eq!((scored, accuracy), (2, 0.0));
+}
+
+/// Means are over the scored rows alone, whatever these weigh; of no rows they are 0; and those of the parts of a batch,
+/// weighted by their numbers of rows, make the whole's.
+#[test]
+fn means_are_of_the_scored_rows() {
+    fn figures(means: TokenMeans<f64>) -> [f64; 5] {
+        [means.entropy, means.accuracy, means.mean_logit, means.logsumexp, means.sum_p2]
+    }
+    fn wide(means: TokenMeans<f32>) -> TokenMeans<f64> {
+        let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+        let [entropy, accuracy, mean_logit, logsumexp, sum_p2] =
+            [entropy, accuracy, mean_logit, logsumexp, sum_p2].map(f64::from);
+        TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
+    }
+    /// Within `error` of its size of the mean of the rows that are scored.
+    fn check<F: Copy + Into<f64>>(logps: &Logps<F>, labels: &[i64], means: TokenMeans<f64>, error: f64) {
+        let metrics = logps.metrics.as_ref().unwrap();
+        let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != -100).collect();
+        assert_eq!(means.scored as usize, rows.len());
+        let of_rows =
+            [&metrics.entropy, &metrics.correct, &metrics.mean_logit, &logps.logsumexp, &metrics.sum_p2];
+        for (figures, mean) in of_rows.into_iter().zip(figures(means)) {
+            let figures = rows.iter().map(|&row| -> f64 { figures[row].into() });
+            let (sum, size) = (figures.clone().sum::<f64>(), figures.map(f64::abs).sum::<f64>());
+            let rows = rows.len() as f64;
+            assert!((mean - sum / rows).abs() <= error * size / rows, "{mean}, not {}", sum / rows);
+        }
+    }
+    let labels = [5i64, -100, 700, 1, 2, 3, -100, -100, 900, -100, 11, 12];
+    let mut values = logits(12 * 1003);
+    for row in [3, 4, 10] {
+        values[row * 1003 + labels[row] as usize] = 9.0; // the most probable token
+    }
+    let batch = Batch { ld_alpha: 0.0, ..HostBatch::padded(4, 3, 1003) };
+    let whole = run(&batch, &values, &labels);
+    let exact = reference::logps(&batch, &values, labels[..].into()).unwrap();
+    let means = whole.metrics.as_ref().unwrap().means;
+    assert_eq!((means.scored, means.accuracy), (8, 0.375));
+    // One rounding, and eight additions in f64.
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    check(&whole, &labels, wide(means), unit + 16.0 * f64::EPSILON);
+    check(&exact, &labels, exact.metrics.as_ref().unwrap().means, 16.0 * f64::EPSILON);
+
+    let parts = [0, 1].map(|half| {
+        let (values, labels) = (&values[half * 6 * 1003..][..6 * 1003], &labels[half * 6..][..6]);
+        wide(run(&HostBatch::padded(2, 3, 1003), values, labels).metrics.unwrap().means)
+    });
+    assert_eq!(parts.map(|part| part.scored), [5, 3]);
+    let [first, second] = parts.map(figures);
+    for (at, mean) in figures(wide(means)).into_iter().enumerate() {
+        let (first, second) = (5.0 / 8.0 * first[at], 3.0 / 8.0 * second[at]);
+        let error = 2.0 * unit * (first.abs() + second.abs());
+        assert!((mean - (first + second)).abs() <= error, "{mean}, not {first} + {second}");
+    }
+
+    let none = run(&HostBatch::padded(2, 2, 1003), &values, &[-100; 4]);
+    assert_eq!(none.metrics.unwrap().means, TokenMeans::default());
 }
 
 /// Metrics are beside the point: asking for them changes no bit of the rest.

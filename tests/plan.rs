@@ -9,6 +9,7 @@ use devices::{A100, H200};
 use dpo_kernels::batch::LabelType;
 use dpo_kernels::cuda::params::{
     DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
+    DpoTokenSums,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
@@ -34,11 +35,11 @@ const OUT: LogpsBuffers = LogpsBuffers {
         mean_logit: None,
         sum_p2: None,
         sequence_log_weights: None,
+        means: None,
     },
     status: 0x6000,
 };
 const PAIRS: PairBuffers = PairBuffers {
-    ref_logps: Some(0x7000),
     inputs: DevicePairInputs::NONE,
     pair_losses: 0x8000,
     chosen_rewards: 0x9000,
@@ -154,12 +155,44 @@ fn extras_take_their_own_kernels() {
     assert_eq!((params.ld_alpha, params.partner_layout), (0.25, DPO_PAIRS_INTERLEAVED));
 }
 
+/// What is summed over rows and not asked for goes by way of the workspace.
+#[test]
+fn means_need_no_buffers_of_rows() {
+    let params = |metrics| match plan::forward(
+        &A100,
+        &batch(),
+        &INPUTS,
+        &LogpsBuffers { logsumexp: None, metrics, ..OUT },
+        None,
+        WORKSPACE + 4,
+    ) {
+        Ok(plan::Launch { arguments: Arguments::Forward(params), .. }) => params,
+        other => panic!("not a forward launch: {other:?}"),
+    };
+    let bytes = plan::workspace_bytes(&batch()).unwrap() as u64;
+    for metrics in [
+        TokenMetricsBuffers { means: Some(0xf000), ..OUT.metrics },
+        TokenMetricsBuffers { sequence_log_weights: Some(0xf000), ..OUT.metrics },
+    ] {
+        let params = params(metrics);
+        let m = params.metrics;
+        let mut rows = [params.logsumexp, m.entropy, m.correct, m.mean_logit, m.sum_p2];
+        rows.sort();
+        assert!(rows[0] >= params.scored + 4 * 4 && rows[4] + 4 * 32 <= params.slice_sums);
+        assert!(rows.windows(2).all(|pair| pair[1] - pair[0] >= 4 * 32), "{rows:?}");
+        assert!(m.sums >= params.slice_sums && m.sums.is_multiple_of(8));
+        assert!(m.sums + 4 * size_of::<DpoTokenSums>() as u64 <= WORKSPACE + 4 + bytes);
+        let asked = (metrics.means.unwrap_or(0), metrics.sequence_log_weights.unwrap_or(0));
+        assert_eq!((m.means, m.sequence_log_weights), asked);
+    }
+    let own = params(TokenMetricsBuffers { means: Some(0xf000), sum_p2: Some(0xf100), ..OUT.metrics });
+    assert_eq!(own.metrics.sum_p2, 0xf100);
+    let m = params(TokenMetricsBuffers { sum_p2: Some(0xf100), ..OUT.metrics }).metrics;
+    assert_eq!((m.entropy, m.sum_p2, m.sums, m.means), (0, 0xf100, 0, 0));
+}
+
 #[test]
 fn extras_that_miss_something_are_refused() {
-    let metrics = TokenMetricsBuffers { sequence_log_weights: Some(0xf000), ..OUT.metrics };
-    let out = LogpsBuffers { metrics, ..OUT };
-    let refused = plan::forward(&A100, &batch(), &INPUTS, &out, None, WORKSPACE).unwrap_err();
-    assert_eq!(refused.to_string(), "sum_p2: required when sequence_log_weights are asked for");
     let weighted = Batch { ld_alpha: 0.25, ..batch() };
     let refused = plan::backward(&A100, &weighted, &INPUTS, &gradient(INPUTS.logits)).unwrap_err();
     assert_eq!(refused.to_string(), "token_coef: required when ld_alpha is not 1");
@@ -226,6 +259,16 @@ fn counts_beyond_the_grid_are_refused() {
 }
 
 #[test]
+fn arrays_of_a_wrong_length_are_named() {
+    let beta = Some(DeviceArray { address: 0x7100, len: 3 });
+    let pairs = PairBuffers { inputs: DevicePairInputs { beta, ..PAIRS.inputs }, ..PAIRS };
+    assert_eq!(
+        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &pairs)), WORKSPACE).unwrap_err(),
+        Error::Length { argument: "beta", shape: "[pairs]", expected: 2, found: 3 }
+    );
+}
+
+#[test]
 fn in_place_or_apart_but_never_overlapping() {
     let bytes = batch().logits_len() as u64 * 2;
     assert_eq!(backward_params(&batch(), INPUTS.logits).dlogits, INPUTS.logits);
@@ -241,7 +284,7 @@ fn in_place_or_apart_but_never_overlapping() {
 #[test]
 fn null_and_misaligned_addresses_are_named() {
     type Change = fn(&mut Inputs, &mut LogpsBuffers, &mut PairBuffers, &mut u64);
-    let changes: [(&str, Change); 16] = [
+    let changes: [(&str, Change); 18] = [
         ("logits", |inputs, _, _, _| inputs.logits = 0),
         ("logits", |inputs, _, _, _| inputs.logits = 0x1001),
         ("labels", |inputs, _, _, _| inputs.labels = 0),
@@ -252,7 +295,9 @@ fn null_and_misaligned_addresses_are_named() {
         ("logsumexp", |_, out, _, _| out.logsumexp = Some(2)),
         ("logsumexp_residual", |_, out, _, _| out.logsumexp_residual = Some(0)),
         ("status", |_, out, _, _| out.status = 0),
-        ("ref_logps", |_, _, pairs, _| pairs.ref_logps = Some(0)),
+        ("ref_logps", |_, _, pairs, _| pairs.inputs.ref_logps = Some(DeviceArray { address: 0, len: 4 })),
+        ("weight", |_, _, pairs, _| pairs.inputs.weight = Some(DeviceArray { address: 0x7002, len: 2 })),
+        ("normalizer", |_, _, pairs, _| pairs.inputs.normalizer = Some(0)),
         ("pair_losses", |_, _, pairs, _| pairs.pair_losses = 0),
         ("margins", |_, _, pairs, _| pairs.margins = 1),
         ("coef", |_, _, pairs, _| pairs.coef = 0),
@@ -326,7 +371,8 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
                 fullest = fullest.max(params.slice_sums + sums - WORKSPACE);
             }
         }
-        assert_eq!(fullest, bytes, "vocab {vocab}");
+        // Behind them, the sums of two sequences.
+        assert_eq!(fullest + 4 + 2 * size_of::<DpoTokenSums>() as u64, bytes, "vocab {vocab}");
     }
 }
 

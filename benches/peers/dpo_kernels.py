@@ -54,7 +54,7 @@ class Logps(Struct):
         ("struct_size", c_size_t), ("logps", c_void_p), ("scored", c_void_p), ("token_logps", c_void_p),
         ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("token_weights", c_void_p), ("entropy", c_void_p),
         ("correct", c_void_p), ("mean_logit", c_void_p), ("sum_p2", c_void_p), ("sequence_log_weights", c_void_p),
-        ("status", c_void_p),
+        ("token_means", c_void_p), ("status", c_void_p),
     ]  # fmt: skip
 
 

@@ -52,10 +52,10 @@ use rayon::prelude::*;
 
 use self::softmax::{RowFigures, RowGradient, RowLogp, Source};
 use self::transform::Mapping;
-use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMetrics};
+use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMeans, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::{Coef, GradientStatus};
-use crate::loss::{Given, PairInputs, PairLoss};
+use crate::loss::{PairInputs, PairLoss};
 
 /// Logits below which a piece of work is not worth handing to another thread.
 const TASK_LOGITS: usize = 1 << 14;
@@ -196,6 +196,7 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
     if let Some(metrics) = &mut out.metrics {
         metrics.sequence_log_weights.clear();
     }
+    let mut sums = [0.0; 5];
     for s in 0..batch.sequences.count() {
         let full_tokens = batch.full_tokens(labels, s);
         let rows = batch.sequences.range(s);
@@ -210,6 +211,11 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
             scored += 1;
             if let Some(metrics) = &out.metrics {
                 wpo += token_logp - f64::from(metrics.sum_p2[row]).ln();
+                let TokenMetrics { entropy, correct, mean_logit, sum_p2, .. } = metrics;
+                let figures = [entropy, correct, mean_logit, &out.logsumexp, sum_p2];
+                for (sum, figure) in sums.iter_mut().zip(figures) {
+                    *sum += f64::from(figure[row]);
+                }
             }
             if batch.column(label).is_none() {
                 out.status.bad_label.get_or_insert(row);
@@ -226,6 +232,12 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
         if let Some(metrics) = &mut out.metrics {
             metrics.sequence_log_weights.push((wpo / scored.max(1) as f64) as f32);
         }
+    }
+    if let Some(metrics) = &mut out.metrics {
+        let scored = out.scored.iter().sum::<u32>();
+        let [entropy, accuracy, mean_logit, logsumexp, sum_p2] =
+            sums.map(|sum| (sum / f64::from(scored.max(1))) as f32);
+        metrics.means = TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
     }
 }
 
@@ -325,8 +337,7 @@ pub fn forward_with<T: Logit>(
 /// What floor 2 will say of its inputs once floor 1 has counted the scored rows.
 fn check_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f32>, loss: &PairLoss) -> Result<()> {
     let sequences = batch.sequences.count();
-    let given = Given { scored: Some(sequences), ..inputs.given(None) };
-    loss.check_inputs(&batch.pairs, sequences, &given)?;
+    loss.check_inputs(&batch.pairs, sequences, &inputs.given(), Some(sequences))?;
     loss.check_values(inputs)
 }
 

@@ -21,7 +21,7 @@ mod pass;
 
 pub use cudarc::driver::sys::CUstream;
 pub use device::{Kernels, context, device_count};
-pub use pass::{DeviceLabels, DpoPass, PairSlices};
+pub use pass::{BatchFigures, DeviceLabels, DpoPass, PairSlices};
 
 #[cfg(doc)]
 use crate::Error;

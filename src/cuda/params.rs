@@ -454,20 +454,97 @@ const _: () = {
         "Offset of field: DpoSliceSum::first",
     ][::core::mem::offset_of!(DpoSliceSum, first) - 24usize];
 };
-/// What one read of a row tells beside its log-prob, each of them optional: [rows] and at the end [sequences], or null.
+/// Sums over the scored rows of a sequence.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoTokenSums {
+    /// rows
+    pub scored: f64,
+    pub entropy: f64,
+    pub correct: f64,
+    pub mean_logit: f64,
+    pub logsumexp: f64,
+    pub sum_p2: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenSums"][::core::mem::size_of::<DpoTokenSums>() - 48usize];
+    ["Alignment of DpoTokenSums"][::core::mem::align_of::<DpoTokenSums>() - 8usize];
+    [
+        "Offset of field: DpoTokenSums::scored",
+    ][::core::mem::offset_of!(DpoTokenSums, scored) - 0usize];
+    [
+        "Offset of field: DpoTokenSums::entropy",
+    ][::core::mem::offset_of!(DpoTokenSums, entropy) - 8usize];
+    [
+        "Offset of field: DpoTokenSums::correct",
+    ][::core::mem::offset_of!(DpoTokenSums, correct) - 16usize];
+    [
+        "Offset of field: DpoTokenSums::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenSums, mean_logit) - 24usize];
+    [
+        "Offset of field: DpoTokenSums::logsumexp",
+    ][::core::mem::offset_of!(DpoTokenSums, logsumexp) - 32usize];
+    [
+        "Offset of field: DpoTokenSums::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenSums, sum_p2) - 40usize];
+};
+/// Means over the scored rows of a batch; 0 without any.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoTokenMeans {
+    /// rows
+    pub scored: ::core::ffi::c_uint,
+    pub entropy: f32,
+    /// share of rows whose label is the most probable token
+    pub accuracy: f32,
+    pub mean_logit: f32,
+    pub logsumexp: f32,
+    pub sum_p2: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenMeans"][::core::mem::size_of::<DpoTokenMeans>() - 24usize];
+    ["Alignment of DpoTokenMeans"][::core::mem::align_of::<DpoTokenMeans>() - 4usize];
+    [
+        "Offset of field: DpoTokenMeans::scored",
+    ][::core::mem::offset_of!(DpoTokenMeans, scored) - 0usize];
+    [
+        "Offset of field: DpoTokenMeans::entropy",
+    ][::core::mem::offset_of!(DpoTokenMeans, entropy) - 4usize];
+    [
+        "Offset of field: DpoTokenMeans::accuracy",
+    ][::core::mem::offset_of!(DpoTokenMeans, accuracy) - 8usize];
+    [
+        "Offset of field: DpoTokenMeans::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenMeans, mean_logit) - 12usize];
+    [
+        "Offset of field: DpoTokenMeans::logsumexp",
+    ][::core::mem::offset_of!(DpoTokenMeans, logsumexp) - 16usize];
+    [
+        "Offset of field: DpoTokenMeans::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenMeans, sum_p2) - 20usize];
+};
+/** What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
+ summed: logsumexp and the first four.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoTokenMetrics {
+    /// [rows], or null, as the next three
     pub entropy: ::core::ffi::c_ulonglong,
     pub correct: ::core::ffi::c_ulonglong,
     pub mean_logit: ::core::ffi::c_ulonglong,
     pub sum_p2: ::core::ffi::c_ulonglong,
-    /// needs sum_p2
+    /// [sequences], or null without the next two
+    pub sums: ::core::ffi::c_ulonglong,
+    /// [sequences], or null
     pub sequence_log_weights: ::core::ffi::c_ulonglong,
+    /// or null
+    pub means: ::core::ffi::c_ulonglong,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoTokenMetrics"][::core::mem::size_of::<DpoTokenMetrics>() - 40usize];
+    ["Size of DpoTokenMetrics"][::core::mem::size_of::<DpoTokenMetrics>() - 56usize];
     [
         "Alignment of DpoTokenMetrics",
     ][::core::mem::align_of::<DpoTokenMetrics>() - 8usize];
@@ -484,8 +561,14 @@ const _: () = {
         "Offset of field: DpoTokenMetrics::sum_p2",
     ][::core::mem::offset_of!(DpoTokenMetrics, sum_p2) - 24usize];
     [
+        "Offset of field: DpoTokenMetrics::sums",
+    ][::core::mem::offset_of!(DpoTokenMetrics, sums) - 32usize];
+    [
         "Offset of field: DpoTokenMetrics::sequence_log_weights",
-    ][::core::mem::offset_of!(DpoTokenMetrics, sequence_log_weights) - 32usize];
+    ][::core::mem::offset_of!(DpoTokenMetrics, sequence_log_weights) - 40usize];
+    [
+        "Offset of field: DpoTokenMetrics::means",
+    ][::core::mem::offset_of!(DpoTokenMetrics, means) - 48usize];
 };
 /// Floors 1 and 2 in one launch.
 #[repr(C)]
@@ -524,7 +607,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 528usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 544usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
@@ -573,13 +656,13 @@ const _: () = {
     ][::core::mem::offset_of!(DpoForward, metrics) - 184usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 224usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 240usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 520usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 536usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 524usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 540usize];
 };
 /// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -593,17 +676,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 544usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 560usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 528usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 544usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 536usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 552usize];
 };
 /// Floor 2 alone: one block.
 #[repr(C)]

@@ -1,20 +1,25 @@
 //! The convenience over cudarc: one batch shape on one stream, with outputs and workspace allocated once.
 
+use std::cell::RefCell;
 use std::mem;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+use cudarc::driver::{
+    CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits,
+};
 
 use super::device::{Kernels, driver};
-use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus};
+use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus, DpoTokenMeans};
 use super::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
     LogpsBuffers, PairBuffers, TokenMetricsBuffers,
 };
-use crate::batch::{HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status, TokenMetrics};
+use crate::batch::{
+    HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status, TokenMeans, TokenMetrics,
+};
 use crate::error::{Error, Result};
 use crate::gradient::{GradientStatus, check_threshold};
-use crate::loss::PairLoss;
+use crate::loss::{PairLoss, PairTensors};
 
 /// Labels in device memory, one per row.
 #[derive(Debug, Clone, Copy)]
@@ -25,40 +30,16 @@ pub enum DeviceLabels<'a> {
     I64(&'a CudaSlice<i64>),
 }
 
-/// What floor 2 can be given besides log-probs: [`PairInputs`](crate::loss::PairInputs) in device memory. S
-/// sequences, N pairs.
+/// [`PairTensors`] in cudarc's slices; single numbers are `[1]`.
 ///
 /// Only the kernels see the values: see [`DevicePairInputs`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PairSlices<'a> {
-    /// `[S]`: log-probs under the reference.
-    pub ref_logps: Option<&'a CudaSlice<f32>>,
-    /// `[S]`: what a loss divides by, where that is not the number of scored rows.
-    pub lengths: Option<&'a CudaSlice<u32>>,
-    /// `[N]`: β.
-    pub beta: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: γ.
-    pub margin: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: factors of the pair losses.
-    pub weight: Option<&'a CudaSlice<f32>>,
-    /// `[N]`: ε.
-    pub label_smoothing: Option<&'a CudaSlice<f32>>,
-    /// `[S]`: logarithms of weights.
-    pub sequence_log_weights: Option<&'a CudaSlice<f32>>,
-    /// `[M]`: log-probs of mismatched completions, for KTO's baseline.
-    pub kl_logps: Option<&'a CudaSlice<f32>>,
-    /// `[M]`: the same under the reference.
-    pub kl_ref_logps: Option<&'a CudaSlice<f32>>,
-    /// `[1]`: what the sum of the pair losses is divided by.
-    pub normalizer: Option<&'a CudaSlice<f32>>,
-    /// `[1]`: what sft divides by.
-    pub chosen_tokens: Option<&'a CudaSlice<f32>>,
-}
+pub type PairSlices<'a> = PairTensors<&'a CudaSlice<f32>, &'a CudaSlice<u32>, &'a CudaSlice<f32>>;
 
 /// Forward and backward passes over batches of one shape.
 ///
 /// Everything a pass needs is allocated by [`DpoPass::new`]; the passes themselves only launch. Results stay on the
-/// device until [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs) fetches them.
+/// device until [`read_figures`](Self::read_figures), [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs)
+/// fetches them.
 #[derive(Debug)]
 pub struct DpoPass {
     kernels: Arc<Kernels>,
@@ -73,6 +54,7 @@ pub struct DpoPass {
     /// What the addresses above point into, by element type.
     floats: Floats,
     words: Words,
+    figures: CudaSlice<Figures>,
     _indices: Vec<CudaSlice<i32>>,
 }
 
@@ -87,7 +69,6 @@ struct Floats {
     rejected_rewards: CudaSlice<f32>,
     margins: CudaSlice<f32>,
     coef: CudaSlice<f32>,
-    metrics: CudaSlice<f32>,
     token_weights: CudaSlice<f32>,
     token_metrics: Option<TokenFloats>,
 }
@@ -105,9 +86,33 @@ struct TokenFloats {
 #[derive(Debug)]
 struct Words {
     scored: CudaSlice<u32>,
-    status: CudaSlice<u32>,
     nonfinite_row: CudaSlice<u32>,
     workspace: CudaSlice<u32>,
+}
+
+/// All that a forward pass finds of the batch as a whole, side by side, so that one copy fetches it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Figures {
+    status: DpoStatus,
+    pairs: DpoMetrics,
+    tokens: DpoTokenMeans,
+}
+
+// SAFETY: plain numbers, without padding: all are of 4 bytes.
+unsafe impl DeviceRepr for Figures {}
+// SAFETY: 0 is a value of each of them.
+unsafe impl ValidAsZeroBits for Figures {}
+
+/// What a forward pass found of the batch as a whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchFigures {
+    /// What is wrong with the data.
+    pub status: Status,
+    /// Loss and means over pairs, of the last pass with a loss.
+    pub pairs: Metrics<f32>,
+    /// Means over scored tokens, where the pass has [token metrics](DpoPass::with_token_metrics).
+    pub tokens: Option<TokenMeans<f32>>,
 }
 
 impl DpoPass {
@@ -140,19 +145,19 @@ impl DpoPass {
             rejected_rewards: floats(pairs)?,
             margins: floats(pairs)?,
             coef: floats(sequences)?,
-            metrics: floats(mem::size_of::<DpoMetrics>() / 4)?,
             token_weights: floats(rows)?,
             token_metrics: None,
         };
         let words = Words {
             scored: words(sequences)?,
-            status: words(mem::size_of::<DpoStatus>() / 4)?,
             nonfinite_row: driver("cuMemcpyHtoDAsync", stream.clone_htod(&[DPO_NO_TROUBLE]))?,
             workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
         };
+        let figures = driver("cuMemAlloc", stream.alloc_zeros::<Figures>(1))?;
         // These buffers live on one stream, so cudarc's tracking between streams has nothing to do here.
         let float = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
         let word = |slice: &CudaSlice<u32>| slice.device_ptr(stream).0;
+        let figure = |offset: usize| figures.device_ptr(stream).0 + offset as DeviceAddress;
         Ok(DpoPass {
             kernels: kernels.clone(),
             stream: stream.clone(),
@@ -165,29 +170,29 @@ impl DpoPass {
                 logsumexp_residual: Some(float(&floats.logsumexp_residual)),
                 token_weights: Some(float(&floats.token_weights)),
                 metrics: TokenMetricsBuffers::default(),
-                status: word(&words.status),
+                status: figure(mem::offset_of!(Figures, status)),
             },
             pairs: PairBuffers {
-                ref_logps: None,
                 inputs: DevicePairInputs::NONE,
                 pair_losses: float(&floats.pair_losses),
                 chosen_rewards: float(&floats.chosen_rewards),
                 rejected_rewards: float(&floats.rejected_rewards),
                 margins: float(&floats.margins),
                 coef: float(&floats.coef),
-                metrics: float(&floats.metrics),
+                metrics: figure(mem::offset_of!(Figures, pairs)),
             },
             workspace: word(&words.workspace),
             weighted: batch.ld_alpha != 1.0,
             threshold: 0.0,
             floats,
             words,
+            figures,
             _indices: indices,
         })
     }
 
-    /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch; allocates 16
-    /// bytes a row for them.
+    /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch, and their means,
+    /// for [`read_figures`](Self::read_figures); allocates 16 bytes a row for them.
     ///
     /// # Errors
     ///
@@ -203,12 +208,15 @@ impl DpoPass {
             sequence_log_weights: floats(sequences)?,
         };
         let address = |slice: &CudaSlice<f32>| Some(slice.device_ptr(&self.stream).0);
+        let means =
+            self.figures.device_ptr(&self.stream).0 + mem::offset_of!(Figures, tokens) as DeviceAddress;
         self.out.metrics = TokenMetricsBuffers {
             entropy: address(&metrics.entropy),
             correct: address(&metrics.correct),
             mean_logit: address(&metrics.mean_logit),
             sum_p2: address(&metrics.sum_p2),
             sequence_log_weights: address(&metrics.sequence_log_weights),
+            means: Some(means),
         };
         self.floats.token_metrics = Some(metrics);
         Ok(self)
@@ -355,50 +363,30 @@ impl DpoPass {
     }
 
     /// Hands floor 2's buffers to `f`, with the addresses of `inputs`, and keeps those for as long as it runs.
-    fn with_inputs<'a, R>(
+    fn with_inputs<R>(
         &self,
-        inputs: &PairSlices<'a>,
+        inputs: &PairSlices<'_>,
         f: impl FnOnce(&PairBuffers) -> Result<R>,
     ) -> Result<R> {
-        let (sequences, pairs) = (self.batch.sequences.count(), self.batch.pair_count());
-        let mut guards = Vec::new();
-        let mut address = |argument, shape, len, slice: Option<&'a CudaSlice<f32>>| {
-            let Some(slice) = slice else { return Ok(None) };
-            Error::check_len(argument, shape, len, slice.len())?;
-            let (address, guard) = slice.device_ptr(&self.stream);
-            guards.push(guard);
-            Ok::<_, Error>(Some(address))
-        };
-        let kl = inputs.kl_logps.map_or(0, CudaSlice::len);
-        let ref_logps = address("ref_logps", "[sequences]", sequences, inputs.ref_logps)?;
-        let of_pairs = DevicePairInputs {
-            beta: address("beta", "[pairs]", pairs, inputs.beta)?,
-            margin: address("margin", "[pairs]", pairs, inputs.margin)?,
-            weight: address("weight", "[pairs]", pairs, inputs.weight)?,
-            label_smoothing: address("label_smoothing", "[pairs]", pairs, inputs.label_smoothing)?,
-            sequence_log_weights: address(
-                "sequence_log_weights",
-                "[sequences]",
-                sequences,
-                inputs.sequence_log_weights,
-            )?,
-            kl_logps: address("kl_logps", "[kl_logps]", kl, inputs.kl_logps)?
-                .map(|address| DeviceArray { address, len: kl }),
-            kl_ref_logps: address("kl_ref_logps", "[kl_logps]", kl, inputs.kl_ref_logps)?,
-            normalizer: address("normalizer", "[1]", 1, inputs.normalizer)?,
-            chosen_tokens: address("chosen_tokens", "[1]", 1, inputs.chosen_tokens)?,
-            lengths: None,
-        };
-        let lengths = match inputs.lengths {
-            None => None,
-            Some(slice) => {
-                Error::check_len("lengths", "[sequences]", sequences, slice.len())?;
-                Some(slice.device_ptr(&self.stream))
-            }
-        };
-        let of_pairs =
-            DevicePairInputs { lengths: lengths.as_ref().map(|(address, _)| *address), ..of_pairs };
-        f(&PairBuffers { ref_logps, inputs: of_pairs, ..self.pairs })
+        fn hold<'a, T>(
+            guards: &RefCell<Vec<SyncOnDrop<'a>>>,
+            slice: &'a CudaSlice<T>,
+            stream: &'a CudaStream,
+        ) -> DeviceArray {
+            let (address, guard) = slice.device_ptr(stream);
+            guards.borrow_mut().push(guard);
+            DeviceArray { address, len: slice.len() }
+        }
+        let (stream, guards) = (&self.stream, RefCell::default());
+        let inputs = inputs.try_map(
+            |_, floats| Ok(hold(&guards, floats, stream)),
+            |_, counts| Ok(hold(&guards, counts, stream)),
+            |argument, number| {
+                Error::check_len(argument, "[1]", 1, number.len())?;
+                Ok(hold(&guards, number, stream).address)
+            },
+        )?;
+        f(&PairBuffers { inputs, ..self.pairs })
     }
 
     /// Floor 3 into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s
@@ -528,9 +516,38 @@ impl DpoPass {
         self.floats.token_metrics.as_ref().map(|metrics| &metrics.sequence_log_weights)
     }
 
-    /// Loss, chosen reward, rejected reward, margin and accuracy, on the device.
-    pub fn device_metrics(&self) -> &CudaSlice<f32> {
-        &self.floats.metrics
+    /// `[5]`: loss, chosen reward, rejected reward, margin and accuracy, on the device.
+    pub fn device_metrics(&self) -> CudaView<'_, f32> {
+        let count = mem::size_of::<DpoMetrics>() / 4;
+        self.device_figures(mem::offset_of!(Figures, pairs) / 4, count)
+    }
+
+    /// `[5]`: mean entropy, accuracy, logit, logsumexp and Σp² of the scored tokens, on the device, after
+    /// [`with_token_metrics`](Self::with_token_metrics).
+    pub fn device_token_means(&self) -> Option<CudaView<'_, f32>> {
+        let first = mem::offset_of!(Figures, tokens) + mem::offset_of!(DpoTokenMeans, entropy);
+        self.floats.token_metrics.as_ref().map(|_| self.device_figures(first / 4, 5))
+    }
+
+    fn device_figures(&self, first: usize, count: usize) -> CudaView<'_, f32> {
+        // SAFETY: all figures are numbers of 4 bytes, and those from `first` on are f32.
+        let words = unsafe { self.figures.transmute::<f32>(mem::size_of::<Figures>() / 4) };
+        words.expect("as many bytes").slice(first..first + count)
+    }
+
+    /// Waits for the stream and fetches what the last forward pass found of the batch as a whole, by one small copy: all
+    /// that a training loop looks at in every step.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn read_figures(&self) -> Result<BatchFigures> {
+        let figures = self.read(&self.figures)?[0];
+        Ok(BatchFigures {
+            status: figures.status.into(),
+            pairs: figures.pairs.into(),
+            tokens: self.floats.token_metrics.as_ref().map(|_| figures.tokens.into()),
+        })
     }
 
     /// Waits for the stream and copies floor 1's results to the host.
@@ -539,6 +556,11 @@ impl DpoPass {
     ///
     /// [`Error::Driver`], also for faults of earlier work on the stream.
     pub fn read_logps(&self) -> Result<Logps<f32>> {
+        let figures = self.read_figures()?;
+        let metrics = match (&self.floats.token_metrics, figures.tokens) {
+            (Some(from), Some(means)) => Some(self.read_metrics(from, means)?),
+            _ => None,
+        };
         Ok(Logps {
             logps: self.read(&self.floats.logps)?,
             scored: self.read(&self.words.scored)?,
@@ -546,8 +568,8 @@ impl DpoPass {
             logsumexp: self.read(&self.floats.logsumexp)?,
             logsumexp_residual: self.read(&self.floats.logsumexp_residual)?,
             token_weights: self.read(&self.floats.token_weights)?,
-            metrics: self.floats.token_metrics.as_ref().map(|from| self.read_metrics(from)).transpose()?,
-            status: self.read_status()?,
+            metrics,
+            status: figures.status,
         })
     }
 
@@ -563,15 +585,8 @@ impl DpoPass {
             values.truncate(pairs);
             Ok::<_, Error>(values)
         };
-        let metrics = self.read(&self.floats.metrics)?;
         Ok(PairOutputs {
-            metrics: Metrics {
-                loss: metrics[0],
-                chosen_reward: metrics[1],
-                rejected_reward: metrics[2],
-                margin: metrics[3],
-                accuracy: metrics[4],
-            },
+            metrics: self.read_figures()?.pairs,
             pair_losses: per_pair(&self.floats.pair_losses)?,
             chosen_rewards: per_pair(&self.floats.chosen_rewards)?,
             rejected_rewards: per_pair(&self.floats.rejected_rewards)?,
@@ -586,19 +601,17 @@ impl DpoPass {
     ///
     /// [`Error::Driver`], also for faults of earlier work on the stream.
     pub fn read_status(&self) -> Result<Status> {
-        let words = self.read(&self.words.status)?;
-        let mut status = DpoStatus::default();
-        status.first.copy_from_slice(&words);
-        Ok(status.into())
+        Ok(self.read_figures()?.status)
     }
 
-    fn read_metrics(&self, from: &TokenFloats) -> Result<TokenMetrics<f32>> {
+    fn read_metrics(&self, from: &TokenFloats, means: TokenMeans<f32>) -> Result<TokenMetrics<f32>> {
         Ok(TokenMetrics {
             entropy: self.read(&from.entropy)?,
             correct: self.read(&from.correct)?,
             mean_logit: self.read(&from.mean_logit)?,
             sum_p2: self.read(&from.sum_p2)?,
             sequence_log_weights: self.read(&from.sequence_log_weights)?,
+            means,
         })
     }
 
@@ -616,7 +629,7 @@ impl DpoPass {
         Ok(GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) })
     }
 
-    fn read<T: cudarc::driver::DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
+    fn read<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
         driver("cuMemcpyDtoHAsync", self.stream.clone_dtoh(slice))
     }
 }
@@ -627,5 +640,21 @@ impl From<DpoStatus> for Status {
         let [bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair]: [_; DPO_TROUBLES as usize] =
             status.first.map(|index| (index != DPO_NO_TROUBLE).then_some(index as usize));
         Status { bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair }
+    }
+}
+
+impl From<DpoMetrics> for Metrics<f32> {
+    /// From the kernels' words to the host's.
+    fn from(metrics: DpoMetrics) -> Self {
+        let DpoMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
+        Metrics { loss, chosen_reward, rejected_reward, margin, accuracy }
+    }
+}
+
+impl From<DpoTokenMeans> for TokenMeans<f32> {
+    /// From the kernels' words to the host's.
+    fn from(means: DpoTokenMeans) -> Self {
+        let DpoTokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+        TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
     }
 }

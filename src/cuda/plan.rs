@@ -11,7 +11,7 @@ use super::tuning::{Dealing, Factoring, Kernel, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::gradient::{check_threshold, check_token_weights};
-use crate::loss::{Divergence, Given, Kind, MAX_TERMS, Normalizer, PairLoss, Term};
+use crate::loss::{Divergence, Given, Kind, MAX_TERMS, Normalizer, PairLoss, PairTensors, Term};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
 ///
@@ -37,7 +37,7 @@ pub const MAX_CLUSTER: u32 = 8;
 /// An address in device memory (`CUdeviceptr`).
 pub type DeviceAddress = u64;
 
-/// An index array (i32) in device memory.
+/// An array in device memory, of 4-byte elements: indices are i32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceArray {
     /// Where it starts.
@@ -92,50 +92,11 @@ pub struct LogpsBuffers {
     pub status: DeviceAddress,
 }
 
-/// What floor 2 can be given besides log-probs, all of it optional: [`PairInputs`](crate::loss::PairInputs) in device
-/// memory.
+/// [`PairTensors`] in device memory: f32, lengths u32.
 ///
 /// Only the kernels see the values. One that the host would refuse (β of 0, a NaN weight, ε out of its range) gives
 /// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DevicePairInputs {
-    /// `[S]` u32: what a loss divides by, where that is not the number of scored rows.
-    pub lengths: Option<DeviceAddress>,
-    /// `[N]` f32: β.
-    pub beta: Option<DeviceAddress>,
-    /// `[N]` f32: γ.
-    pub margin: Option<DeviceAddress>,
-    /// `[N]` f32: factors of the pair losses.
-    pub weight: Option<DeviceAddress>,
-    /// `[N]` f32: ε.
-    pub label_smoothing: Option<DeviceAddress>,
-    /// `[S]` f32: logarithms of weights.
-    pub sequence_log_weights: Option<DeviceAddress>,
-    /// `[M]` f32: log-probs of mismatched completions, for KTO's baseline.
-    pub kl_logps: Option<DeviceArray>,
-    /// `[M]` f32: the same under the reference.
-    pub kl_ref_logps: Option<DeviceAddress>,
-    /// One f32: what the sum of the pair losses is divided by.
-    pub normalizer: Option<DeviceAddress>,
-    /// One f32: what sft divides by.
-    pub chosen_tokens: Option<DeviceAddress>,
-}
-
-impl DevicePairInputs {
-    /// None of them.
-    pub const NONE: DevicePairInputs = DevicePairInputs {
-        lengths: None,
-        beta: None,
-        margin: None,
-        weight: None,
-        label_smoothing: None,
-        sequence_log_weights: None,
-        kl_logps: None,
-        kl_ref_logps: None,
-        normalizer: None,
-        chosen_tokens: None,
-    };
-}
+pub type DevicePairInputs = PairTensors<DeviceArray, DeviceArray, DeviceAddress>;
 
 /// Where [`TokenMetrics`](crate::TokenMetrics) go: what is left out costs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,16 +109,16 @@ pub struct TokenMetricsBuffers {
     pub mean_logit: Option<DeviceAddress>,
     /// `[rows]` f32.
     pub sum_p2: Option<DeviceAddress>,
-    /// `[S]` f32; needs `sum_p2`.
+    /// `[S]` f32.
     pub sequence_log_weights: Option<DeviceAddress>,
+    /// One [`DpoTokenMeans`].
+    pub means: Option<DeviceAddress>,
 }
 
 /// What floor 2 reads besides log-probs, and where it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PairBuffers {
-    /// `[S]` f32; `None` is as if all were 0.
-    pub ref_logps: Option<DeviceAddress>,
-    /// What else there is.
+    /// What there is.
     pub inputs: DevicePairInputs,
     /// `[N]` f32.
     pub pair_losses: DeviceAddress,
@@ -280,7 +241,11 @@ struct Workspace {
     row_slices_done: u64,
     token_logps: u64,
     scored: u64,
+    /// Figures of rows that are summed: logsumexp and those of [`TokenMetricsBuffers`], `[rows]` each.
+    summed: [u64; 5],
     slice_sums: u64,
+    /// Its elements are aligned to 8, to which the workspace need not be.
+    token_sums: u64,
     bytes: u64,
 }
 
@@ -291,14 +256,25 @@ impl Workspace {
         let row_slices_done = sequence_rows_done + 4 * sequences;
         let token_logps = row_slices_done + 4 * rows;
         let scored = token_logps + 4 * rows;
-        let slice_sums = scored + 4 * sequences;
+        let summed = [0, 1, 2, 3, 4].map(|figure| scored + 4 * sequences + 4 * rows * figure);
+        let slice_sums = summed[4] + 4 * rows;
         // Rows of one slice leave nothing there.
         let sums = match u64::from(most_slices(batch.columns())) {
             1 => 0,
             slices => rows * slices,
         };
-        let bytes = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
-        Workspace { sequence_rows_done, row_slices_done, token_logps, scored, slice_sums, bytes }
+        let token_sums = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
+        let bytes = token_sums + 4 + size_of::<DpoTokenSums>() as u64 * sequences;
+        Workspace {
+            sequence_rows_done,
+            row_slices_done,
+            token_logps,
+            scored,
+            summed,
+            slice_sums,
+            token_sums,
+            bytes,
+        }
     }
 }
 
@@ -319,8 +295,7 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
 /// # Errors
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
-/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`], and for `sum_p2` where
-/// `sequence_log_weights` are asked for.
+/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
 pub fn forward(
     device: &Device,
     batch: &DeviceBatch,
@@ -423,7 +398,7 @@ pub fn pair_loss(
     // One row a sequence: the shape checks of a batch, without its rows.
     let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
     shape.validate_shape()?;
-    loss.check_inputs(pairs, sequences, &given(pairs, sequences, buffers, scored.is_some()))?;
+    loss.check_inputs(pairs, sequences, &given(buffers), scored.map(|_| sequences))?;
     let params = DpoPairLossAlone {
         logps: address("logps", 4, logps)?,
         scored: optional("scored", scored)?.unwrap_or(0),
@@ -510,18 +485,18 @@ fn forward_params(
     let kernel_loss = match loss {
         Some((loss, buffers)) => {
             // The kernel counts the scored rows itself.
-            let given = given(&batch.pairs, sequences, buffers, true);
-            loss.check_inputs(&batch.pairs, sequences, &given)?;
+            loss.check_inputs(&batch.pairs, sequences, &given(buffers), Some(sequences))?;
             kernel_loss(&batch.pairs, sequences, loss, buffers)?
         }
         None => DpoPairLoss::default(),
     };
+    let (logsumexp, metrics) = token_metrics(out, workspace, &offsets)?;
     Ok(DpoForward {
         batch: kernel_batch,
         dealing: dealing.params,
         logits: address("logits", inputs.dtype.size(), inputs.logits)?,
         token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
-        logsumexp: optional("logsumexp", out.logsumexp)?.unwrap_or(0),
+        logsumexp,
         logsumexp_residual: optional("logsumexp_residual", out.logsumexp_residual)?.unwrap_or(0),
         logps: address("logps", 4, out.logps)?,
         scored: optional("scored", out.scored)?.unwrap_or(workspace + offsets.scored),
@@ -531,7 +506,7 @@ fn forward_params(
         progress: workspace,
         status: address("status", 4, out.status)?,
         token_weights: optional("token_weights", out.token_weights)?.unwrap_or(0),
-        metrics: token_metrics(&out.metrics)?,
+        metrics,
         loss: kernel_loss,
         ld_alpha: batch.ld_alpha,
         partner_layout: match batch.pairs {
@@ -550,19 +525,28 @@ fn grid(dealing: &Dealing, rows: u32) -> Result<u32> {
     })
 }
 
-fn token_metrics(buffers: &TokenMetricsBuffers) -> Result<DpoTokenMetrics> {
-    if buffers.sequence_log_weights.is_some() && buffers.sum_p2.is_none() {
-        let because = "sequence_log_weights are asked for";
-        return Err(Error::Missing { argument: "sum_p2", because });
-    }
+/// Where logsumexp and token metrics go: where they are summed, into the workspace at least.
+fn token_metrics(
+    out: &LogpsBuffers,
+    workspace: DeviceAddress,
+    offsets: &Workspace,
+) -> Result<(DeviceAddress, DpoTokenMetrics)> {
+    let asked = &out.metrics;
+    let sums = asked.means.is_some() || asked.sequence_log_weights.is_some();
     let place = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
-    Ok(DpoTokenMetrics {
-        entropy: place("entropy", buffers.entropy)?,
-        correct: place("correct", buffers.correct)?,
-        mean_logit: place("mean_logit", buffers.mean_logit)?,
-        sum_p2: place("sum_p2", buffers.sum_p2)?,
-        sequence_log_weights: place("sequence_log_weights", buffers.sequence_log_weights)?,
-    })
+    let [logsumexp, entropy, correct, mean_logit, sum_p2] =
+        offsets.summed.map(|offset| if sums { workspace + offset } else { 0 });
+    let row = |argument, given, otherwise| Ok::<_, Error>(optional(argument, given)?.unwrap_or(otherwise));
+    let metrics = DpoTokenMetrics {
+        entropy: row("entropy", asked.entropy, entropy)?,
+        correct: row("correct", asked.correct, correct)?,
+        mean_logit: row("mean_logit", asked.mean_logit, mean_logit)?,
+        sum_p2: row("sum_p2", asked.sum_p2, sum_p2)?,
+        sums: if sums { (workspace + offsets.token_sums).next_multiple_of(8) } else { 0 },
+        sequence_log_weights: place("sequence_log_weights", asked.sequence_log_weights)?,
+        means: place("means", asked.means)?,
+    };
+    Ok((row("logsumexp", out.logsumexp, logsumexp)?, metrics))
 }
 
 /// A checked batch in the kernels' terms. Counts fit: `validate_shape` bounds them by 2³¹.
@@ -597,25 +581,8 @@ fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
     })
 }
 
-/// Arrays in device memory are as long as they must be: that is the caller's word.
-fn given(pairs: &Pairs<DeviceArray>, sequences: usize, buffers: &PairBuffers, scored: bool) -> Given {
-    let inputs = &buffers.inputs;
-    let per_sequence = |address: Option<DeviceAddress>| address.map(|_| sequences);
-    let per_pair = |address: Option<DeviceAddress>| address.map(|_| pairs.count(sequences));
-    let kl_logps = inputs.kl_logps.map(|array| array.len);
-    Given {
-        ref_logps: per_sequence(buffers.ref_logps),
-        lengths: per_sequence(inputs.lengths),
-        beta: per_pair(inputs.beta),
-        margin: per_pair(inputs.margin),
-        weight: per_pair(inputs.weight),
-        label_smoothing: per_pair(inputs.label_smoothing),
-        sequence_log_weights: per_sequence(inputs.sequence_log_weights),
-        kl_logps,
-        kl_ref_logps: inputs.kl_ref_logps.map(|_| kl_logps.unwrap_or(0)),
-        chosen_tokens: inputs.chosen_tokens.is_some(),
-        scored: scored.then_some(sequences),
-    }
+fn given(buffers: &PairBuffers) -> Given {
+    buffers.inputs.map(|floats| floats.len, |counts| counts.len, |_| ())
 }
 
 fn kernel_loss(
@@ -635,8 +602,8 @@ fn kernel_loss(
         ),
         Pairs::Unpaired { desirable } => (DPO_PAIRS_UNPAIRED, address("desirable", 4, desirable.address)?, 0),
     };
-    let inputs = &buffers.inputs;
-    let input = |argument, given| Ok::<_, Error>(optional(argument, given)?.unwrap_or(0));
+    let array = |argument, array: DeviceArray| address(argument, 4, array.address);
+    let inputs = buffers.inputs.try_map(array, array, |argument, number| address(argument, 4, number))?;
     let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
         Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
         Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
@@ -655,19 +622,19 @@ fn kernel_loss(
         *kernel_term = self::kernel_term(term)?;
     }
     Ok(DpoPairLoss {
-        ref_logps: input("ref_logps", buffers.ref_logps)?,
+        ref_logps: inputs.ref_logps.unwrap_or(0),
         chosen,
         rejected,
-        lengths: input("lengths", inputs.lengths)?,
-        betas: input("beta", inputs.beta)?,
-        gammas: input("margin", inputs.margin)?,
-        weights: input("weight", inputs.weight)?,
-        label_smoothings: input("label_smoothing", inputs.label_smoothing)?,
-        sequence_log_weights: input("sequence_log_weights", inputs.sequence_log_weights)?,
-        kl_logps: input("kl_logps", inputs.kl_logps.map(|array| array.address))?,
-        kl_ref_logps: input("kl_ref_logps", inputs.kl_ref_logps)?,
-        device_normalizer: input("normalizer", inputs.normalizer)?,
-        chosen_tokens: input("chosen_tokens", inputs.chosen_tokens)?,
+        lengths: inputs.lengths.unwrap_or(0),
+        betas: inputs.beta.unwrap_or(0),
+        gammas: inputs.margin.unwrap_or(0),
+        weights: inputs.weight.unwrap_or(0),
+        label_smoothings: inputs.label_smoothing.unwrap_or(0),
+        sequence_log_weights: inputs.sequence_log_weights.unwrap_or(0),
+        kl_logps: inputs.kl_logps.unwrap_or(0),
+        kl_ref_logps: inputs.kl_ref_logps.unwrap_or(0),
+        device_normalizer: inputs.normalizer.unwrap_or(0),
+        chosen_tokens: inputs.chosen_tokens.unwrap_or(0),
         pair_losses: address("pair_losses", 4, buffers.pair_losses)?,
         chosen_rewards: address("chosen_rewards", 4, buffers.chosen_rewards)?,
         rejected_rewards: address("rejected_rewards", 4, buffers.rejected_rewards)?,
@@ -679,7 +646,7 @@ fn kernel_loss(
         length_normalized: u32::from(loss.length_normalized()),
         divergence,
         normalizer_kind,
-        kl_count: inputs.kl_logps.map_or(0, |array| array.len as u32),
+        kl_count: buffers.inputs.kl_logps.map_or(0, |array| array.len as u32),
         term_count: loss.terms().len() as u32,
         beta: single("beta", loss.beta())?,
         gamma: finite("gamma", loss.margin())?,

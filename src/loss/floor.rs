@@ -276,7 +276,7 @@ impl HostBatch<'_> {
         self.validate()?;
         let sequences = self.sequences.count();
         Error::check_len("logps", "[sequences]", sequences, logps.len())?;
-        loss.check_inputs(&self.pairs, sequences, &inputs.given(scored))?;
+        loss.check_inputs(&self.pairs, sequences, &inputs.given(), scored.map(<[u32]>::len))?;
         loss.check_values(inputs)?;
         Ok(Floor { pairs: self.pairs, logps, scored, inputs, loss })
     }

@@ -2,10 +2,45 @@
 
 use crate::error::{Error, Result};
 
-/// What floor 2 reads besides log-probs; all of it may be left out. `F` is `f32`, or `f64` in
-/// [`reference`](crate::reference). S sequences, N pairs.
+/// What floor 2 reads besides log-probs; all of it may be left out. S sequences, N pairs.
 ///
 /// Values of the loss are replaced by those of their tensors, pair by pair, and have the same ranges.
+///
+/// One declaration for every memory: arrays of f32 or f64 are `Floats`, those of u32 `Counts`, single numbers `Number`.
+/// In host memory that is [`PairInputs`], on a GPU `cuda::plan::DevicePairInputs` and `cuda::PairSlices`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairTensors<Floats, Counts, Number> {
+    /// `[S]`: log-probs under the reference, in nats. Without them the reference is 0 everywhere.
+    pub ref_logps: Option<Floats>,
+    /// `[S]`: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
+    /// as 1. TRL's n, for one, also counts a completion's first token, which no row predicts.
+    pub lengths: Option<Counts>,
+    /// `[N]`: β, finite and above 0.
+    pub beta: Option<Floats>,
+    /// `[N]`: γ, the margin of rewards to be won by: the difference of ground-truth rewards, say
+    /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
+    pub margin: Option<Floats>,
+    /// `[N]`: a factor of the pair's loss, from 0, finite.
+    pub weight: Option<Floats>,
+    /// `[N]`: ε.
+    pub label_smoothing: Option<Floats>,
+    /// `[S]`: logarithms of weights; a pair's loss is multiplied by exp of the sum of its two sequences'. No gradient
+    /// goes through it. WPO (Zhou et al. 2024, arXiv:2406.11827) takes the mean over scored tokens of
+    /// logp_t − log Σ_v p_v² here.
+    pub sequence_log_weights: Option<Floats>,
+    /// `[M]`: log-probs of completions under prompts that are not theirs. KTO's baseline is
+    /// z₀ = max(0, mean(kl_logps − kl_ref_logps)); no gradient goes through it.
+    pub kl_logps: Option<Floats>,
+    /// `[M]`: the same under the reference; 0 if left out.
+    pub kl_ref_logps: Option<Floats>,
+    /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says.
+    pub normalizer: Option<Number>,
+    /// What [`PairLoss::sft`](super::PairLoss::sft) divides by, finite and above 0, instead of this batch's number
+    /// of scored chosen tokens: that of the global batch.
+    pub chosen_tokens: Option<Number>,
+}
+
+/// [`PairTensors`] in host memory. `F` is `f32`, or `f64` in [`reference`](crate::reference).
 ///
 /// ```
 /// use dpo_kernels::batch::PairOutputs;
@@ -20,72 +55,84 @@ use crate::error::{Error, Result};
 /// assert_eq!(out.pair_losses[0], 2.0 * out.pair_losses[1]);
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairInputs<'a, F> {
-    /// `[S]`: log-probs under the reference, in nats. Without them the reference is 0 everywhere.
-    pub ref_logps: Option<&'a [F]>,
-    /// `[S]`: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
-    /// as 1. TRL's n, for one, also counts a completion's first token, which no row predicts.
-    pub lengths: Option<&'a [u32]>,
-    /// `[N]`: β, finite and above 0.
-    pub beta: Option<&'a [F]>,
-    /// `[N]`: γ, the margin of rewards to be won by: the difference of ground-truth rewards, say
-    /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
-    pub margin: Option<&'a [F]>,
-    /// `[N]`: a factor of the pair's loss, from 0, finite.
-    pub weight: Option<&'a [F]>,
-    /// `[N]`: ε.
-    pub label_smoothing: Option<&'a [F]>,
-    /// `[S]`: logarithms of weights; a pair's loss is multiplied by exp of the sum of its two sequences'. No gradient
-    /// goes through it. WPO (Zhou et al. 2024, arXiv:2406.11827) takes the mean over scored tokens of
-    /// logp_t − log Σ_v p_v² here.
-    pub sequence_log_weights: Option<&'a [F]>,
-    /// `[M]`: log-probs of completions under prompts that are not theirs. KTO's baseline is
-    /// z₀ = max(0, mean(kl_logps − kl_ref_logps)); no gradient goes through it.
-    pub kl_logps: Option<&'a [F]>,
-    /// `[M]`: the same under the reference; 0 if left out.
-    pub kl_ref_logps: Option<&'a [F]>,
-    /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says.
-    pub normalizer: Option<F>,
-    /// What [`PairLoss::sft`](super::PairLoss::sft) divides by, finite and above 0, instead of this batch's number
-    /// of scored chosen tokens: that of the global batch.
-    pub chosen_tokens: Option<F>,
+pub type PairInputs<'a, F> = PairTensors<&'a [F], &'a [u32], F>;
+
+/// Hands the fields to a macro, by what they hold.
+macro_rules! fields {
+    ($each:ident) => {
+        $each! {
+            floats: ref_logps beta margin weight label_smoothing sequence_log_weights kl_logps kl_ref_logps;
+            counts: lengths;
+            number: normalizer chosen_tokens;
+        }
+    };
 }
 
-impl<F> Default for PairInputs<'_, F> {
-    fn default() -> Self {
-        PairInputs {
-            ref_logps: None,
-            lengths: None,
-            beta: None,
-            margin: None,
-            weight: None,
-            label_smoothing: None,
-            sequence_log_weights: None,
-            kl_logps: None,
-            kl_ref_logps: None,
-            normalizer: None,
-            chosen_tokens: None,
+impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
+    /// None of them.
+    pub const NONE: Self = {
+        macro_rules! none {
+            ($($kind:ident: $($field:ident)*;)*) => { PairTensors { $($($field: None,)*)* } };
         }
+        fields!(none)
+    };
+
+    /// The same without its contents, for [`map`](Self::map).
+    pub fn as_ref(&self) -> PairTensors<&Floats, &Counts, &Number> {
+        macro_rules! borrow {
+            ($($kind:ident: $($field:ident)*;)*) => { PairTensors { $($($field: self.$field.as_ref(),)*)* } };
+        }
+        fields!(borrow)
+    }
+
+    /// The same in another memory: each of what is there, with its name, as one of the functions makes it.
+    ///
+    /// # Errors
+    ///
+    /// The first of the functions'.
+    pub fn try_map<F, C, N, E>(
+        self,
+        mut floats: impl FnMut(&'static str, Floats) -> std::result::Result<F, E>,
+        mut counts: impl FnMut(&'static str, Counts) -> std::result::Result<C, E>,
+        mut number: impl FnMut(&'static str, Number) -> std::result::Result<N, E>,
+    ) -> std::result::Result<PairTensors<F, C, N>, E> {
+        macro_rules! map {
+            (floats: $($f:ident)*; counts: $($c:ident)*; number: $($n:ident)*;) => {
+                PairTensors {
+                    $($f: self.$f.map(|given| floats(stringify!($f), given)).transpose()?,)*
+                    $($c: self.$c.map(|given| counts(stringify!($c), given)).transpose()?,)*
+                    $($n: self.$n.map(|given| number(stringify!($n), given)).transpose()?,)*
+                }
+            };
+        }
+        Ok(fields!(map))
+    }
+
+    /// [`try_map`](Self::try_map) by functions that do not fail.
+    pub fn map<F, C, N>(
+        self,
+        mut floats: impl FnMut(Floats) -> F,
+        mut counts: impl FnMut(Counts) -> C,
+        mut number: impl FnMut(Number) -> N,
+    ) -> PairTensors<F, C, N> {
+        let mapped = self.try_map::<F, C, N, std::convert::Infallible>(
+            |_, given| Ok(floats(given)),
+            |_, given| Ok(counts(given)),
+            |_, given| Ok(number(given)),
+        );
+        let Ok(mapped) = mapped;
+        mapped
+    }
+}
+
+impl<Floats, Counts, Number> Default for PairTensors<Floats, Counts, Number> {
+    fn default() -> Self {
+        PairTensors::NONE
     }
 }
 
 /// Which inputs are given, and how long they are.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Given {
-    pub ref_logps: Option<usize>,
-    pub lengths: Option<usize>,
-    pub beta: Option<usize>,
-    pub margin: Option<usize>,
-    pub weight: Option<usize>,
-    pub label_smoothing: Option<usize>,
-    pub sequence_log_weights: Option<usize>,
-    pub kl_logps: Option<usize>,
-    pub kl_ref_logps: Option<usize>,
-    pub chosen_tokens: bool,
-    /// Numbers of scored rows, of floor 1.
-    pub scored: Option<usize>,
-}
+pub(crate) type Given = PairTensors<usize, usize, ()>;
 
 impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
     /// Of the reference alone.
@@ -93,21 +140,8 @@ impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
         PairInputs { ref_logps, ..PairInputs::default() }
     }
 
-    pub(crate) fn given(&self, scored: Option<&[u32]>) -> Given {
-        let len = |values: Option<&[F]>| values.map(<[F]>::len);
-        Given {
-            ref_logps: len(self.ref_logps),
-            lengths: self.lengths.map(<[u32]>::len),
-            beta: len(self.beta),
-            margin: len(self.margin),
-            weight: len(self.weight),
-            label_smoothing: len(self.label_smoothing),
-            sequence_log_weights: len(self.sequence_log_weights),
-            kl_logps: len(self.kl_logps),
-            kl_ref_logps: len(self.kl_ref_logps),
-            chosen_tokens: self.chosen_tokens.is_some(),
-            scored: scored.map(<[u32]>::len),
-        }
+    pub(crate) fn given(&self) -> Given {
+        self.map(<[F]>::len, <[u32]>::len, |_| ())
     }
 
     /// Refuses what a device could only turn into NaN.

@@ -34,7 +34,7 @@ use crate::batch::{IndexArray, Pairs};
 use crate::error::{Error, Result};
 
 pub use divergence::Divergence;
-pub use inputs::PairInputs;
+pub use inputs::{PairInputs, PairTensors};
 pub use kind::{Kind, Term};
 pub use math::{sigmoid, softplus};
 pub use table::{ALL, LossInfo};
@@ -666,12 +666,13 @@ impl PairLoss {
     }
 
     /// Checks what floor 2 is given, for `sequences` sequences: what the loss needs is there, what it has no use for is
-    /// not, and all of it has the length it should have.
+    /// not, and all of it has the length it should have. `scored` is that of the numbers of scored rows, of floor 1.
     pub(crate) fn check_inputs<A: IndexArray>(
         &self,
         pairs: &Pairs<A>,
         sequences: usize,
         given: &Given,
+        scored: Option<usize>,
     ) -> Result<()> {
         let unpaired = match pairs {
             Pairs::None => {
@@ -687,8 +688,8 @@ impl PairLoss {
         let count = pairs.count(sequences);
         let lengths = [
             ("ref_logps", "[sequences]", sequences, given.ref_logps),
-            ("lengths", "[sequences]", sequences, given.lengths.or(given.scored)),
-            ("scored", "[sequences]", sequences, given.scored),
+            ("lengths", "[sequences]", sequences, given.lengths.or(scored)),
+            ("scored", "[sequences]", sequences, scored),
             ("beta", "[pairs]", count, given.beta),
             ("margin", "[pairs]", count, given.margin),
             ("weight", "[pairs]", count, given.weight),
@@ -700,7 +701,7 @@ impl PairLoss {
             found.map(|found| Error::check_len(argument, shape, expected, found)).transpose()?;
         }
         self.check_useful(given)?;
-        self.check_sufficient(given)
+        self.check_sufficient(given, scored)
     }
 
     fn check_useful(&self, given: &Given) -> Result<()> {
@@ -732,22 +733,22 @@ impl PairLoss {
             return Err(Error::value("kl_logps", "at least one", 0));
         }
         let sft = self.terms().iter().any(|term| term.kind == Kind::Sft);
-        if given.chosen_tokens && !sft {
+        if given.chosen_tokens.is_some() && !sft {
             return Err(Error::value("chosen_tokens", "none, for a loss without sft", "some"));
         }
         Ok(())
     }
 
-    fn check_sufficient(&self, given: &Given) -> Result<()> {
+    fn check_sufficient(&self, given: &Given, scored: Option<usize>) -> Result<()> {
         let missing = |argument, because| Err(Error::Missing { argument, because });
         let divides = |term: &Term| term.length_normalized || term.kind.needs_lengths();
-        if given.lengths.or(given.scored).is_none()
-            && (self.length_normalized || self.terms().iter().any(divides))
+        if given.lengths.or(scored).is_none() && (self.length_normalized || self.terms().iter().any(divides))
         {
             return missing("lengths", "the loss is length-normalised");
         }
-        let counts_chosen = self.terms().iter().any(|term| term.kind == Kind::Sft) && !given.chosen_tokens;
-        if given.scored.is_none() && (counts_chosen || self.normalizer == Normalizer::Tokens) {
+        let sft = self.terms().iter().any(|term| term.kind == Kind::Sft);
+        let counts_chosen = sft && given.chosen_tokens.is_none();
+        if scored.is_none() && (counts_chosen || self.normalizer == Normalizer::Tokens) {
             return missing("scored", "the loss is divided by a number of tokens");
         }
         if self.is_kto() && self.baseline.is_none() && given.kl_logps.is_none() {

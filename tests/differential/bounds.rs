@@ -3,7 +3,7 @@
 //! u = 2⁻²⁴ is the relative error of one f32 operation. The bounds are worst cases summed by absolute value; nothing in
 //! them is tuned to what comes out.
 
-use dpo_kernels::batch::{Logps, PairOutputs};
+use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
 use dpo_kernels::{Coef, DType, Logit, Transform, reference};
 
 use crate::arithmetic::{Numbers, ROUNDINGS, Sizes, sorts};
@@ -280,6 +280,36 @@ impl Expected {
             let weight = expected.sequence_log_weights[s];
             let error = errors / f64::from(self.logps.scored[s].max(1)) + p2_error + 8.0 * U * weight.abs();
             near("sequence_log_weights", s, found.sequence_log_weights[s].into(), weight, error);
+        }
+        self.check_means(who, case, outcome, found, near);
+    }
+
+    /// Means, of the rows as they were found: sums in f64, each addition of which may take 2⁻⁵³ of all that is added, here
+    /// and there; rounded once.
+    fn check_means<T: Logit>(
+        &self,
+        who: &str,
+        case: &Case<T>,
+        outcome: &Outcome<T>,
+        metrics: &TokenMetrics<f32>,
+        near: &dyn Fn(&str, usize, f64, f64, f64),
+    ) {
+        let TokenMetrics { entropy, correct, mean_logit, sum_p2, means, .. } = metrics;
+        let scored: Vec<bool> = case.targets().iter().map(Option::is_some).collect();
+        let count = scored.iter().filter(|&&scored| scored).count();
+        assert_eq!(means.scored as usize, count, "{who}: means.scored in {:?}", case.spec);
+        for (what, rows, found) in [
+            ("means.entropy", entropy, means.entropy),
+            ("means.accuracy", correct, means.accuracy),
+            ("means.mean_logit", mean_logit, means.mean_logit),
+            ("means.logsumexp", &outcome.logps.logsumexp, means.logsumexp),
+            ("means.sum_p2", sum_p2, means.sum_p2),
+        ] {
+            let scored = rows.iter().zip(&scored).filter(|(_, scored)| **scored);
+            let figures = scored.map(|(&figure, _)| f64::from(figure));
+            let expected = figures.clone().sum::<f64>() / count.max(1) as f64;
+            let additions = f64::EPSILON * figures.map(f64::abs).sum::<f64>();
+            near(what, 0, found.into(), expected, additions + U * expected.abs());
         }
     }
 

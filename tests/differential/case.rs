@@ -1,7 +1,7 @@
 //! One case of the differential suite: a batch with everything that a pass reads, as plain data.
 
 use dpo_kernels::batch::{IGNORE_INDEX, PairOutputs};
-use dpo_kernels::loss::{Kind, PairInputs};
+use dpo_kernels::loss::{Kind, PairInputs, PairTensors};
 use dpo_kernels::{
     Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, Transform,
     reference,
@@ -143,57 +143,43 @@ impl OwnedLabels {
 }
 
 /// [`PairInputs`] that own what they hold.
-#[derive(Debug, Clone, Default)]
-pub struct Tensors {
-    pub lengths: Option<Vec<u32>>,
-    pub beta: Option<Vec<f32>>,
-    pub margin: Option<Vec<f32>>,
-    pub weight: Option<Vec<f32>>,
-    pub label_smoothing: Option<Vec<f32>>,
-    pub sequence_log_weights: Option<Vec<f32>>,
-    pub kl_logps: Option<Vec<f32>>,
-    pub kl_ref_logps: Option<Vec<f32>>,
-    pub normalizer: Option<f32>,
-    pub chosen_tokens: Option<f32>,
-}
+pub type Tensors = PairTensors<Vec<f32>, Vec<u32>, f32>;
 
-impl Tensors {
-    fn draw(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
-        let terms = spec.loss.terms();
-        let of_any = |property: fn(Kind) -> bool| terms.iter().any(|term| property(term.kind));
-        let mut draw = |count: usize, center: f32, spread: f32| {
-            Some((0..count).map(|_| center + spread * random.symmetric()).collect::<Vec<f32>>())
-        };
-        let mut tensors = Tensors::default();
-        if of_any(|kind| matches!(kind, Kind::Kto { .. })) && spec.loss.baseline().is_none() {
-            tensors.kl_logps = draw(41, -20.0, 3.0);
-            tensors.kl_ref_logps = draw(41, -22.0, 3.0);
-        }
-        if !spec.tensors {
-            return tensors;
-        }
-        let sorts = of_any(|kind| matches!(kind, Kind::Aot | Kind::AotUnpaired));
-        let beta = spec.loss.beta() as f32;
-        if !sorts {
-            tensors.beta = draw(pairs, beta, 0.5 * beta);
-            tensors.weight = draw(pairs, 1.0, 1.0);
-            tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
-            if of_any(|kind| matches!(kind, Kind::Sigmoid | Kind::Robust | Kind::ExoPair)) {
-                tensors.label_smoothing = draw(pairs, 0.2, 0.19);
-            }
-        }
-        let margin = |kind| {
-            let with_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
-            with_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
-        };
-        if of_any(margin) {
-            tensors.margin = draw(pairs, 0.0, 1.0);
-        }
-        tensors.normalizer = Some(3.0);
-        tensors.chosen_tokens = of_any(|kind| kind == Kind::Sft).then_some(11.0);
-        tensors.lengths = Some((0..spec.sequences).map(|_| random.below(5) as u32).collect());
-        tensors
+fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
+    let terms = spec.loss.terms();
+    let of_any = |property: fn(Kind) -> bool| terms.iter().any(|term| property(term.kind));
+    let mut draw = |count: usize, center: f32, spread: f32| {
+        Some((0..count).map(|_| center + spread * random.symmetric()).collect::<Vec<f32>>())
+    };
+    let mut tensors = Tensors::default();
+    if of_any(|kind| matches!(kind, Kind::Kto { .. })) && spec.loss.baseline().is_none() {
+        tensors.kl_logps = draw(41, -20.0, 3.0);
+        tensors.kl_ref_logps = draw(41, -22.0, 3.0);
     }
+    if !spec.tensors {
+        return tensors;
+    }
+    let sorts = of_any(|kind| matches!(kind, Kind::Aot | Kind::AotUnpaired));
+    let beta = spec.loss.beta() as f32;
+    if !sorts {
+        tensors.beta = draw(pairs, beta, 0.5 * beta);
+        tensors.weight = draw(pairs, 1.0, 1.0);
+        tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
+        if of_any(|kind| matches!(kind, Kind::Sigmoid | Kind::Robust | Kind::ExoPair)) {
+            tensors.label_smoothing = draw(pairs, 0.2, 0.19);
+        }
+    }
+    let margin = |kind| {
+        let with_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
+        with_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
+    };
+    if of_any(margin) {
+        tensors.margin = draw(pairs, 0.0, 1.0);
+    }
+    tensors.normalizer = Some(3.0);
+    tensors.chosen_tokens = of_any(|kind| kind == Kind::Sft).then_some(11.0);
+    tensors.lengths = Some((0..spec.sequences).map(|_| random.below(5) as u32).collect());
+    tensors
 }
 
 #[derive(Debug, Clone)]
@@ -262,7 +248,7 @@ impl<T: Logit> Case<T> {
         };
         let desirable = (0..spec.sequences).map(|s| (random.next() % 2) as i32 * (s as i32 + 1)).collect();
         let count = if spec.pairs == PairKind::Unpaired { spec.sequences } else { pairs };
-        let tensors = Tensors::draw(&spec, count, &mut random);
+        let tensors = draw_tensors(&spec, count, &mut random);
         // What belongs to rows that are not scored is not looked at: NaN would show.
         let factor = |random: &mut Random| random.pick(&[0.0, 1.0, 1.0, -0.5, 2.75, f32::NAN]);
         let mut token_coef: Vec<f32> = (0..rows).map(|_| factor(&mut random)).collect();
@@ -329,54 +315,16 @@ impl<T: Logit> Case<T> {
 
     /// What floor 2 is given.
     pub fn inputs(&self) -> PairInputs<'_, f32> {
-        let tensors = &self.tensors;
-        PairInputs {
-            ref_logps: self.ref_logps.as_deref(),
-            lengths: tensors.lengths.as_deref(),
-            beta: tensors.beta.as_deref(),
-            margin: tensors.margin.as_deref(),
-            weight: tensors.weight.as_deref(),
-            label_smoothing: tensors.label_smoothing.as_deref(),
-            sequence_log_weights: tensors.sequence_log_weights.as_deref(),
-            kl_logps: tensors.kl_logps.as_deref(),
-            kl_ref_logps: tensors.kl_ref_logps.as_deref(),
-            normalizer: tensors.normalizer,
-            chosen_tokens: tensors.chosen_tokens,
-        }
+        let tensors = self.tensors.as_ref().map(Vec::as_slice, Vec::as_slice, |&number| number);
+        PairInputs { ref_logps: self.ref_logps.as_deref(), ..tensors }
     }
 
     /// Floor 2 of the reference, as a function of the log-probs.
     pub fn reference_pairs(&self, logps: &[f64], scored: &[u32]) -> PairOutputs<f64> {
-        let widen = |values: Option<&[f32]>| -> Option<Vec<f64>> {
-            values.map(|values| values.iter().map(|&value| value.into()).collect())
-        };
-        let inputs = self.inputs();
-        let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] =
-            [
-                inputs.ref_logps,
-                inputs.beta,
-                inputs.margin,
-                inputs.weight,
-                inputs.label_smoothing,
-                inputs.sequence_log_weights,
-                inputs.kl_logps,
-                inputs.kl_ref_logps,
-            ]
-            .map(widen);
-        let wide = PairInputs {
-            ref_logps: ref_logps.as_deref(),
-            lengths: inputs.lengths,
-            beta: beta.as_deref(),
-            margin: margin.as_deref(),
-            weight: weight.as_deref(),
-            label_smoothing: label_smoothing.as_deref(),
-            sequence_log_weights: sequence_log_weights.as_deref(),
-            kl_logps: kl_logps.as_deref(),
-            kl_ref_logps: kl_ref_logps.as_deref(),
-            normalizer: inputs.normalizer.map(f64::from),
-            chosen_tokens: inputs.chosen_tokens.map(f64::from),
-        };
-        reference::pair_loss_with(&self.batch(), logps, Some(scored), &wide, &self.spec.loss).unwrap()
+        let widen = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
+        let wide: PairTensors<Vec<f64>, _, _> = self.inputs().map(widen, |lengths| lengths, f64::from);
+        let inputs = wide.as_ref().map(Vec::as_slice, |&lengths| lengths, |&number| number);
+        reference::pair_loss_with(&self.batch(), logps, Some(scored), &inputs, &self.spec.loss).unwrap()
     }
 
     pub fn labels(&self) -> Labels<'_> {

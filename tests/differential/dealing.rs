@@ -47,7 +47,8 @@ fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<us
     vec![first - 1, first, even - 1, even, even + 1]
 }
 
-/// Several blocks to a row, the rows of all cases together at every phase, with labels on both sides of a slice's border.
+/// Several blocks to a row, the rows of all cases together at every phase, with labels on both sides of a slice's border;
+/// every other forward pass with token metrics.
 pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
     let width = 16 / size_of::<T>();
@@ -59,6 +60,7 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
                 gradient_phase: [None, Some(0), Some(size_of::<T>())][index % 3],
                 sequences: 2,
                 longest: 1,
+                metrics: kernel == Kernel::Forward && index % 2 == 1,
                 seed: index as u64,
                 ..Spec::plain(vocab)
             });

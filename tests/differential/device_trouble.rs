@@ -1,20 +1,24 @@
 //! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
 
+use dpo_kernels::batch::{TokenMeans, TokenMetrics};
 use dpo_kernels::{Logit, PairLoss};
 
 use crate::case::{Case, Mask, PairKind, Spec, Tensors};
 use crate::executor::{Device, Executor, OnDevice, Outcome};
 
 /// Out-of-order entries are named, everything becomes NaN, nothing is touched out of bounds, and the counters are back
-/// at zero (which every run of the executor checks).
-pub fn bad_cu_seqlens<T: Logit>(mut run: impl FnMut(&Case<T>) -> Outcome<T>) {
+/// at zero (which every run of the executor checks). Every other time with token metrics, where there may be any.
+pub fn bad_cu_seqlens<T: Logit>(metrics: bool, mut run: impl FnMut(&Case<T>) -> Outcome<T>) {
     let spec = Spec { sequences: 40, longest: 6, packed: true, mask: Mask::Holes, ..Spec::plain(33) };
     let healthy = Case::<T>::draw(spec);
     let rows = healthy.rows() as i32;
-    for (entry, value) in
+    for (index, (entry, value)) in
         [(0, 1), (0, -5), (5, rows), (3, rows + 1), (7, -1), (20, 2), (39, i32::MAX), (1, i32::MIN)]
+            .into_iter()
+            .enumerate()
     {
         let mut case = healthy.clone();
+        case.spec.metrics = metrics && index % 2 == 1;
         case.cu_seqlens[entry] = value;
         let outcome = run(&case);
         // An entry is also out of order when the one before it is too large.
@@ -23,6 +27,12 @@ pub fn bad_cu_seqlens<T: Logit>(mut run: impl FnMut(&Case<T>) -> Outcome<T>) {
         assert_eq!(outcome.logps.status.bad_cu_seqlens, Some(first), "entry {entry} = {value}");
         assert!(outcome.logps.logps.iter().all(|logp| logp.is_nan()), "entry {entry} = {value}");
         assert!(outcome.pairs.metrics.loss.is_nan() && outcome.pairs.coef.iter().all(|c| c.is_nan()));
+        if let Some(TokenMetrics { sequence_log_weights, means, .. }) = outcome.logps.metrics {
+            assert!(sequence_log_weights.iter().all(|weight| weight.is_nan()), "entry {entry} = {value}");
+            let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+            let unknown = [entropy, accuracy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan());
+            assert!(scored == 0 && unknown, "entry {entry} = {value}: {means:?}");
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
+#[cfg(feature = "cuda")]
+use dpo_kernels::batch::TokenMeans;
 use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
 use dpo_kernels::{Coef, GradientStatus, Logit, cpu};
 
@@ -116,21 +118,25 @@ pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
 
 #[cfg(feature = "cuda")]
 mod kernels {
+    use std::cell::RefCell;
     use std::mem::size_of;
     use std::sync::Arc;
 
     use cudarc::driver::CudaContext;
-    use dpo_kernels::batch::{Batch, LabelType, Metrics};
-    use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus};
+    use dpo_kernels::batch::{Batch, LabelType};
+    use dpo_kernels::cuda::params::{
+        DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus, DpoTokenMeans,
+    };
     use dpo_kernels::cuda::plan::{
         self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
         PairBuffers, TokenMetricsBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
+    use dpo_kernels::loss::PairInputs;
     use dpo_kernels::{Error, Pairs};
 
     use super::*;
-    use crate::case::{OwnedLabels, Tensors};
+    use crate::case::OwnedLabels;
 
     /// Memory and launches: a GPU, or something that stands in for one.
     pub trait Device {
@@ -173,14 +179,19 @@ mod kernels {
         }
 
         fn metrics(&mut self, wanted: bool, rows: usize, sequences: usize) -> TokenMetricsBuffers {
-            let mut place = |len: usize| wanted.then(|| self.0.reserve(4 * len));
+            let mut place = |words: usize| wanted.then(|| self.0.reserve(4 * words));
             TokenMetricsBuffers {
                 entropy: place(rows),
                 correct: place(rows),
                 mean_logit: place(rows),
                 sum_p2: place(rows),
                 sequence_log_weights: place(sequences),
+                means: place(size_of::<DpoTokenMeans>() / 4),
             }
+        }
+
+        fn fetch_means(&mut self, from: &TokenMetricsBuffers) -> TokenMeans<f32> {
+            self.fetch::<DpoTokenMeans>(from.means.unwrap(), 1)[0].into()
         }
 
         fn fetch_metrics(
@@ -195,6 +206,7 @@ mod kernels {
                 mean_logit: self.fetch(from.mean_logit.unwrap(), rows),
                 sum_p2: self.fetch(from.sum_p2.unwrap(), rows),
                 sequence_log_weights: self.fetch(from.sequence_log_weights.unwrap(), sequences),
+                means: self.fetch_means(from),
             }
         }
 
@@ -288,8 +300,7 @@ mod kernels {
                 status: self.0.reserve(size_of::<DpoStatus>()),
             };
             let buffers = PairBuffers {
-                ref_logps: case.ref_logps.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
-                inputs: self.pair_inputs(&case.tensors),
+                inputs: self.pair_inputs(&case.inputs()),
                 pair_losses: self.0.reserve(4 * pairs),
                 chosen_rewards: self.0.reserve(4 * pairs),
                 rejected_rewards: self.0.reserve(4 * pairs),
@@ -301,7 +312,10 @@ mod kernels {
                 None => logits,
                 Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
             };
-            let workspace = self.0.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
+            // As an earlier launch might have left it: counters at zero, and anything behind them.
+            let mut left = vec![0; plan::workspace_bytes(&batch).unwrap()];
+            left[size_of::<DpoProgress>() + 4 * (sequences + rows)..].fill(0xff);
+            let workspace = self.0.upload(&left, 0);
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
             Uploaded { batch, inputs, out, buffers, gradient, workspace }
         }
@@ -314,8 +328,7 @@ mod kernels {
             let counters = size_of::<DpoProgress>() + 4 * (sequences + rows);
             assert!(self.0.download(*workspace, counters).iter().all(|&byte| byte == 0), "{:?}", case.spec);
 
-            let [loss, chosen_reward, rejected_reward, margin, accuracy]: [f32; 5] =
-                self.fetch(buffers.metrics, 5).try_into().unwrap();
+            let [metrics]: [DpoMetrics; 1] = self.fetch(buffers.metrics, 1).try_into().unwrap();
             let status =
                 DpoStatus { first: self.fetch(out.status, DPO_TROUBLES as usize).try_into().unwrap() };
             let logps = Logps {
@@ -329,7 +342,7 @@ mod kernels {
                 status: status.into(),
             };
             let outputs = PairOutputs {
-                metrics: Metrics { loss, chosen_reward, rejected_reward, margin, accuracy },
+                metrics: metrics.into(),
                 pair_losses: self.fetch(buffers.pair_losses, pairs),
                 chosen_rewards: self.fetch(buffers.chosen_rewards, pairs),
                 rejected_rewards: self.fetch(buffers.rejected_rewards, pairs),
@@ -341,35 +354,34 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
-        fn pair_inputs(&mut self, tensors: &Tensors) -> DevicePairInputs {
-            let mut floats = |values: Option<&[f32]>| values.map(|values| self.0.upload(bytes_of(values), 0));
-            DevicePairInputs {
-                beta: floats(tensors.beta.as_deref()),
-                margin: floats(tensors.margin.as_deref()),
-                weight: floats(tensors.weight.as_deref()),
-                label_smoothing: floats(tensors.label_smoothing.as_deref()),
-                sequence_log_weights: floats(tensors.sequence_log_weights.as_deref()),
-                kl_logps: tensors.kl_logps.as_deref().map(|values| DeviceArray {
-                    address: floats(Some(values)).expect("given"),
-                    len: values.len(),
-                }),
-                kl_ref_logps: floats(tensors.kl_ref_logps.as_deref()),
-                normalizer: floats(tensors.normalizer.as_ref().map(std::slice::from_ref)),
-                chosen_tokens: floats(tensors.chosen_tokens.as_ref().map(std::slice::from_ref)),
-                lengths: tensors.lengths.as_ref().map(|values| self.0.upload(bytes_of(values), 0)),
-            }
+        fn pair_inputs(&mut self, inputs: &PairInputs<'_, f32>) -> DevicePairInputs {
+            let upload = RefCell::new(|bytes: &[u8]| self.0.upload(bytes, 0));
+            let array =
+                |bytes: &[u8]| DeviceArray { address: upload.borrow_mut()(bytes), len: bytes.len() / 4 };
+            inputs.map(
+                |floats| array(bytes_of(floats)),
+                |counts| array(bytes_of(counts)),
+                |number| array(bytes_of(&[number])).address,
+            )
         }
 
-        /// Floor 1 alone, as for a reference model, with no output but what it must have.
+        /// Floor 1 alone, as for a reference model, with no output but what it must have, and means where there are any.
         fn check_floor_one_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
             let status = self.0.reserve(size_of::<DpoStatus>());
             let logps = self.0.reserve(4 * fused.logps.len());
-            let out = LogpsBuffers { logps, status, ..LogpsBuffers::default() };
-            let workspace = self.0.upload(&vec![0; plan::workspace_bytes(batch).unwrap()], 0);
+            let means = fused.metrics.as_ref().map(|_| self.0.reserve(size_of::<DpoTokenMeans>()));
+            let metrics = TokenMetricsBuffers { means, ..TokenMetricsBuffers::default() };
+            let out = LogpsBuffers { logps, status, metrics, ..LogpsBuffers::default() };
+            // Aligned to 4, as it may be.
+            let workspace = self.0.upload(&vec![0; plan::workspace_bytes(batch).unwrap()], 4);
             let device = self.0.properties();
             self.0.launch(&plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
             let found: Vec<f32> = self.fetch(logps, fused.logps.len());
             assert_eq!(bits(&found), bits(&fused.logps), "logps of floor 1 alone, {batch:?}");
+            if let Some(TokenMetrics { means, .. }) = &fused.metrics {
+                let alone = self.fetch_means(&metrics);
+                assert_eq!(format!("{alone:?}"), format!("{means:?}"), "means of floor 1 alone, {batch:?}");
+            }
         }
 
         /// Floor 2 as a launch of its own gives the bits that the fused pass gave.
@@ -384,7 +396,6 @@ mod kernels {
             let (sequences, count) = (case.spec.sequences, outputs.margins.len());
             let status = self.0.reserve(size_of::<DpoStatus>());
             let alone = PairBuffers {
-                ref_logps: fused.ref_logps,
                 inputs: fused.inputs,
                 pair_losses: self.0.reserve(4 * count),
                 chosen_rewards: self.0.reserve(4 * count),

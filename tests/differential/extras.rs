@@ -101,6 +101,15 @@ pub fn padded_vocabulary<T: Logit>(executor: &mut impl Executor) {
     }
 }
 
+/// Sequences without rows, or without scored ones, add nothing to the means; where no row at all is scored, they are 0.
+pub fn means_of_empty_sequences<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+    for mask in [Mask::EmptySequence, Mask::Everything] {
+        let spec = Spec { sequences: 10, packed: true, mask, metrics: true, ..Spec::plain(33) };
+        let case = Case::<T>::draw(spec);
+        Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
+    }
+}
+
 /// Of equal logits the first is the most probable; and metrics of rows that are not finite are what they are.
 pub fn ties_and_nonfinite_metrics<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     let vocab = 1003;

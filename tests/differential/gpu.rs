@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice};
+use dpo_kernels::batch::{Metrics, TokenMeans, TokenMetrics};
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels, PairSlices};
+use dpo_kernels::cuda::{self, BatchFigures, DeviceLabels, DpoPass, Kernels, PairSlices};
 use dpo_kernels::loss::PairInputs;
 use dpo_kernels::{Error, Logit, PairLoss, cpu};
 use half::{bf16, f16};
@@ -18,12 +19,13 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 8] = [
+const TESTS: [(&str, Test); 9] = [
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
     ("the PTX, which the interpreter runs, gives the same here", ptx),
     ("the convenience gives the CPU backend's numbers", convenience),
+    ("figures of the batch come by one copy, and are where they are said to be", figures),
     ("wrong lengths are refused before any launch", refusals),
     ("the convenience of the factored forward gives the CPU backend's numbers", factored_convenience),
     ("forward and backward, and the factored forward, replay from a graph with changed inputs", graph),
@@ -129,6 +131,51 @@ fn convenience(context: &Arc<CudaContext>) {
         // One rounding apart at most, where the f32 values straddle a tie.
         approx::assert_relative_eq!(found.to_f32(), expected.to_f32(), max_relative = 8e-3, epsilon = 1e-6);
     }
+}
+
+fn figures(context: &Arc<CudaContext>) {
+    let mut case = Case::<bf16>::draw(Spec::plain(5003));
+    case.labels.set(3, -100);
+    case.labels.set(7, 5003);
+    let loss = PairLoss::sigmoid(0.1f32).unwrap();
+    let mut expected = cpu::Forward::default();
+    expected.logps.metrics = Some(TokenMetrics::default());
+    let labels = case.labels();
+    cpu::forward(&case.batch(), &case.logits, labels, None, &loss, &mut expected).unwrap();
+
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+    assert!(pass.read_figures().unwrap().tokens.is_none() && pass.device_token_means().is_none());
+    let mut pass = pass.with_token_metrics().unwrap();
+    let logits = stream.clone_htod(&case.logits).unwrap();
+    let labels = stream.clone_htod(labels_of(&case)).unwrap();
+    pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
+    let BatchFigures { status, pairs, tokens } = pass.read_figures().unwrap();
+    assert_eq!(status, expected.logps.status);
+    // The bad label's pair is NaN, and its row in every mean but the accuracy.
+    let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = pairs;
+    assert!(loss.is_nan() && chosen_reward.is_finite() != rejected_reward.is_finite() && margin.is_nan());
+    let on_device = stream.clone_dtoh(&pass.device_metrics()).unwrap();
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&on_device), bits(&[loss, chosen_reward, rejected_reward, margin, accuracy]));
+    let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = tokens.unwrap();
+    let of_cpu = expected.logps.metrics.unwrap().means;
+    assert_eq!((scored, accuracy), (of_cpu.scored, of_cpu.accuracy));
+    let on_device = stream.clone_dtoh(&pass.device_token_means().unwrap()).unwrap();
+    assert_eq!(bits(&on_device), bits(&[entropy, accuracy, mean_logit, logsumexp, sum_p2]));
+    assert!([entropy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan()));
+
+    let labels = vec![5i64; labels_of(&case).len()];
+    let labels = stream.clone_htod(&labels).unwrap();
+    pass.logps(&logits, DeviceLabels::I64(&labels)).unwrap();
+    let logps = pass.read_logps().unwrap();
+    let metrics = logps.metrics.unwrap();
+    let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
+    close(
+        &[metrics.means.entropy, metrics.means.mean_logit, metrics.means.logsumexp, metrics.means.sum_p2],
+        &[mean(&metrics.entropy), mean(&metrics.mean_logit), mean(&logps.logsumexp), mean(&metrics.sum_p2)],
+    );
 }
 
 fn factored_convenience(context: &Arc<CudaContext>) {

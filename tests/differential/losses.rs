@@ -43,7 +43,8 @@ fn is_sided(kind: Kind) -> bool {
     sided.contains(&kind) || matches!(kind, Kind::Kto { .. })
 }
 
-pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor) {
+/// Half of the cases with token metrics, where the executor has them: that is another kernel, with losses of its own.
+pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metrics: bool) {
     let layouts = [PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed];
     for (number, loss) in losses().into_iter().enumerate() {
         for tensors in [false, true] {
@@ -57,6 +58,7 @@ pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor) {
                     tensors,
                     reference_free: loss.is_reference_free(),
                     scale: 2.0,
+                    metrics: has_metrics && tensors == (number % 2 == 0),
                     seed: number as u64,
                     ..Spec::plain(7)
                 };

@@ -289,6 +289,26 @@ typedef struct dpo_status {
     uint32_t bad_pair;
 } dpo_status;
 
+/**
+ * Means over the scored rows of a batch, whatever their weights: 0 where there is none, so that means of several batches,
+ * weighted by `scored`, make those of all together. What is NaN in one of the rows is NaN in the mean, but for accuracy,
+ * which counts that row as wrong. CUDA: where cu_seqlens is out of order, scored is 0 and all means are NaN.
+ */
+typedef struct dpo_token_means {
+    /** Number of scored rows. */
+    uint32_t scored;
+    /** Mean entropy of the softmax, in nats. */
+    float entropy;
+    /** Share of rows whose label has the largest logit, the first of equals. */
+    float accuracy;
+    /** Mean of the logits, scaled and capped. */
+    float mean_logit;
+    /** Mean log-sum-exp, in nats. */
+    float logsumexp;
+    /** Mean of the sums of the squares of the probabilities. */
+    float sum_p2;
+} dpo_token_means;
+
 /** Where floor 1 writes. */
 typedef struct dpo_logps {
     /** sizeof(dpo_logps). */
@@ -314,9 +334,10 @@ typedef struct dpo_logps {
     float *mean_logit;
     /** [rows], or null: sum of the squares of the probabilities. */
     float *sum_p2;
-    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. On CUDA it needs
-     *  sum_p2. */
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. */
     float *sequence_log_weights;
+    /** [1], or null: means over the batch. Asking for them does not take asking for what they are means of. */
+    dpo_token_means *token_means;
     /** [1]: what was found in the data. */
     dpo_status *status;
 } dpo_logps;
@@ -334,6 +355,19 @@ typedef struct dpo_metrics {
     /** Share of pairs whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong. */
     float accuracy;
 } dpo_metrics;
+
+/**
+ * All figures of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
+ * fields of one such struct.
+ */
+typedef struct dpo_figures {
+    /** dpo_logps.status */
+    dpo_status status;
+    /** dpo_pair_outputs.metrics */
+    dpo_metrics metrics;
+    /** dpo_logps.token_means */
+    dpo_token_means token_means;
+} dpo_figures;
 
 /** Where floor 2 writes. */
 typedef struct dpo_pair_outputs {
@@ -477,7 +511,7 @@ void dpo_cuda_free(dpo_cuda_kernels *kernels);
 
 /**
  * Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- * alignment of 4: about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
+ * alignment of 4: about 28 bytes a row and 56 a sequence, and what rows of several slices need. Zero it once after allocation; every launch leaves it ready for the next.
  * A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.

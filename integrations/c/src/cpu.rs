@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use dpo_kernels::batch::{Logps, Metrics, PairOutputs, TokenMetrics};
+use dpo_kernels::batch::{Logps, Metrics, PairOutputs, TokenMeans, TokenMetrics};
 use dpo_kernels::cpu::{self, Forward, Logsumexp};
 use dpo_kernels::{Coef, DType, HostBatch};
 use half::{bf16, f16};
@@ -93,12 +93,13 @@ struct TokenOutputs {
     mean_logit: Output<f32>,
     sum_p2: Output<f32>,
     sequence_log_weights: Output<f32>,
+    means: Output<dpo_token_means>,
 }
 
 impl TokenOutputs {
     fn new(out: &dpo_logps, rows: usize, sequences: usize) -> Result<Option<Self>> {
         let wanted = [out.entropy, out.correct, out.mean_logit, out.sum_p2, out.sequence_log_weights];
-        if wanted.iter().all(|to| to.is_null()) {
+        if wanted.iter().all(|to| to.is_null()) && out.token_means.is_null() {
             return Ok(None);
         }
         Ok(Some(TokenOutputs {
@@ -111,6 +112,7 @@ impl TokenOutputs {
                 out.sequence_log_weights,
                 sequences,
             )?,
+            means: Output::optional("token_means", out.token_means, 1)?,
         }))
     }
 
@@ -118,6 +120,8 @@ impl TokenOutputs {
     ///
     /// The buffers are of the sizes that the header asks for.
     unsafe fn write(&self, results: &TokenMetrics<f32>) {
+        let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = results.means;
+        let means = dpo_token_means { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
         // SAFETY: the caller's promise.
         unsafe {
             self.entropy.write(&results.entropy);
@@ -125,6 +129,7 @@ impl TokenOutputs {
             self.mean_logit.write(&results.mean_logit);
             self.sum_p2.write(&results.sum_p2);
             self.sequence_log_weights.write(&results.sequence_log_weights);
+            self.means.write(&[means]);
         }
     }
 }

@@ -80,7 +80,7 @@ exported! {
         let kernels = loaded(kernels)?;
         let batch = on_device(arguments::paired_sequences(read("batch", batch)?)?)?;
         let loss = read("loss", loss)?;
-        let buffers = pair_buffers(read("out", out)?, ref_logps, loss)?;
+        let buffers = pair_buffers(read("out", out)?, ref_logps, loss, &batch)?;
         let loss = arguments::loss(loss)?;
         let launch = plan::pair_loss(
             &batch.pairs,
@@ -110,7 +110,7 @@ exported! {
         let inputs = device_inputs(read("inputs", inputs)?)?;
         let loss = read("loss", loss)?;
         let out = logps_buffers(read("out", out)?);
-        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss)?;
+        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss, &batch)?;
         let loss = arguments::loss(loss)?;
         let launch = plan::forward(kernels.device(), &batch, &inputs, &out, Some((&loss, &pairs)), address(workspace))?;
         Ok(kernels.launch(&launch, stream.cast())?)
@@ -133,7 +133,7 @@ exported! {
         let inputs = device_inputs(read("inputs", inputs)?)?;
         let loss = read("loss", loss)?;
         let out = logps_buffers(read("out", out)?);
-        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss)?;
+        let pairs = pair_buffers(read("pairs", pairs)?, ref_logps, loss, &batch)?;
         let loss = arguments::loss(loss)?;
         let launch = plan::factored(
             kernels.device(),
@@ -203,6 +203,10 @@ mod device {
         (!pointer.is_null()).then(|| address(pointer))
     }
 
+    fn array<T>(pointer: *const T, len: usize) -> Option<DeviceArray> {
+        optional(pointer).map(|address| DeviceArray { address, len })
+    }
+
     /// # Safety
     ///
     /// `kernels` is null or came from [`dpo_cuda_load`](super::dpo_cuda_load), and is not freed during `'a`.
@@ -238,6 +242,7 @@ mod device {
                 mean_logit: optional(out.mean_logit),
                 sum_p2: optional(out.sum_p2),
                 sequence_log_weights: optional(out.sequence_log_weights),
+                means: optional(out.token_means),
             },
             status: address(out.status),
         }
@@ -250,28 +255,31 @@ mod device {
         out: &dpo_pair_outputs,
         ref_logps: *const f32,
         loss: &dpo_loss,
+        batch: &DeviceBatch,
     ) -> Result<PairBuffers> {
+        // Arrays are as long as they must be: that is the caller's word.
+        let (sequences, pairs) = (batch.sequences.count(), batch.pair_count());
+        let ref_logps = array(ref_logps, sequences);
         let inputs = if loss.inputs.is_null() {
-            DevicePairInputs::NONE
+            DevicePairInputs { ref_logps, ..DevicePairInputs::NONE }
         } else {
             // SAFETY: the caller's promise.
             let given = unsafe { read("inputs", loss.inputs) }?;
             DevicePairInputs {
-                lengths: optional(given.lengths),
-                beta: optional(given.beta),
-                margin: optional(given.margin),
-                weight: optional(given.weight),
-                label_smoothing: optional(given.label_smoothing),
-                sequence_log_weights: optional(given.sequence_log_weights),
-                kl_logps: optional(given.kl_logps)
-                    .map(|address| DeviceArray { address, len: given.kl_count }),
-                kl_ref_logps: optional(given.kl_ref_logps),
+                ref_logps,
+                lengths: array(given.lengths, sequences),
+                beta: array(given.beta, pairs),
+                margin: array(given.margin, pairs),
+                weight: array(given.weight, pairs),
+                label_smoothing: array(given.label_smoothing, pairs),
+                sequence_log_weights: array(given.sequence_log_weights, sequences),
+                kl_logps: array(given.kl_logps, given.kl_count),
+                kl_ref_logps: array(given.kl_ref_logps, given.kl_count),
                 normalizer: optional(given.normalizer),
                 chosen_tokens: optional(given.chosen_tokens),
             }
         };
         Ok(PairBuffers {
-            ref_logps: optional(ref_logps),
             inputs,
             pair_losses: address(out.pair_losses),
             chosen_rewards: address(out.chosen_rewards),

@@ -426,6 +426,50 @@ const _: () = {
         "Offset of field: dpo_status::bad_pair",
     ][::core::mem::offset_of!(dpo_status, bad_pair) - 16usize];
 };
+/** Means over the scored rows of a batch, whatever their weights: 0 where there is none, so that means of several batches,
+ weighted by `scored`, make those of all together. What is NaN in one of the rows is NaN in the mean, but for accuracy,
+ which counts that row as wrong. CUDA: where cu_seqlens is out of order, scored is 0 and all means are NaN.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_token_means {
+    /// Number of scored rows.
+    pub scored: u32,
+    /// Mean entropy of the softmax, in nats.
+    pub entropy: f32,
+    /// Share of rows whose label has the largest logit, the first of equals.
+    pub accuracy: f32,
+    /// Mean of the logits, scaled and capped.
+    pub mean_logit: f32,
+    /// Mean log-sum-exp, in nats.
+    pub logsumexp: f32,
+    /// Mean of the sums of the squares of the probabilities.
+    pub sum_p2: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_token_means"][::core::mem::size_of::<dpo_token_means>() - 24usize];
+    [
+        "Alignment of dpo_token_means",
+    ][::core::mem::align_of::<dpo_token_means>() - 4usize];
+    [
+        "Offset of field: dpo_token_means::scored",
+    ][::core::mem::offset_of!(dpo_token_means, scored) - 0usize];
+    [
+        "Offset of field: dpo_token_means::entropy",
+    ][::core::mem::offset_of!(dpo_token_means, entropy) - 4usize];
+    [
+        "Offset of field: dpo_token_means::accuracy",
+    ][::core::mem::offset_of!(dpo_token_means, accuracy) - 8usize];
+    [
+        "Offset of field: dpo_token_means::mean_logit",
+    ][::core::mem::offset_of!(dpo_token_means, mean_logit) - 12usize];
+    [
+        "Offset of field: dpo_token_means::logsumexp",
+    ][::core::mem::offset_of!(dpo_token_means, logsumexp) - 16usize];
+    [
+        "Offset of field: dpo_token_means::sum_p2",
+    ][::core::mem::offset_of!(dpo_token_means, sum_p2) - 20usize];
+};
 /// Where floor 1 writes.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -453,15 +497,16 @@ pub struct dpo_logps {
     pub mean_logit: *mut f32,
     /// [rows], or null: sum of the squares of the probabilities.
     pub sum_p2: *mut f32,
-    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. On CUDA it needs
-  sum_p2.*/
+    /// [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight.
     pub sequence_log_weights: *mut f32,
+    /// [1], or null: means over the batch. Asking for them does not take asking for what they are means of.
+    pub token_means: *mut dpo_token_means,
     /// [1]: what was found in the data.
     pub status: *mut dpo_status,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 104usize];
+    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 112usize];
     ["Alignment of dpo_logps"][::core::mem::align_of::<dpo_logps>() - 8usize];
     [
         "Offset of field: dpo_logps::struct_size",
@@ -500,8 +545,11 @@ const _: () = {
         "Offset of field: dpo_logps::sequence_log_weights",
     ][::core::mem::offset_of!(dpo_logps, sequence_log_weights) - 88usize];
     [
+        "Offset of field: dpo_logps::token_means",
+    ][::core::mem::offset_of!(dpo_logps, token_means) - 96usize];
+    [
         "Offset of field: dpo_logps::status",
-    ][::core::mem::offset_of!(dpo_logps, status) - 96usize];
+    ][::core::mem::offset_of!(dpo_logps, status) - 104usize];
 };
 /// Figures of a batch.
 #[repr(C)]
@@ -537,6 +585,32 @@ const _: () = {
     [
         "Offset of field: dpo_metrics::accuracy",
     ][::core::mem::offset_of!(dpo_metrics, accuracy) - 16usize];
+};
+/** All figures of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
+ fields of one such struct.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_figures {
+    /// dpo_logps.status
+    pub status: dpo_status,
+    /// dpo_pair_outputs.metrics
+    pub metrics: dpo_metrics,
+    /// dpo_logps.token_means
+    pub token_means: dpo_token_means,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_figures"][::core::mem::size_of::<dpo_figures>() - 64usize];
+    ["Alignment of dpo_figures"][::core::mem::align_of::<dpo_figures>() - 4usize];
+    [
+        "Offset of field: dpo_figures::status",
+    ][::core::mem::offset_of!(dpo_figures, status) - 0usize];
+    [
+        "Offset of field: dpo_figures::metrics",
+    ][::core::mem::offset_of!(dpo_figures, metrics) - 20usize];
+    [
+        "Offset of field: dpo_figures::token_means",
+    ][::core::mem::offset_of!(dpo_figures, token_means) - 40usize];
 };
 /// Where floor 2 writes.
 #[repr(C)]
@@ -767,7 +841,7 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     /** Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- alignment of 4: about 4 bytes a row and 8 a sequence. Zero it once after allocation; every launch leaves it ready for the next.
+ alignment of 4: about 28 bytes a row and 56 a sequence, and what rows of several slices need. Zero it once after allocation; every launch leaves it ready for the next.
  A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn dpo_status_check(status: *const dpo_status) -> dpo_resu
     })
 }
 
-/// On a GPU the kernels write statuses and metrics, so theirs are laid out as the header's.
+/// On a GPU the kernels write statuses, metrics and means, so theirs are laid out as the header's.
 #[cfg(feature = "cuda")]
 const _: () = {
     use std::mem::{offset_of, size_of};
@@ -72,4 +72,13 @@ const _: () = {
     assert!(offset_of!(dpo_metrics, rejected_reward) == offset_of!(DpoMetrics, rejected_reward));
     assert!(offset_of!(dpo_metrics, margin) == offset_of!(DpoMetrics, margin));
     assert!(offset_of!(dpo_metrics, accuracy) == offset_of!(DpoMetrics, accuracy));
+
+    use params::DpoTokenMeans;
+    assert!(size_of::<dpo_token_means>() == size_of::<DpoTokenMeans>());
+    assert!(offset_of!(dpo_token_means, scored) == offset_of!(DpoTokenMeans, scored));
+    assert!(offset_of!(dpo_token_means, entropy) == offset_of!(DpoTokenMeans, entropy));
+    assert!(offset_of!(dpo_token_means, accuracy) == offset_of!(DpoTokenMeans, accuracy));
+    assert!(offset_of!(dpo_token_means, mean_logit) == offset_of!(DpoTokenMeans, mean_logit));
+    assert!(offset_of!(dpo_token_means, logsumexp) == offset_of!(DpoTokenMeans, logsumexp));
+    assert!(offset_of!(dpo_token_means, sum_p2) == offset_of!(DpoTokenMeans, sum_p2));
 };

@@ -304,7 +304,11 @@ static void extras(void) {
     out.mean_logit = mean_logit;
     out.sum_p2 = sum_p2;
     out.sequence_log_weights = log_weights;
+    dpo_figures figures;
+    out.token_means = &figures.token_means;
+    out.status = &figures.status;
     CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_OK);
+    CHECK(dpo_status_check(&figures.status) == DPO_OK);
     const double p[3] = {1 / 14.0, 4 / 14.0, 9 / 14.0};
     CLOSE(r.token_logps[0], log(p[2]));
     CLOSE(r.logps[0], log(p[2]) + 0.5 * log(p[1]));
@@ -314,6 +318,22 @@ static void extras(void) {
     CLOSE(mean_logit[0], 2.0 * log(6.0) / 3.0);
     CHECK(correct[0] == 1.0f && correct[1] == 0.0f && correct[3] == 0.0f);
     CLOSE(log_weights[0], 0.5 * (log(p[2]) + log(p[1])) - log(0.5));
+
+    /* Three rows alike, but for their labels and shifts of 0, 2 and 4; alone the means are the same. */
+    const dpo_token_means means = figures.token_means;
+    CHECK(means.scored == 3);
+    CLOSE(means.accuracy, 1 / 3.0);
+    CLOSE(means.entropy, entropy[0]);
+    CLOSE(means.mean_logit, mean_logit[0] + 2.0);
+    CLOSE(means.logsumexp, log(14.0) + 2.0);
+    CLOSE(means.sum_p2, 0.5);
+    dpo_logps alone = {.struct_size = sizeof alone,
+                       .logps = r.logps,
+                       .token_means = &figures.token_means,
+                       .status = &figures.status};
+    memset(&figures, 0x5a, sizeof figures);
+    CHECK(dpo_cpu_logps(&batch, &inputs, &alone) == DPO_OK);
+    CHECK(memcmp(&figures.token_means, &means, sizeof means) == 0);
 
     dpo_gradient gradient = floor3(&r, dlogits);
     gradient.coef = NULL;

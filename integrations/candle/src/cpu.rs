@@ -5,7 +5,8 @@ use candle_core::{
 };
 use dpo_kernels::batch::Logps;
 use dpo_kernels::cpu::{self, Forward};
-use dpo_kernels::{Batch, Coef, HostBatch, Labels, Logit, PairLoss, loss};
+use dpo_kernels::loss::PairTensors;
+use dpo_kernels::{Batch, Coef, HostBatch, Labels, Logit, PairLoss};
 
 use crate::inputs::PairInputs;
 use crate::output::{DpoOutput, Figures, TokenMetrics};
@@ -53,13 +54,13 @@ pub(crate) fn dpo_loss(
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
     let host = HostTargets::new(targets, rows.vocab, rows.stride)?;
-    let inputs = HostInputs::new(inputs)?;
+    let inputs = host_inputs(inputs)?;
     let mut out = Forward { logps: empty_logps(targets), ..Forward::default() };
     with_slice!(rows.logits, |logits| cpu::forward_with(
         &host.batch(),
         logits,
         host.labels(),
-        &inputs.borrow(),
+        &inputs.as_ref().map(Vec::as_slice, Vec::as_slice, |&number| number),
         loss,
         &mut out
     ))
@@ -179,56 +180,8 @@ impl HostTargets {
 }
 
 /// [`PairInputs`] in host memory.
-struct HostInputs {
-    ref_logps: Option<Vec<f32>>,
-    lengths: Option<Vec<u32>>,
-    beta: Option<Vec<f32>>,
-    margin: Option<Vec<f32>>,
-    weight: Option<Vec<f32>>,
-    label_smoothing: Option<Vec<f32>>,
-    sequence_log_weights: Option<Vec<f32>>,
-    kl_logps: Option<Vec<f32>>,
-    kl_ref_logps: Option<Vec<f32>>,
-    normalizer: Option<f32>,
-    chosen_tokens: Option<f32>,
-}
-
-impl HostInputs {
-    fn new(inputs: &PairInputs) -> Result<Self> {
-        fn values<T: WithDType>(given: &Option<Tensor>) -> Result<Option<Vec<T>>> {
-            given.as_ref().map(Tensor::to_vec1).transpose()
-        }
-        let number = |given: &Option<Tensor>| given.as_ref().map(Tensor::to_scalar).transpose();
-        Ok(HostInputs {
-            ref_logps: values(&inputs.ref_logps)?,
-            lengths: values(&inputs.lengths)?,
-            beta: values(&inputs.beta)?,
-            margin: values(&inputs.margin)?,
-            weight: values(&inputs.weight)?,
-            label_smoothing: values(&inputs.label_smoothing)?,
-            sequence_log_weights: values(&inputs.sequence_log_weights)?,
-            kl_logps: values(&inputs.kl_logps)?,
-            kl_ref_logps: values(&inputs.kl_ref_logps)?,
-            normalizer: number(&inputs.normalizer)?,
-            chosen_tokens: number(&inputs.chosen_tokens)?,
-        })
-    }
-
-    fn borrow(&self) -> loss::PairInputs<'_, f32> {
-        loss::PairInputs {
-            ref_logps: self.ref_logps.as_deref(),
-            lengths: self.lengths.as_deref(),
-            beta: self.beta.as_deref(),
-            margin: self.margin.as_deref(),
-            weight: self.weight.as_deref(),
-            label_smoothing: self.label_smoothing.as_deref(),
-            sequence_log_weights: self.sequence_log_weights.as_deref(),
-            kl_logps: self.kl_logps.as_deref(),
-            kl_ref_logps: self.kl_ref_logps.as_deref(),
-            normalizer: self.normalizer,
-            chosen_tokens: self.chosen_tokens,
-        }
-    }
+fn host_inputs(inputs: &PairInputs) -> Result<PairTensors<Vec<f32>, Vec<u32>, f32>> {
+    inputs.as_ref().try_map(|_, t| t.to_vec1(), |_, t| t.to_vec1(), |_, t| t.to_scalar())
 }
 
 fn vector(values: Vec<f32>) -> Result<Tensor> {

@@ -12,8 +12,8 @@ use dpo_kernels::batch::{Metrics, Status};
 use dpo_kernels::cuda::Kernels;
 use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
-    LogpsBuffers, PairBuffers, TokenMetricsBuffers,
+    self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
+    PairBuffers, TokenMetricsBuffers,
 };
 use dpo_kernels::{LabelType, PairLoss};
 
@@ -78,8 +78,7 @@ pub(crate) fn dpo_loss(
         ..LogpsBuffers::default()
     };
     let pairs = PairBuffers {
-        ref_logps: optional(&inputs.ref_logps)?,
-        inputs: device_inputs(inputs)?,
+        inputs: inputs.as_ref().try_map(|_, t| array(t), |_, t| array(t), |_, t| address(t))?,
         pair_losses: address(&pair_losses)?,
         chosen_rewards: address(&chosen_rewards)?,
         rejected_rewards: address(&rejected_rewards)?,
@@ -134,21 +133,7 @@ fn token_metrics_buffers(metrics: &Option<TokenMetrics>) -> Result<TokenMetricsB
         mean_logit: Some(address(&metrics.mean_logit)?),
         sum_p2: Some(address(&metrics.sum_p2)?),
         sequence_log_weights: Some(address(&metrics.sequence_log_weights)?),
-    })
-}
-
-fn device_inputs(inputs: &PairInputs) -> Result<DevicePairInputs> {
-    Ok(DevicePairInputs {
-        lengths: optional(&inputs.lengths)?,
-        beta: optional(&inputs.beta)?,
-        margin: optional(&inputs.margin)?,
-        weight: optional(&inputs.weight)?,
-        label_smoothing: optional(&inputs.label_smoothing)?,
-        sequence_log_weights: optional(&inputs.sequence_log_weights)?,
-        kl_logps: inputs.kl_logps.as_ref().map(array).transpose()?,
-        kl_ref_logps: optional(&inputs.kl_ref_logps)?,
-        normalizer: optional(&inputs.normalizer)?,
-        chosen_tokens: optional(&inputs.chosen_tokens)?,
+        means: None,
     })
 }
 

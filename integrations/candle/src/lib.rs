@@ -74,7 +74,7 @@ pub fn dpo_loss(
     ref_logps: Option<&Tensor>,
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
-    dpo_loss_with(logits, targets, &PairInputs::of_reference(ref_logps), loss)
+    dpo_loss_with(logits, targets, &inputs::of_reference(ref_logps), loss)
 }
 
 /// [`dpo_loss`] with everything that a loss can be given.
@@ -90,7 +90,7 @@ pub fn dpo_loss_with(
     loss: &PairLoss,
 ) -> Result<DpoOutput> {
     let rows = Rows::new(logits, targets)?;
-    let inputs = inputs.checked(targets, logits)?;
+    let inputs = inputs::checked(inputs, targets, logits)?;
     match logits.device() {
         Device::Cpu => cpu::dpo_loss(&rows, targets, &inputs, loss),
         #[cfg(feature = "cuda")]

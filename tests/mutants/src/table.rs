@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 129] = [
+pub const MUTANTS: [Mutant; 134] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -451,6 +451,31 @@ pub const MUTANTS: [Mutant; 129] = [
         "map.minus(z[e], reference)",
     ),
     mutant("a masked token's e d is NaN", "figures.cuh", "fmaxf(d, kDeepest)", "d"),
+    mutant(
+        "means count rows that are not scored",
+        "token_sums.cuh",
+        "if (is_scored(p.batch, row, at.end)) sum.merge",
+        "sum.merge",
+    ),
+    mutant("no tokens divide by zero", "token_sums.cuh", "sum / fmax(scored, 1.0)", "sum / scored"),
+    mutant(
+        "the accuracy is a number of rows",
+        "token_sums.cuh",
+        "sum.mean(sum.correct)",
+        "float(sum.correct)",
+    ),
+    mutant(
+        "means of what is out of order",
+        "stages.cuh",
+        "            if (kFigures) set_tokens(p, s, not_a_number());\n",
+        "",
+    ),
+    mutant(
+        "sequences of no rows keep the sums of an earlier batch",
+        "token_sums.cuh",
+        "    p.metrics.sums[sequence] = {0.0, value, value, value, value, value};\n",
+        "",
+    ),
     mutant(
         "the lowest reference under a cap",
         "transform.cuh",

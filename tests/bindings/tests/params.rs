@@ -1,8 +1,5 @@
 //! src/cuda/params.rs is what bindgen makes of kernels/params.h.
 
-#[path = "common/bindings.rs"]
-mod bindings;
-
 #[test]
 fn committed_bindings_are_fresh() {
     let builder = bindgen::Builder::default()
@@ -10,5 +7,5 @@ fn committed_bindings_are_fresh() {
         .blocklist_item("DPO_PARAMS_H")
         .derive_default(true)
         .derive_partialeq(true);
-    bindings::assert_fresh(builder, "kernels/params.h", "src/cuda/params.rs");
+    dpo_bindings::assert_fresh(builder, ".", "kernels/params.h", "src/cuda/params.rs");
 }

@@ -1,9 +1,6 @@
-//! src/header.rs is what bindgen makes of include/dpo_kernels.h.
+//! integrations/c/src/header.rs is what bindgen makes of the C ABI's header.
 
 use std::process::Command;
-
-#[path = "../../../tests/common/bindings.rs"]
-mod bindings;
 
 #[test]
 fn committed_bindings_are_fresh() {
@@ -14,5 +11,5 @@ fn committed_bindings_are_fresh() {
         .clang_args(["-ffreestanding", "-isystem", include.trim()])
         .allowlist_item("dpo_.*|DPO_.*")
         .blocklist_item("DPO_KERNELS_H");
-    bindings::assert_fresh(builder, "include/dpo_kernels.h", "src/header.rs");
+    dpo_bindings::assert_fresh(builder, "integrations/c", "include/dpo_kernels.h", "src/header.rs");
 }
