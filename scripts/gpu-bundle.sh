@@ -3,6 +3,10 @@
 # comparison with PyTorch, and run.sh. Called by `make gpu-bundle`.
 set -eu
 
+# Each of three binaries embeds the kernels. Machine code for all architectures would be twice as much; where it is not of
+# the GPU at hand, the driver compiles the PTX.
+export DPO_KERNELS_ARCHS="${DPO_KERNELS_ARCHS:-90 compute_80}"
+
 bundle=target/gpu-bundle
 rm -rf "$bundle"
 mkdir -p "$bundle"
