@@ -9,11 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-# Seconds. OpenMP's threads, PyTorch's among them, wait for their next work by spinning, for some
-# 15 ms in libgomp, and meanwhile keep a core from whoever runs next.
-SPIN = 0.05
-
-
 def synchronize(device):
     if device == "cuda":
         torch.cuda.synchronize()
@@ -36,7 +31,6 @@ def alternate(device, contestants, rounds):
         for name in names[first:] + names[:first]:
             contestant = contestants[name]
             contestant.prepare()
-            time.sleep(SPIN)
             times[name].append(
                 (milliseconds(device, contestant.forward), milliseconds(device, contestant.backward))
             )
@@ -75,7 +69,6 @@ def peak_extra_bytes(device, contestant):
 
 def floors(device, logits, threads, library, rounds):
     """Medians in milliseconds of (reading S, reading S and writing S)."""
-    time.sleep(SPIN)
     if device == "cuda":
         # No reader of PyTorch's reaches the bandwidth that its copy does, so half the copy stands for the read.
         out = torch.empty_like(logits)
