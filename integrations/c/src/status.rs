@@ -65,20 +65,12 @@ const _: () = {
     assert!(offset_of!(dpo_status, bad_cu_seqlens) == first(params::DPO_BAD_CU_SEQLENS));
     assert!(offset_of!(dpo_status, bad_pair) == first(params::DPO_BAD_PAIR));
 
-    use params::DpoMetrics;
-    assert!(size_of::<dpo_metrics>() == size_of::<DpoMetrics>());
-    assert!(offset_of!(dpo_metrics, loss) == offset_of!(DpoMetrics, loss));
-    assert!(offset_of!(dpo_metrics, chosen_reward) == offset_of!(DpoMetrics, chosen_reward));
-    assert!(offset_of!(dpo_metrics, rejected_reward) == offset_of!(DpoMetrics, rejected_reward));
-    assert!(offset_of!(dpo_metrics, margin) == offset_of!(DpoMetrics, margin));
-    assert!(offset_of!(dpo_metrics, accuracy) == offset_of!(DpoMetrics, accuracy));
-
-    use params::DpoTokenMeans;
-    assert!(size_of::<dpo_token_means>() == size_of::<DpoTokenMeans>());
-    assert!(offset_of!(dpo_token_means, scored) == offset_of!(DpoTokenMeans, scored));
-    assert!(offset_of!(dpo_token_means, entropy) == offset_of!(DpoTokenMeans, entropy));
-    assert!(offset_of!(dpo_token_means, accuracy) == offset_of!(DpoTokenMeans, accuracy));
-    assert!(offset_of!(dpo_token_means, mean_logit) == offset_of!(DpoTokenMeans, mean_logit));
-    assert!(offset_of!(dpo_token_means, logsumexp) == offset_of!(DpoTokenMeans, logsumexp));
-    assert!(offset_of!(dpo_token_means, sum_p2) == offset_of!(DpoTokenMeans, sum_p2));
+    macro_rules! same_layout {
+        ($ours:ident, $kernels:ident: $($field:ident)*) => {
+            assert!(size_of::<$ours>() == size_of::<params::$kernels>());
+            $(assert!(offset_of!($ours, $field) == offset_of!(params::$kernels, $field));)*
+        };
+    }
+    same_layout!(dpo_metrics, DpoMetrics: loss chosen_reward rejected_reward margin accuracy);
+    same_layout!(dpo_token_means, DpoTokenMeans: scored entropy accuracy mean_logit logsumexp sum_p2);
 };
