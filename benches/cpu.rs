@@ -55,27 +55,45 @@ fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     }
 }
 
-/// Forward, and backward in place, on all threads.
+/// Forward and backward in place on all threads, beside the floors: what is small may be in the caches still.
 fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta"));
     let mut logits = logits::<T>(shape.rows * shape.vocab);
+    let mut place = logits.clone();
+    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     let host_labels = labels(shape, false);
     let labels = Labels::from(&host_labels[..]);
     let mut out = Forward::default();
     let mut group = criterion.benchmark_group(format!("growth: {}", shape.name::<T>()));
+    floors(&mut group, &pool, shape, &logits, &mut place);
+    let mut forward = || cpu::forward(&batch, &logits, labels, None, &loss, &mut out).expect("valid");
     group.throughput(Throughput::Bytes(shape.bytes::<T>()));
-    group.bench_function("forward", |bencher| {
-        bencher.iter(|| cpu::forward(&batch, &logits, labels, None, &loss, &mut out).expect("valid"))
-    });
+    group.bench_function("forward", |bencher| bencher.iter(|| pool.install(&mut forward)));
     let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
+    // A gradient is a valid input again.
+    let mut in_place =
+        || cpu::backward_in_place(&batch, &mut logits, labels, logsumexp, coef, 1.0).expect("valid");
     group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
-    group.bench_function("backward in place", |bencher| {
-        // A gradient is a valid input again.
-        bencher.iter(|| {
-            cpu::backward_in_place(&batch, &mut logits, labels, logsumexp, coef, 1.0).expect("valid")
-        })
-    });
+    group.bench_function("backward in place", |bencher| bencher.iter(|| pool.install(&mut in_place)));
     group.finish();
+}
+
+/// Reading S, and reading it and writing as much.
+fn floors<T: Logit>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    pool: &ThreadPool,
+    shape: Shape,
+    logits: &[T],
+    dlogits: &mut [T],
+) {
+    group.throughput(Throughput::Bytes(shape.bytes::<T>()));
+    group.bench_function("floor: read", |bencher| {
+        bencher.iter(|| pool.install(|| black_box(sum(lines(logits)))))
+    });
+    group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
+    group.bench_function("floor: read and write", |bencher| {
+        bencher.iter(|| pool.install(|| copy(lines(logits), lines_mut(dlogits))))
+    });
 }
 
 /// Throughput counts the bytes that must move, as if all rows were scored.
@@ -91,14 +109,7 @@ fn passes<T: Logit>(
     let (read, read_and_write) =
         (Throughput::Bytes(shape.bytes::<T>()), Throughput::Bytes(2 * shape.bytes::<T>()));
 
-    group.throughput(read.clone());
-    group.bench_function("floor: read", |bencher| {
-        bencher.iter(|| pool.install(|| black_box(sum(lines(logits)))))
-    });
-    group.throughput(read_and_write.clone());
-    group.bench_function("floor: read and write", |bencher| {
-        bencher.iter(|| pool.install(|| copy(lines(logits), lines_mut(dlogits))))
-    });
+    floors(group, pool, shape, logits, dlogits);
 
     for ignored in [false, true] {
         let host_labels = labels(shape, ignored);
