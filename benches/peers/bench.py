@@ -116,12 +116,15 @@ def measure(options, threads, pages):
                 peak = clock.peak_extra_bytes(options.device, contestant)
                 errors = {"logps_max_error": error, "gradient_error": off}
                 facts[name] = {"peak_extra_bytes": peak, "pages": pages, **errors}
-            for name, (forward, backward) in clock.alternate(options.device, contestants, options.rounds).items():
-                times = {"forward_ms": forward, "backward_ms": backward, "total_ms": forward + backward}
-                rows.append({**place, "ignored": ignored, "variant": name, **times, **facts[name]})
             if ignored == "none" and pages != "fresh":
-                read, copy = clock.floors(options.device, logits, threads, floor, 2 * options.rounds)
+                contestants["floor"] = clock.Floor(options.device, logits, threads, floor)
+            times = clock.alternate(options.device, contestants, options.rounds)
+            if "floor" in times:
+                read, copy = times.pop("floor")
                 floors.append({**place, "read_ms": read, "copy_ms": copy, "total_ms": read + copy})
+            for name, (forward, backward) in times.items():
+                passes = {"forward_ms": forward, "backward_ms": backward, "total_ms": forward + backward}
+                rows.append({**place, "ignored": ignored, "variant": name, **passes, **facts[name]})
             del contestants, contestant
     return {"rows": rows, "floors": floors}
 

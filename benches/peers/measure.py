@@ -84,32 +84,42 @@ def peak_extra_bytes(device, contestant):
     return max(0, peak - before)
 
 
-def floors(device, logits, threads, library, rounds):
-    """Medians in milliseconds of (reading S, reading S and writing S)."""
-    if device == "cuda":
-        # No reader of PyTorch's reaches the bandwidth that its copy does, so half the copy stands for the read.
-        out = torch.empty_like(logits)
-        copies = [milliseconds(device, lambda: out.copy_(logits)) for _ in range(rounds + 1)][1:]
-        return statistics.median(copies) / 2, statistics.median(copies)
-    out = torch.empty_like(logits)
-    words = logits.numel() * logits.element_size() // 8
-    library.floor_read.restype = ctypes.c_uint64
-    bounds = [words * i // threads // 2 * 2 for i in range(threads)] + [words]
-    parts = list(zip(bounds, bounds[1:]))
-    start, to = logits.data_ptr(), out.data_ptr()
+class Floor:
+    """What no contestant can be faster than, timed among them: forward reads S, backward reads S and writes S."""
 
-    def read(part):
-        library.floor_read(ctypes.c_void_p(start + 8 * part[0]), ctypes.c_size_t(part[1] - part[0]))
+    def __init__(self, device, logits, threads, library):
+        self.logits, self.out, self.library = logits, torch.empty_like(logits), library
+        if device == "cpu":
+            library.floor_read.restype = ctypes.c_uint64
+            words = logits.numel() * logits.element_size() // 8
+            bounds = [words * i // threads // 2 * 2 for i in range(threads)] + [words]
+            self.parts = list(zip(bounds, bounds[1:]))
+            self.pool = ThreadPoolExecutor(threads)
 
-    def copy(part):
-        offset = 8 * part[0]
-        size = ctypes.c_size_t(part[1] - part[0])
-        library.floor_copy(ctypes.c_void_p(to + offset), ctypes.c_void_p(start + offset), size)
+    def prepare(self):
+        pass
 
-    with ThreadPoolExecutor(threads) as pool:
+    release = prepare
 
-        def median(work):
-            runs = [milliseconds(device, lambda: list(pool.map(work, parts))) for _ in range(rounds + 1)]
-            return statistics.median(runs[1:])
+    def forward(self):
+        if self.library is None:
+            # No reader of PyTorch's reaches the bandwidth that its copy does: half a copy moves S bytes too.
+            half = self.logits.shape[0] // 2
+            self.out[:half].copy_(self.logits[:half])
+        else:
+            list(self.pool.map(self._read, self.parts))
 
-        return median(read), median(copy)
+    def backward(self):
+        if self.library is None:
+            self.out.copy_(self.logits)
+        else:
+            list(self.pool.map(self._copy, self.parts))
+
+    def _read(self, part):
+        first, end = part
+        self.library.floor_read(ctypes.c_void_p(self.logits.data_ptr() + 8 * first), ctypes.c_size_t(end - first))
+
+    def _copy(self, part):
+        first, end = part
+        to, start = (ctypes.c_void_p(tensor.data_ptr() + 8 * first) for tensor in (self.out, self.logits))
+        self.library.floor_copy(to, start, ctypes.c_size_t(end - first))
