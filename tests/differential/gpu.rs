@@ -51,7 +51,9 @@ pub fn run() {
 }
 
 fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {
-    crate::run_on_device::<T>(&mut OnDevice(Cuda::open().unwrap()));
+    let mut executor = OnDevice(Cuda::open().unwrap());
+    crate::run_checks_on_device::<T>(&mut executor);
+    crate::run_layouts::<T>(&mut executor);
 }
 
 /// The driver's own translation of the PTX. What the arithmetic determines is the same bit for bit; what goes through

@@ -122,7 +122,12 @@ fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
 
 /// The checks for one dtype, of the passes and of the factored forward.
 fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
-    // What is small and particular comes first, so that a mistake, or a mutant, is met in seconds.
+    run_checks::<T>(executor);
+    run_layouts::<T>(executor);
+}
+
+/// What is small and particular, the losses first: a mistake, or a mutant, is met in seconds.
+fn run_checks<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     losses::every_loss::<T>(executor, true);
     // It has the pair stage of the forward, but neither transforms nor token metrics.
     losses::every_loss::<T>(&mut Factored(executor), false);
@@ -134,6 +139,10 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     extras::ties_and_nonfinite_metrics::<T>(executor);
     run_passes::<T>(executor);
     run_passes::<T>(&mut Factored(executor));
+}
+
+/// The matrix.
+fn run_layouts<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     run_matrix::<T>(executor, false);
     run_matrix::<T>(&mut Factored(executor), true);
 }
@@ -151,9 +160,11 @@ fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     trouble::uniform_rows::<T>(executor);
 }
 
-/// The same on a device, and what only a device can meet.
+/// [`run_checks`] on a device, and what only a device can meet.
 #[cfg(feature = "cuda")]
-fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevice<impl executor::Device>) {
+fn run_checks_on_device<T: Logit + Element + Into<f64>>(
+    executor: &mut executor::OnDevice<impl executor::Device>,
+) {
     dealing::short_rows::<T>(executor);
     dealing::sliced_rows::<T>(executor);
     dealing::sliced_rows_keep_their_bits::<T>(executor);
@@ -161,7 +172,7 @@ fn run_on_device<T: Logit + Element + Into<f64>>(executor: &mut executor::OnDevi
     device_trouble::bad_cu_seqlens::<T>(false, |case| executor.factored(case));
     device_trouble::bad_pairs::<T>(executor);
     device_trouble::bad_pair_values::<T>(executor);
-    run_dtype::<T>(executor);
+    run_checks::<T>(executor);
 }
 
 #[test]

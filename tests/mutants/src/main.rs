@@ -122,14 +122,17 @@ fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Re
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    for unit in
-        kernels.iter().filter(is_unit).filter(|(name, _)| !changed.is_disjoint(&included(kernels, name)))
-    {
+    let stale = |(name, _): &(&String, &String)| !changed.is_disjoint(&included(kernels, name));
+    let compile = &|unit: (&String, &String)| {
         let path = folder.join(unit.0.replace(".cu", ".ptx"));
         let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80), true)?;
-        fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(())
+        fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    std::thread::scope(|scope| {
+        let units = kernels.iter().filter(is_unit).filter(stale);
+        let compiling: Vec<_> = units.map(|unit| scope.spawn(move || compile(unit))).collect();
+        compiling.into_iter().try_for_each(|unit| unit.join().expect("compilers do not panic"))
+    })
 }
 
 /// A source and all that it includes.
