@@ -9,7 +9,7 @@ use dpo_kernels::loss::PairTensors;
 use dpo_kernels::{Batch, Coef, HostBatch, Labels, Logit, PairLoss};
 
 use crate::inputs::PairInputs;
-use crate::output::{DpoOutput, Figures, TokenMetrics};
+use crate::output::{DpoOutput, Figures, Means, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -102,6 +102,7 @@ fn token_metrics(
         mean_logit: of_tokens(metrics.mean_logit)?,
         sum_p2: of_tokens(metrics.sum_p2)?,
         sequence_log_weights: vector(metrics.sequence_log_weights)?,
+        means: Means::Host(metrics.means),
     }))
 }
 

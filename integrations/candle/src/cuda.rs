@@ -8,9 +8,9 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Error, Layout, Result, Shape, Storage, Tensor,
 };
-use dpo_kernels::batch::{Metrics, Status};
+use dpo_kernels::batch::{Metrics, Status, TokenMeans};
 use dpo_kernels::cuda::Kernels;
-use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus};
+use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus, DpoTokenMeans};
 use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
     PairBuffers, TokenMetricsBuffers,
@@ -18,7 +18,7 @@ use dpo_kernels::cuda::plan::{
 use dpo_kernels::{LabelType, PairLoss};
 
 use crate::inputs::PairInputs;
-use crate::output::{DpoOutput, Figures, TokenMetrics};
+use crate::output::{DpoOutput, Figures, Means, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -122,18 +122,20 @@ fn token_metrics(rows: &Rows, targets: &Targets) -> Result<Option<TokenMetrics>>
         mean_logit: of_tokens()?,
         sum_p2: of_tokens()?,
         sequence_log_weights: zeros(rows, targets.sequences(), DType::F32)?,
+        means: Means::Device(zeros(rows, words::<DpoTokenMeans>(), DType::U32)?),
     }))
 }
 
 fn token_metrics_buffers(metrics: &Option<TokenMetrics>) -> Result<TokenMetricsBuffers> {
     let Some(metrics) = metrics else { return Ok(TokenMetricsBuffers::default()) };
+    let Means::Device(means) = &metrics.means else { unreachable!("made for logits on a GPU") };
     Ok(TokenMetricsBuffers {
         entropy: Some(address(&metrics.entropy)?),
         correct: Some(address(&metrics.correct)?),
         mean_logit: Some(address(&metrics.mean_logit)?),
         sum_p2: Some(address(&metrics.sum_p2)?),
         sequence_log_weights: Some(address(&metrics.sequence_log_weights)?),
-        means: None,
+        means: Some(address(means)?),
     })
 }
 
@@ -308,6 +310,14 @@ pub(crate) fn read_metrics(metrics: &Tensor) -> Result<Metrics<f32>> {
     let [loss, chosen_reward, rejected_reward, margin, accuracy] =
         values.try_into().expect("five figures of a batch");
     Ok(Metrics { loss, chosen_reward, rejected_reward, margin, accuracy })
+}
+
+/// Means in the order of [`DpoTokenMeans`], whose first word is a number and the others are floats.
+pub(crate) fn read_means(means: &Tensor) -> Result<TokenMeans<f32>> {
+    let words: [u32; 6] = means.to_vec1()?.try_into().expect("six words");
+    let [scored, floats @ ..] = words;
+    let [entropy, accuracy, mean_logit, logsumexp, sum_p2] = floats.map(f32::from_bits);
+    Ok(TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 })
 }
 
 pub(crate) fn read_status(status: &Tensor) -> Result<Status> {

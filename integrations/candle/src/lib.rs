@@ -45,7 +45,7 @@ mod rows;
 mod targets;
 
 use candle_core::{Device, Error, Result, Tensor};
-pub use dpo_kernels::batch::{IGNORE_INDEX, Metrics, Status};
+pub use dpo_kernels::batch::{IGNORE_INDEX, Metrics, Status, TokenMeans};
 pub use dpo_kernels::loss::ALL;
 pub use dpo_kernels::{LabelAlignment, PairLoss, Pairs, Transform, ref_cache};
 

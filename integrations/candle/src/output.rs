@@ -1,7 +1,7 @@
 //! What a trainer gets from a batch of pairs.
 
 use candle_core::{Result, Tensor};
-use dpo_kernels::batch::{Metrics, Status};
+use dpo_kernels::batch::{Metrics, Status, TokenMeans};
 
 /// The loss of a batch of pairs, and what there is to know about it.
 ///
@@ -44,6 +44,30 @@ pub struct TokenMetrics {
     /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight, as
     /// [`PairInputs`](crate::PairInputs) takes it.
     pub sequence_log_weights: Tensor,
+    pub(crate) means: Means,
+}
+
+/// Means over the batch, where the pass left them.
+#[derive(Debug, Clone)]
+pub(crate) enum Means {
+    Host(TokenMeans<f32>),
+    #[cfg(feature = "cuda")]
+    Device(Tensor),
+}
+
+impl TokenMetrics {
+    /// Means over all scored tokens, with their number. On a GPU this waits for the pass.
+    ///
+    /// # Errors
+    ///
+    /// On a GPU, the failure of anything queued before.
+    pub fn means(&self) -> Result<TokenMeans<f32>> {
+        match &self.means {
+            Means::Host(means) => Ok(*means),
+            #[cfg(feature = "cuda")]
+            Means::Device(means) => crate::cuda::read_means(means),
+        }
+    }
 }
 
 /// Metrics and status, where the pass left them.

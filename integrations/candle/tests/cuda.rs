@@ -93,6 +93,16 @@ fn check(
         assert_close("correct", &gpu.correct, &cpu.correct, 0.0)?;
         assert_close("mean_logit", &gpu.mean_logit, &cpu.mean_logit, 1e-5)?;
         assert_close("sum_p2", &gpu.sum_p2, &cpu.sum_p2, 1e-5)?;
+        let (of_gpu, of_cpu) = (gpu.means()?, cpu.means()?);
+        assert_eq!((of_gpu.scored, of_gpu.accuracy), (of_cpu.scored, of_cpu.accuracy));
+        for (gpu, cpu) in [
+            (of_gpu.entropy, of_cpu.entropy),
+            (of_gpu.mean_logit, of_cpu.mean_logit),
+            (of_gpu.logsumexp, of_cpu.logsumexp),
+            (of_gpu.sum_p2, of_cpu.sum_p2),
+        ] {
+            assert!((gpu - cpu).abs() <= 1e-5 * cpu.abs().max(1.0), "{of_gpu:?}, on the CPU {of_cpu:?}");
+        }
         assert_close("sequence_log_weights", &gpu.sequence_log_weights, &cpu.sequence_log_weights, 1e-5)?;
     }
     // One rounding to the logits' type on either side.

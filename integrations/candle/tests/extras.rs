@@ -1,7 +1,7 @@
 //! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64 reference.
 
 use candle_core::{DType, Device, Tensor, Var};
-use dpo_kernels::batch::PairOutputs;
+use dpo_kernels::batch::{PairOutputs, TokenMeans};
 use dpo_kernels::{
     Coef, HostBatch, LabelAlignment, Labels, Logps, PairLoss, Pairs, Sequences, Transform, loss, reference,
 };
@@ -222,8 +222,9 @@ fn figures_of_each_token() {
         let asked = dpo_loss_with(&logits, &targets.clone().with_token_metrics(), &ref_logps(), &sigmoid());
         let figures = [token_metrics(&logits, &targets), asked.map(|output| output.token_metrics.unwrap())];
         for figures in figures {
-            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights } =
-                figures.unwrap();
+            let figures = figures.unwrap();
+            assert_close_means(&figures, &expected.means);
+            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights, .. } = figures;
             assert_eq!(entropy.dims(), [SEQUENCES, LEN]);
             assert_close(&entropy, &expected.entropy);
             assert_eq!(values(&correct), expected.correct);
@@ -240,6 +241,24 @@ fn figures_of_each_token() {
     let rows = logits.flatten(0, 1).unwrap();
     assert_eq!(token_metrics(&rows, &packed).unwrap().entropy.dims(), [SEQUENCES * LEN]);
     assert!(dpo_loss(&rows, &packed, None, &sigmoid()).unwrap().token_metrics.is_none());
+}
+
+/// Means of the batch against those of f64.
+fn assert_close_means(figures: &TokenMetrics, expected: &TokenMeans<f64>) {
+    let found = figures.means().unwrap();
+    assert_eq!(found.scored, expected.scored);
+    for (name, found, expected) in [
+        ("entropy", found.entropy, expected.entropy),
+        ("accuracy", found.accuracy, expected.accuracy),
+        ("mean_logit", found.mean_logit, expected.mean_logit),
+        ("logsumexp", found.logsumexp, expected.logsumexp),
+        ("sum_p2", found.sum_p2, expected.sum_p2),
+    ] {
+        assert!(
+            (f64::from(found) - expected).abs() <= TOLERANCE * expected.abs().max(1.0),
+            "{name}: {found}"
+        );
+    }
 }
 
 #[test]
