@@ -4,7 +4,6 @@
 extern "C" __global__ void __launch_bounds__(512, 2) dpo_pair_loss(const __grid_constant__ DpoPairLossAlone p) {
     __shared__ DpoProgress progress;
     if (threadIdx.x < sizeof(DpoProgress) / sizeof(u32)) reinterpret_cast<u32 *>(&progress)[threadIdx.x] = 0;
-    __syncthreads();
     PairStage{p.loss, p.logps, p.scored, p.sequences}.run(&progress);
     if (threadIdx.x == 0) publish(&progress, p.status);
 }

@@ -161,19 +161,15 @@ struct PairStage {
 
     // Until the end, the buffers of margins and rewards hold what is sorted.
     __device__ void sort_all() const {
-        bool sorts = false;
         for (u32 t = 0; t < loss.term_count; ++t) {
             const u32 normalized = loss.terms[t].length_normalized;
             if (loss.terms[t].kind == DPO_LOSS_AOT) {
                 sort(REFERENCE_MARGIN, normalized, loss.margins);
-                sorts = true;
             } else if (loss.terms[t].kind == DPO_LOSS_AOT_UNPAIRED) {
                 sort(CHOSEN_REWARD, normalized, loss.chosen_rewards);
                 sort(REJECTED_REWARD, normalized, loss.rejected_rewards);
-                sorts = true;
             }
         }
-        if (sorts) __syncthreads();
     }
 
     __device__ Side side(u32 pair, u32 s, bool present, u32 length_normalized) const {
@@ -246,7 +242,7 @@ struct PairStage {
             if (threadIdx.x == 0) shared = found;
         }
         sort_all();
-        __syncthreads();
+        __syncthreads(); // from here on all see `shared`, what was sorted, and an empty `progress`
 
         // The pairs, and then, where they are indexed, the sequences: one may stand in several pairs, whose coefficients
         // are added in pair order by one thread, so that no atomic can reorder them. A pair with a bad index spoils its
