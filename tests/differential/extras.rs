@@ -1,9 +1,9 @@
 //! What stands around the loss: what skips, what overflows, what must not change a bit.
 
-use dpo_kernels::{Logit, Transform};
+use dpo_kernels::{LabelAlignment, Logit, PairLoss, Transform};
 
 use crate::bounds::Expected;
-use crate::case::{Case, Mask, Spec};
+use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Executor, Outcome};
 
 /// Rows whose coefficient is 0, or no larger than the threshold, are zeros, whatever their logits hold; NaN is never
@@ -105,6 +105,36 @@ pub fn padded_vocabulary<T: Logit>(executor: &mut impl Executor) {
 pub fn means_of_empty_sequences<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     for mask in [Mask::EmptySequence, Mask::Everything] {
         let spec = Spec { sequences: 10, packed: true, mask, metrics: true, ..Spec::plain(33) };
+        let case = Case::<T>::draw(spec);
+        Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
+    }
+}
+
+/// Sequences of more rows than a block has threads, whose sums and tails take several rounds of all of its warps.
+pub fn long_sequences<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metrics: bool) {
+    for (packed, pairs, alignment, ld_alpha) in [
+        (false, PairKind::Concatenated, LabelAlignment::Aligned, 0.3),
+        (true, PairKind::Interleaved, LabelAlignment::NextToken, 0.5),
+        (true, PairKind::Concatenated, LabelAlignment::Aligned, 1.0),
+    ] {
+        let mask = Mask::Holes;
+        let metrics = has_metrics && packed;
+        let spec = Spec { longest: 600, packed, pairs, alignment, mask, ld_alpha, metrics, ..Spec::plain(5) };
+        let case = Case::<T>::draw(spec);
+        Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
+    }
+}
+
+/// More pairs and more sequences than a block has threads.
+pub fn many_pairs<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metrics: bool) {
+    let named = |name: &str| PairLoss::named(name, 0.5f32).expect("a name of the table");
+    for (pairs, loss) in [
+        (PairKind::Concatenated, named("aot")),
+        (PairKind::Indexed, named("sigmoid")),
+        (PairKind::Unpaired, named("kto").with_baseline(0.5).expect("a valid baseline")),
+    ] {
+        let (packed, mask, metrics) = (true, Mask::EmptySequence, has_metrics);
+        let spec = Spec { sequences: 1100, longest: 2, packed, pairs, mask, loss, metrics, ..Spec::plain(5) };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }

@@ -158,7 +158,7 @@ pub fn run() {
         }));
     }
     // Every dtype meets another order of blocks and warps.
-    let parts: [fn() -> Stats; 13] = [
+    let parts: [fn() -> Stats; 14] = [
         || suite(0, crate::run_checks_on_device::<f32>),
         || suite(1, crate::run_checks_on_device::<f16>),
         || suite(2, crate::run_checks_on_device::<bf16>),
@@ -166,7 +166,8 @@ pub fn run() {
         || suite(3, crate::run_layouts::<f32>),
         || suite(4, crate::run_layouts::<f16>),
         || suite(5, crate::run_layouts::<bf16>),
-        || uncounted(|| assert_eq!([far_rows::<bf16>(), far_rows::<f32>()], [2, 2])),
+        || uncounted(|| assert_eq!([far_rows::<bf16>(false), far_rows::<f32>(false)], [2, 2])),
+        || uncounted(|| assert_eq!([far_rows::<bf16>(true), far_rows::<f32>(true)], [2, 2])),
         || uncounted(other_dealings),
         || uncounted(|| factored_on_little_shared_memory::<bf16>(embedded_interpreter)),
         || uncounted(|| factored_on_little_shared_memory::<f32>(embedded_interpreter)),
@@ -215,8 +216,8 @@ fn report(stats: &Stats) {
 }
 
 /// Two sequences of one row, whose rows lie more than 2^31 elements apart: offsets must be 64 bits wide everywhere.
-/// Returns the number of rows that came out right.
-fn far_rows<T: Logit + Into<f64>>() -> usize {
+/// By two passes, or by the factored one. Returns the number of rows that came out right.
+fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
     let vocab = 1001;
     let case = Case::<T>::draw(Spec { sequences: 2, longest: 1, ..Spec::plain(vocab) });
     let expected = Cpu.run(&case);
@@ -242,26 +243,32 @@ fn far_rows<T: Logit + Into<f64>>() -> usize {
         ..LogpsBuffers::default()
     };
     let workspace = device.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
-    device.launch(&plan::forward(&properties, &batch, &inputs, &out, None, workspace).unwrap());
-    let gradient = GradientBuffers {
-        logsumexp: out.logsumexp.unwrap(),
-        logsumexp_residual: None,
-        coef: Some(device.upload(bytes_of(&expected.pairs.coef), 0)),
-        token_coef: None,
-        upstream: None,
-        upstream_scale: 1.0,
-        threshold: 0.0,
-        nonfinite_row: None,
-        dlogits: rows[0],
-    };
-    device.launch(&plan::backward(&properties, &batch, &inputs, &gradient).unwrap());
+    if factored {
+        let launch = plan::factored(&properties, &batch, &inputs, &out, None, rows[0], workspace);
+        device.launch(&launch.unwrap());
+    } else {
+        device.launch(&plan::forward(&properties, &batch, &inputs, &out, None, workspace).unwrap());
+        let gradient = GradientBuffers {
+            logsumexp: out.logsumexp.unwrap(),
+            logsumexp_residual: None,
+            coef: Some(device.upload(bytes_of(&expected.pairs.coef), 0)),
+            token_coef: None,
+            upstream: None,
+            upstream_scale: 1.0,
+            threshold: 0.0,
+            nonfinite_row: None,
+            dlogits: rows[0],
+        };
+        device.launch(&plan::backward(&properties, &batch, &inputs, &gradient).unwrap());
+    }
     let logps: Vec<f32> = values_of(&device.download(out.logps, 8));
     let close = |row: &usize| {
         let row = *row;
-        let dlogits: Vec<T> = values_of(&device.download(rows[row], vocab * size_of::<T>()));
+        let found: Vec<T> = values_of(&device.download(rows[row], vocab * size_of::<T>()));
+        let coef = if factored { expected.pairs.coef[row] } else { 1.0 };
         (logps[row] - expected.logps.logps[row]).abs() < 1e-5
-            && dlogits.iter().zip(&expected.dlogits[row * vocab..]).all(|(found, expected)| {
-                (found.to_f32() - expected.to_f32()).abs() <= 1e-2 * expected.to_f32().abs() + 1e-6
+            && found.iter().zip(&expected.dlogits[row * vocab..]).all(|(found, expected)| {
+                (coef * found.to_f32() - expected.to_f32()).abs() <= 1e-2 * expected.to_f32().abs() + 1e-6
             })
     };
     (0..2).filter(close).count()

@@ -131,6 +131,10 @@ fn run_checks<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     losses::every_loss::<T>(executor, true);
     // It has the pair stage of the forward, but neither transforms nor token metrics.
     losses::every_loss::<T>(&mut Factored(executor), false);
+    extras::long_sequences::<T>(executor, true);
+    extras::long_sequences::<T>(&mut Factored(executor), false);
+    extras::many_pairs::<T>(executor, true);
+    extras::many_pairs::<T>(&mut Factored(executor), false);
     extras::skipped_rows_are_not_read::<T>(executor);
     extras::overflow_is_reported::<T>(executor);
     extras::metrics_change_nothing_else::<T>(executor);

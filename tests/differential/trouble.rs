@@ -30,6 +30,12 @@ pub fn bad_labels<T: Logit + Into<f64>>(executor: &mut impl Executor) {
                     assert_eq!(value.to_f32().to_bits(), healthy.dlogits[at].to_f32().to_bits());
                 }
             }
+            // Where the caller has the coefficients, the row itself must tell.
+            let without_coef = executor.factored(&case).dlogits;
+            assert!(
+                without_coef[10 * vocab..][..vocab].iter().all(|value| value.to_f32().is_nan()),
+                "the gradient of row 10 hides label {bad}"
+            );
         }
     }
 }

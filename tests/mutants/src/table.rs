@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 134] = [
+pub const MUTANTS: [Mutant; 139] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -54,12 +54,6 @@ pub const MUTANTS: [Mutant; 134] = [
         "each thread judges the order of cu_seqlens alone",
         "stages.cuh",
         "out_of_order = __syncthreads_or(out_of_order);",
-        "",
-    ),
-    mutant(
-        "no barrier between the findings' zeros and their use",
-        "pair_loss.cu",
-        "    __syncthreads();\n",
         "",
     ),
     mutant(
@@ -328,10 +322,28 @@ pub const MUTANTS: [Mutant; 134] = [
         "return less || (!more && i <= j);",
     ),
     mutant(
-        "no barrier between sorted numbers and their use",
+        "numbers beyond the block's threads are not sorted",
         "pair_loss.cuh",
-        "        if (sorts) __syncthreads();\n    }",
-        "    }",
+        "pair += blockDim.x)\n            sorted",
+        "pair += loss.pairs)\n            sorted",
+    ),
+    mutant(
+        "pairs beyond the block's threads have no rewards",
+        "pair_loss.cuh",
+        "pair += blockDim.x) {\n            const float w",
+        "pair += loss.pairs) {\n            const float w",
+    ),
+    mutant(
+        "no barrier between shared numbers and their use",
+        "pair_loss.cuh",
+        "__syncthreads(); // from here on all see",
+        "// from here on all see",
+    ),
+    mutant(
+        "rewards take the place of sorted numbers in use",
+        "pair_loss.cuh",
+        "__syncthreads(); // from here on nobody looks",
+        "// from here on nobody looks",
     ),
     // Losses: one of each family.
     mutant(
@@ -497,6 +509,24 @@ pub const MUTANTS: [Mutant; 134] = [
     ),
     mutant("one token too many counts in full", "weights.cuh", "rank < full", "rank <= full"),
     mutant("a sequence is its own partner", "weights.cuh", "sequence ^ 1u : across", "sequence : sequence"),
+    mutant(
+        "no barrier between the warps' counts and their sum",
+        "weights.cuh",
+        "__popc(ballot);\n    __syncthreads();",
+        "__popc(ballot);",
+    ),
+    mutant(
+        "rounds count from 0",
+        "weights.cuh",
+        "scored += __syncthreads_count(is_scored);",
+        "__syncthreads_count(is_scored);",
+    ),
+    mutant(
+        "only the last round of the partner counts",
+        "weights.cuh",
+        "scored += __syncthreads_count(row <",
+        "scored = __syncthreads_count(row <",
+    ),
     mutant("warps count from 0", "weights.cuh", "for (u32 w = 0; w < warp; ++w) before += counts[w];", ""),
     mutant("tokens have no factors", "backward.cu", "if (p.token_coef) coef *= p.token_coef[row];", ""),
     mutant(
