@@ -133,7 +133,8 @@ pub fn many_pairs<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metric
         (PairKind::Indexed, named("sigmoid")),
         (PairKind::Unpaired, named("kto").with_baseline(0.5).expect("a valid baseline")),
     ] {
-        let (packed, mask, metrics) = (true, Mask::EmptySequence, has_metrics);
+        let (packed, mask) = (true, Mask::EmptySequence);
+        let metrics = has_metrics && pairs == PairKind::Indexed;
         let spec = Spec { sequences: 1100, longest: 2, packed, pairs, mask, loss, metrics, ..Spec::plain(5) };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
