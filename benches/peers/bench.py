@@ -2,9 +2,9 @@
 
     python bench.py --library libdpo_kernels_c.so --floor libfloor.so --out FOLDER [--device cpu|cuda] [--quick]
 
-writes NAME.json, NAME.md (tables) and NAME.png (a chart) to FOLDER, NAME being cpu or cuda, or cpu-quick. On the CPU every number of
-threads and every page mode is a process of its own, because both are settled when a process starts. Stops with an error
-if anything that it sets out to measure is not measured. See README.md for what is compared and how.
+writes NAME.json, NAME.md (tables) and NAME.png (a chart) to FOLDER, NAME being cpu or cuda, or cpu-quick. On the CPU
+every number of threads and every page mode is a process of its own, because both are settled when a process starts.
+Stops with an error if anything that it sets out to measure is not measured. See README.md for what is compared and how.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def measure(options, threads, pages):
     from dpo_kernels import Library
 
     library = Library(options.library)
-    floor = ctypes.CDLL(options.floor) if options.floor else None
+    floor_library = ctypes.CDLL(options.floor) if options.floor else None
     if options.device == "cpu":
         torch.set_num_threads(threads)
     compiled = not options.quick
@@ -117,14 +117,15 @@ def measure(options, threads, pages):
                 errors = {"logps_max_error": error, "gradient_error": off}
                 facts[name] = {"peak_extra_bytes": peak, "pages": pages, **errors}
             if ignored == "none" and pages != "fresh":
-                contestants["floor"] = clock.Floor(options.device, logits, threads, floor)
-            times = clock.alternate(options.device, contestants, options.rounds)
+                contestants["floor"] = clock.Floor(options.device, logits, threads, floor_library)
+            times = clock.alternate(options.device, contestants, options.rounds, own_heaps=pages == "fresh")
             if "floor" in times:
-                read, copy = times.pop("floor")
+                floor = times.pop("floor")
+                read, copy = floor["forward_ms"], floor["backward_ms"]
                 floors.append({**place, "read_ms": read, "copy_ms": copy, "total_ms": read + copy})
-            for name, (forward, backward) in times.items():
-                passes = {"forward_ms": forward, "backward_ms": backward, "total_ms": forward + backward}
-                rows.append({**place, "ignored": ignored, "variant": name, **passes, **facts[name]})
+            for name, figures in times.items():
+                figures["total_ms"] = figures["forward_ms"] + figures["backward_ms"]
+                rows.append({**place, "ignored": ignored, "variant": name, **figures, **facts[name]})
             del contestants, contestant
     return {"rows": rows, "floors": floors}
 

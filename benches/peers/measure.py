@@ -1,7 +1,9 @@
 """Clocks, memory and the floors, on the CPU and on a GPU."""
 
 import ctypes
+import functools
 import gc
+import resource
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +27,8 @@ def milliseconds(device, work):
 def wake(device, contestant):
     """Runs the forward pass, untimed, for 20 ms at the least.
 
-    An OpenMP worker spins for some milliseconds after its work is done, so that whoever comes next on the CPU has a core
-    less; and threads that have slept are woken on the same core, and moved to another only milliseconds later. Both are
+    An OpenMP worker spins for some milliseconds after its work is done, so that whoever comes next on the CPU has a
+    core less; and threads that have slept are woken on the same core, and moved to another only milliseconds later. Both are
     over after this: every contestant is timed as in a loop of its own, which is how a trainer runs it.
     """
     end = time.perf_counter() + 20e-3
@@ -38,21 +40,37 @@ def wake(device, contestant):
             return
 
 
-def alternate(device, contestants, rounds):
-    """Name -> medians of (forward, backward) in milliseconds. Each round runs all, each starting one later."""
+def faulted_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize()
+
+
+def timed(device, contestant):
+    """(forward_ms, backward_ms, faulted_bytes) of one run."""
+    contestant.prepare()
+    wake(device, contestant)
+    before = faulted_bytes()
+    passes = [milliseconds(device, work) for work in (contestant.forward, contestant.backward)]
+    faulted = faulted_bytes() - before
+    contestant.release()
+    return *passes, faulted
+
+
+def alternate(device, contestants, rounds, own_heaps):
+    """Name -> medians of forward_ms, backward_ms and faulted_bytes. Each round runs all, each starting one later.
+
+    With `own_heaps` each runs in a thread of its own, and so in a heap of its own: free blocks that another left in a
+    heap they share would spare a contestant page faults that it has by itself.
+    """
     names = list(contestants)
-    times = {name: [] for name in names}
+    threads = {name: ThreadPoolExecutor(1) for name in names}
+    runs = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            contestant = contestants[name]
-            contestant.prepare()
-            wake(device, contestant)
-            times[name].append(
-                (milliseconds(device, contestant.forward), milliseconds(device, contestant.backward))
-            )
-            contestant.release()
-    return {name: [statistics.median(passes) for passes in zip(*runs)] for name, runs in times.items()}
+            work = functools.partial(timed, device, contestants[name])
+            runs[name].append(threads[name].submit(work).result() if own_heaps else work())
+    figures = ("forward_ms", "backward_ms", "faulted_bytes")
+    return {name: dict(zip(figures, map(statistics.median, zip(*its_runs)))) for name, its_runs in runs.items()}
 
 
 def _status(field):
