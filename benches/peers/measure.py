@@ -28,8 +28,8 @@ def wake(device, contestant):
     """Runs the forward pass, untimed, for 20 ms at the least.
 
     An OpenMP worker spins for some milliseconds after its work is done, so that whoever comes next on the CPU has a
-    core less; and threads that have slept are woken on the same core, and moved to another only milliseconds later. Both are
-    over after this: every contestant is timed as in a loop of its own, which is how a trainer runs it.
+    core less; and threads that have slept are woken on the same core, and moved to another only milliseconds later.
+    Both are over after this: every contestant is timed as in a loop of its own, which is how a trainer runs it.
     """
     end = time.perf_counter() + 20e-3
     while True:
