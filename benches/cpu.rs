@@ -1,7 +1,7 @@
-//! The CPU backend on one thread and on two, beside the memory floors of the same machine in the same run: loops that
+//! The CPU backend on one thread and on two, beside the memory bounds of the same machine in the same run: loops that
 //! read S, which a forward must, and that read S and write S past the caches, which a backward must.
 //!
-//! The goal, on two threads: forward and backward together in at most 1.5 times the floors for f32, 2.0 times for bf16.
+//! The goal, on two threads: forward and backward together in at most 1.5 times the bounds for f32, 2.0 times for bf16.
 //! Then shapes that grow by rows and by vocabulary, whose throughput should stay where it is: time is linear in both.
 
 mod common;
@@ -38,7 +38,7 @@ const GROWING: [Shape; 5] = [
 struct Line([u64; 8]);
 
 /// Lines of a page. The processor's own prefetcher stops at the end of each; asked for every line a page ahead, memory is
-/// up to 1.4 times as fast, and a floor without it is none.
+/// up to 1.4 times as fast, and a bound without it is none.
 const PAGE: usize = 64;
 
 /// Lines of a piece of work.
@@ -55,7 +55,7 @@ fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     }
 }
 
-/// Forward and backward in place on all threads, beside the floors: what is small may be in the caches still.
+/// Forward and backward in place on all threads, beside the bounds: what is small may be in the caches still.
 fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta"));
     let mut logits = logits::<T>(shape.rows * shape.vocab);
@@ -65,7 +65,7 @@ fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let labels = Labels::from(&host_labels[..]);
     let mut out = Forward::default();
     let mut group = criterion.benchmark_group(format!("growth: {}", shape.name::<T>()));
-    floors(&mut group, &pool, shape, &logits, &mut place);
+    bounds(&mut group, &pool, shape, &logits, &mut place);
     let mut forward = || cpu::forward(&batch, &logits, labels, None, &loss, &mut out).expect("valid");
     group.throughput(Throughput::Bytes(shape.bytes::<T>()));
     group.bench_function("forward", |bencher| bencher.iter(|| pool.install(&mut forward)));
@@ -79,7 +79,7 @@ fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
 }
 
 /// Reading S, and reading it and writing as much.
-fn floors<T: Logit>(
+fn bounds<T: Logit>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     pool: &ThreadPool,
     shape: Shape,
@@ -87,11 +87,11 @@ fn floors<T: Logit>(
     dlogits: &mut [T],
 ) {
     group.throughput(Throughput::Bytes(shape.bytes::<T>()));
-    group.bench_function("floor: read", |bencher| {
+    group.bench_function("bound: read", |bencher| {
         bencher.iter(|| pool.install(|| black_box(sum(lines(logits)))))
     });
     group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
-    group.bench_function("floor: read and write", |bencher| {
+    group.bench_function("bound: read and write", |bencher| {
         bencher.iter(|| pool.install(|| copy(lines(logits), lines_mut(dlogits))))
     });
 }
@@ -109,7 +109,7 @@ fn passes<T: Logit>(
     let (read, read_and_write) =
         (Throughput::Bytes(shape.bytes::<T>()), Throughput::Bytes(2 * shape.bytes::<T>()));
 
-    floors(group, pool, shape, logits, dlogits);
+    bounds(group, pool, shape, logits, dlogits);
 
     for ignored in [false, true] {
         let host_labels = labels(shape, ignored);

@@ -88,7 +88,7 @@ mod device {
         let mut group = criterion.benchmark_group(shape.name::<T>());
         // Bytes that have to move: the copy reads S and writes S.
         group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
-        group.bench_function("floor: copy", |bencher| {
+        group.bench_function("bound: copy", |bencher| {
             bencher.iter_custom(|n| {
                 timed(&stream, n, || stream.memcpy_dtod(&logits, &mut dlogits).expect("a copy"))
             })

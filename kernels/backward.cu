@@ -1,9 +1,9 @@
-// Floor 3: dlogits = c (1[v = label] - softmax(logits)), with c = coef[sequence] * token_coef[row] * upstream, times the
+// backward: dlogits = c (1[v = label] - softmax(logits)), with c = coef[sequence] * token_coef[row] * upstream, times the
 // slope of the logits' transform if there is one, and exactly 0 in rows that are not scored or not worth it. The
 // logits are read once (those of rows that are not scored, never), and the gradient is written once, over them or
 // elsewhere.
 //
-// Rows, or slices of them, are dealt to blocks, which share nothing. In place the logits and their gradient have the same
+// Rows, or slices of them, are divided among blocks, which share nothing. In place the logits and their gradient have the same
 // phase, and each thread reads just the bytes that it then overwrites.
 //
 // SASS instructions per element of the main loops; twice the time of the forward's, since as many bytes are written.
@@ -14,10 +14,10 @@
 
 // Zeroes the padding of the vocabulary in a row.
 template <class Logit>
-__device__ void zero_padding(typename Logit::Storage *row, u32 columns, u32 vocab, const Share &share) {
+__device__ void zero_padding(typename Logit::Storage *row, u32 columns, u32 vocab, const RowTeam &team) {
     typename Logit::Storage *padding = row + columns;
     const u32 lead = phase_of(padding) / u32(sizeof(*padding));
-    fill(SliceVectors<Logit>(padding, vocab - columns, lead, DpoDealing{1, 1, 0}, 0), padding - lead, share, 0.0f);
+    fill(SliceVectors<Logit>(padding, vocab - columns, lead, DpoRowPartition{1, 1, 0}, 0), padding - lead, team, 0.0f);
 }
 
 // c of a row.
@@ -27,22 +27,22 @@ __device__ inline float row_coef(const DpoBackward &p, u32 sequence, u32 row) {
     return coef * (p.upstream ? *p.upstream : 1.0f) * p.upstream_scale;
 }
 
-template <class Logit, class Map> __device__ void backward(const DpoBackward &p) {
+template <class Logit, class Transform> __device__ void backward(const DpoBackward &p) {
     typedef typename Logit::Storage Storage;
-    const Share share(p.dealing, p.batch.rows);
-    if (!share.has_row()) return;
-    const u32 row = share.row, vocab = p.batch.vocab, columns = p.batch.columns;
+    const RowTeam team(p.partition, p.batch.rows);
+    if (!team.has_row()) return;
+    const u32 row = team.row, vocab = p.batch.vocab, columns = p.batch.columns;
     const i64 offset = i64(row) * p.batch.row_stride;
     Storage *out = static_cast<Storage *>(p.dlogits) + offset;
     const u32 lead = phase_of(out) / u32(sizeof(Storage));
-    const Position at(p.batch, row);
-    const bool known = at.placed && at.scored && at.label_in(columns);
-    // A row that floor 1 could not score has no gradient: NaN, not a plausible number.
-    RowGradient<Map> gradient = {Map(p.batch), not_a_number(), not_a_number(), 0.0f};
+    const RowContext at(p.batch, row);
+    const bool known = at.in_sequence && at.scored && at.label_in(columns);
+    // A row that logps could not score has no gradient: NaN, not a plausible number.
+    RowGradient<Transform> gradient = {Transform(p.batch), not_a_number(), not_a_number(), 0.0f};
     if (known) gradient.coef = row_coef(p, at.sequence, row);
     // A NaN is not below the threshold.
-    if (at.placed && (!at.scored || fabsf(gradient.coef) <= p.threshold))
-        return fill(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share, 0.0f);
+    if (at.in_sequence && (!at.scored || fabsf(gradient.coef) <= p.threshold))
+        return fill(SliceVectors<Logit>(out, vocab, lead, p.partition, team.slice), out - lead, team, 0.0f);
     u32 label = 0;
     if (known) {
         gradient.logsumexp = p.logsumexp[row];
@@ -50,16 +50,16 @@ template <class Logit, class Map> __device__ void backward(const DpoBackward &p)
         label = u32(at.label);
     }
     const auto *logits = static_cast<const Storage *>(p.logits) + offset;
-    const SliceVectors<Logit> vectors(logits, columns, lead, p.dealing, share.slice);
-    const GradientWriter<Logit, Map> writer = {vectors, out - lead, gradient};
-    const int team = share.team;
-    if (columns < vocab && share.slice + 1 == p.dealing.blocks_per_row) zero_padding<Logit>(out, columns, vocab, share);
-    if (p.nonfinite_row && gradient.template may_overflow<Logit>() && writer.writes_nonfinite(label, share))
+    const SliceVectors<Logit> vectors(logits, columns, lead, p.partition, team.slice);
+    const GradientWriter<Logit, Transform> writer = {vectors, out - lead, gradient};
+    const int threads = team.threads;
+    if (columns < vocab && team.slice + 1 == p.partition.blocks_per_row) zero_padding<Logit>(out, columns, vocab, team);
+    if (p.nonfinite_row && gradient.template may_overflow<Logit>() && writer.writes_nonfinite(label, team))
         atomicMin(p.nonfinite_row, row);
     if (vectors.straddling)
-        writer.run(label, share, [&](int j) { writer.template write_rest<true>(j, team); });
+        writer.run(label, team, [&](int j) { writer.template write_rest<true>(j, threads); });
     else
-        writer.run(label, share, [&](int j) { writer.template write_rest<false>(j, team); });
+        writer.run(label, team, [&](int j) { writer.template write_rest<false>(j, threads); });
 }
 
 #define DPO_BACKWARD(name, Logit)                                         \
@@ -68,7 +68,7 @@ template <class Logit, class Map> __device__ void backward(const DpoBackward &p)
         backward<Logit, Identity>(p);                                     \
     }                                                                     \
     extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocksOfExtended) \
-        dpo_backward_mapped_##name(const __grid_constant__ DpoBackward p) { \
-        backward<Logit, Mapped>(p);                                       \
+        dpo_backward_transformed_##name(const __grid_constant__ DpoBackward p) { \
+        backward<Logit, Transformed>(p);                                       \
     }
 DPO_FOR_EACH_DTYPE(DPO_BACKWARD)

@@ -45,27 +45,27 @@ __device__ inline bool is_scored(const DpoBatch &batch, u32 row, u32 end) {
     return label_of(batch, row, end) != batch.ignore_index;
 }
 
-struct Position {
+struct RowContext {
     u32 sequence;
     u32 begin, end; // rows of the sequence
-    bool placed;    // false: cu_seqlens is out of order here, and the row belongs to no sequence
+    bool in_sequence;    // false: cu_seqlens is out of order here, and the row belongs to no sequence
     bool scored;
     i64 label;
 
-    __device__ Position(const DpoBatch &batch, u32 row) {
+    __device__ RowContext(const DpoBatch &batch, u32 row) {
         if (batch.cu_seqlens) {
             sequence = find_sequence(batch.cu_seqlens, batch.sequences, row);
             const i64 from = batch.cu_seqlens[sequence], to = batch.cu_seqlens[sequence + 1];
-            placed = 0 <= from && from <= i64(row) && i64(row) < to && to <= i64(batch.rows);
+            in_sequence = 0 <= from && from <= i64(row) && i64(row) < to && to <= i64(batch.rows);
             begin = u32(from);
             end = u32(to);
         } else {
             sequence = row / batch.sequence_len;
             begin = sequence * batch.sequence_len;
             end = begin + batch.sequence_len;
-            placed = true;
+            in_sequence = true;
         }
-        label = placed ? label_of(batch, row, end) : batch.ignore_index;
+        label = in_sequence ? label_of(batch, row, end) : batch.ignore_index;
         scored = label != batch.ignore_index;
     }
 

@@ -12,13 +12,13 @@ __device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.r
 // Waits until all have arrived, and sees what they released.
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// The word that stands in block `rank` of the cluster where `own` stands in this one.
-__device__ inline float load_from(u32 rank, const float *own) {
+// The word that stands in block `block` of the cluster where `own` stands in this one.
+__device__ inline float load_from(u32 block, const float *own) {
     float value;
     asm volatile(
         "{ .reg .b32 theirs; mapa.shared::cluster.u32 theirs, %1, %2; ld.shared::cluster.f32 %0, [theirs]; }"
         : "=f"(value)
-        : "r"(u32(__cvta_generic_to_shared(own))), "r"(rank)
+        : "r"(u32(__cvta_generic_to_shared(own))), "r"(block)
         : "memory");
     return value;
 }

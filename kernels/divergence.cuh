@@ -16,12 +16,13 @@ __device__ inline float sigmoid(float x) {
 // Beyond it the exponent of the alpha divergence is constant, so that its exponential stays finite.
 constexpr float kAlphaClamp = 80.0f;
 
-// f'(x) and its derivative.
-struct Score {
+// A function of one number and its derivative.
+struct ValueSlope {
     float value, slope;
 };
 
-__device__ inline Score score(u32 divergence, float alpha, float x) {
+// f'(x).
+__device__ inline ValueSlope f_prime(u32 divergence, float alpha, float x) {
     switch (divergence) {
     case DPO_FORWARD_KL: return {-expm1f(-x), expf(-x)};
     case DPO_JENSEN_SHANNON: return {0.693147181f - softplus(-x), sigmoid(-x)};

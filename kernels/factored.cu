@@ -1,4 +1,4 @@
-// The factored forward: floors 1 and 2, and the gradient without its coefficient, G = 1[v = label] - softmax(logits),
+// The factored forward: logps and pair_loss, and the gradient without its coefficient, G = 1[v = label] - softmax(logits),
 // with one read and one write of the logits. dlogits = c G with c of the row's sequence, which whoever consumes G folds
 // into its next product. G is exactly 0 in rows that are not scored, which are not read.
 //
@@ -29,11 +29,11 @@ template <class Logit> struct Slice {
     Storage *out;
     int kept; // the first vectors, which are kept on chip
 
-    __device__ Slice(const DpoFactored &p, const Share &share) : kept(int(p.kept_vectors)) {
-        const u32 vocab = p.forward.batch.vocab, most = p.forward.dealing.slice_vectors * kWidth<Logit>;
-        begin = min(share.slice * most, vocab);
+    __device__ Slice(const DpoFactored &p, const RowTeam &team) : kept(int(p.kept_vectors)) {
+        const u32 vocab = p.forward.batch.vocab, most = p.forward.partition.slice_vectors * kWidth<Logit>;
+        begin = min(team.slice * most, vocab);
         count = min(most, vocab - begin);
-        const i64 offset = i64(share.row) * p.forward.batch.row_stride + begin;
+        const i64 offset = i64(team.row) * p.forward.batch.row_stride + begin;
         logits = static_cast<const Storage *>(p.forward.logits) + offset;
         out = static_cast<Storage *>(p.gradient) + offset;
     }
@@ -49,17 +49,17 @@ __device__ inline Vector *kept_vectors() {
 
 // The block's own sum, in thread 0; what is kept of the slice is in shared memory after the next barrier.
 template <class Logit>
-__device__ OnlineSum sum_slice(const Slice<Logit> &slice, const Share &share, const Identity &map) {
+__device__ OnlineSum sum_slice(const Slice<Logit> &slice, const RowTeam &team, const Identity &transform) {
     __shared__ OnlineSum partials[kMaxWarps];
     Vector *const shared = kept_vectors();
     const SliceVectors<Logit> vectors(slice.logits, slice.count, 0);
-    const OnlineSum own = sum_own_vectors<OnlineSum, Logit>(vectors, share, map, [&](int j, const Vector &vector) {
+    const OnlineSum own = sum_own_vectors<OnlineSum, Logit>(vectors, team, transform, [&](int j, const Vector &vector) {
         if (j < slice.kept) shared[j] = vector;
     });
     return reduce_block(own, partials);
 }
 
-// The whole row's sum, in every thread, from each block's sum in its thread 0: always merged by rank.
+// The whole row's sum, in every thread, from each block's sum in its thread 0: always merged in the order of the blocks.
 __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
     __shared__ OnlineSum handed_over;
     if (threadIdx.x == 0) handed_over = own;
@@ -67,10 +67,10 @@ __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
     cluster_wait();
     OnlineSum total;
 #pragma unroll 1
-    for (u32 rank = 0; rank < blocks; ++rank) {
+    for (u32 block = 0; block < blocks; ++block) {
         OnlineSum other;
-        other.reference = load_from(rank, &handed_over.reference);
-        other.sum = load_from(rank, &handed_over.sum);
+        other.reference = load_from(block, &handed_over.reference);
+        other.sum = load_from(block, &handed_over.sum);
         total.merge(other);
     }
     return total;
@@ -78,60 +78,60 @@ __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
 
 // First from what was kept, then from device memory: a thread's vectors are the same ones throughout.
 template <class Logit, bool kStraddling>
-__device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int kept, u32 label, const Share &share) {
+__device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int kept, u32 label, const RowTeam &team) {
     const SliceVectors<Logit> &logits = writer.logits;
-    const int team = share.team, kept_end = min(kept, logits.whole_end);
+    const int threads = team.threads, kept_end = min(kept, logits.whole_end);
     const Vector *const shared = kept_vectors();
-    writer.run(label, share, [&](int j) {
+    writer.run(label, team, [&](int j) {
         if (logits.lead == 0) {
-            j = writer.template write<kInFlight>(j, kept_end, team, [&](int j) { return shared[j]; });
+            j = writer.template write<kInFlight>(j, kept_end, threads, [&](int j) { return shared[j]; });
         } else {
             const u32 phase = 16 - logits.lead * u32(sizeof(typename Logit::Storage));
             j = writer.template write<kInFlight / 2>(
-                j, kept_end, team, [&](int j) { return shift_together(shared[j - 1], shared[j], phase); });
+                j, kept_end, threads, [&](int j) { return shift_together(shared[j - 1], shared[j], phase); });
         }
-        writer.template write_rest<kStraddling>(j, team);
+        writer.template write_rest<kStraddling>(j, threads);
     });
 }
 
 template <class Logit>
-__device__ void write_gradient(const Slice<Logit> &slice, const OnlineSum &total, i64 label, const Share &share,
-                               const Identity &map) {
+__device__ void write_gradient(const Slice<Logit> &slice, const OnlineSum &total, i64 label, const RowTeam &team,
+                               const Identity &transform) {
     const u32 lead = slice.lead();
     const SliceVectors<Logit> logits(slice.logits, slice.count, lead);
     // With the row's own reference there is nothing to make up for: logsumexp is reference + log(sum), exactly.
-    const RowGradient<Identity> gradient = {map, 1.0f, total.reference, log2f(total.sum)};
+    const RowGradient<Identity> gradient = {transform, 1.0f, total.reference, log2f(total.sum)};
     const GradientWriter<Logit, Identity> writer = {logits, slice.out - lead, gradient};
     const u32 column = u32(label) - slice.begin; // beyond the slice where another has the label
     if (logits.straddling)
-        write_slice<Logit, true>(writer, slice.kept, column, share);
+        write_slice<Logit, true>(writer, slice.kept, column, team);
     else
-        write_slice<Logit, false>(writer, slice.kept, column, share);
+        write_slice<Logit, false>(writer, slice.kept, column, team);
 }
 
 template <class Logit> __device__ void factored(const DpoFactored &p) {
-    const Share share(p.forward.dealing, p.forward.batch.rows);
-    const Position at(p.forward.batch, share.row);
-    const Slice<Logit> slice(p, share);
-    const Identity map(p.forward.batch);
-    const bool speaks = share.slice == 0 && threadIdx.x == 0; // for the row
+    const RowTeam team(p.forward.partition, p.forward.batch.rows);
+    const RowContext at(p.forward.batch, team.row);
+    const Slice<Logit> slice(p, team);
+    const Identity transform(p.forward.batch);
+    const bool speaks = team.slice == 0 && threadIdx.x == 0; // for the row
     if (at.scored && at.label_in(p.forward.batch.vocab)) {
-        const OnlineSum own = sum_slice(slice, share, map);
+        const OnlineSum own = sum_slice(slice, team, transform);
         // Before the merge: after it, the block that has the label may have written over its logit.
         const float label_logit = speaks ? Logit::widen_one(slice.logits[at.label]) : 0.0f;
-        const OnlineSum total = merge_cluster(own, p.forward.dealing.blocks_per_row);
+        const OnlineSum total = merge_cluster(own, p.forward.partition.blocks_per_row);
         cluster_arrive();
-        if (speaks) record(p.forward, share.row, at, RowScore::of(total, label_logit, map));
-        write_gradient(slice, total, at.label, share, map);
+        if (speaks) record(p.forward, team.row, at, RowLogp::of(total, label_logit, transform));
+        write_gradient(slice, total, at.label, team, transform);
         // Shared memory stays as long as another block may read of it.
         cluster_wait();
     } else {
-        const RowScore score = RowScore::without_logits(at);
-        if (speaks) record(p.forward, share.row, at, score);
+        const RowLogp row_logp = RowLogp::without_logits(at);
+        if (speaks) record(p.forward, team.row, at, row_logp);
         const u32 lead = slice.lead();
-        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, share, score.logsumexp);
+        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, team, row_logp.logsumexp);
     }
-    if (share.slice == 0) finish_rows<false>(p.forward, share);
+    if (team.slice == 0) finish_rows<false>(p.forward, team);
 }
 
 // Shared memory is for two blocks on a multiprocessor; so many threads leave 72 registers to each, which the losses need,

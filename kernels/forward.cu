@@ -1,4 +1,4 @@
-// Floors 1 and 2 in one launch: logits to token and sequence log-probs, and from those to loss, metrics and
+// logps and pair_loss in one launch: logits to token and sequence log-probs, and from those to loss, metrics and
 // coefficients. The logits are read once, by 16-byte loads; rows that are not scored are not read at all.
 //
 // A team of threads sums a row, or a slice of it: the last block to finish a slice of a row merges them. The last block to
@@ -11,7 +11,7 @@
 // a clock: 1.9 an element on an H200, 1.2 on a B200.
 // Budget: 7 aligned, 14 straddling
 // Budget of extended: 21 aligned, 28 straddling
-#include "figures.cuh"
+#include "metrics.cuh"
 #include "stages.cuh"
 
 // The sum of one row, from those of its slices, by the last block to finish one.
@@ -22,15 +22,15 @@ template <class Sum> __device__ Sum merge_slices(const DpoSliceSum *sums, u32 sl
 }
 
 // What one read of a row tells beside its log-prob: see TokenMetrics in src/batch.rs. The sums are there to be divided.
-struct RowFigures {
+struct RowMetrics {
     float entropy = 0.0f, correct = 0.0f, mean_logit = 0.0f, sum_p2 = 0.0f;
 
-    __device__ void set(const OnlineSum &, const Identity &, const Position &, u32, float) {}
-    __device__ void set(const FiguredSum &s, const Mapped &map, const Position &at, u32 columns, float token_logp) {
+    __device__ void set(const OnlineSum &, const Identity &, const RowContext &, u32, float) {}
+    __device__ void set(const MetricsSum &s, const Transformed &transform, const RowContext &at, u32 columns, float token_logp) {
         // -sum p log p = log(sum e) - sum e d / sum e: both terms are at least 0.
         entropy = logf(s.sum) - s.weighted / s.sum;
         correct = !isnan(token_logp) && i64(s.first) == at.label ? 1.0f : 0.0f;
-        mean_logit = map.rest() * (s.total / float(columns));
+        mean_logit = transform.deferred_scale() * (s.total / float(columns));
         sum_p2 = s.squares / (s.sum * s.sum);
     }
     __device__ void set_unknown() { entropy = mean_logit = sum_p2 = not_a_number(); }
@@ -43,55 +43,55 @@ struct RowFigures {
     }
 };
 
-// Floor 1 of one row, by one thread. `total` counts only where the row can be scored.
+// logps of one row, by one thread. `total` counts only where the row can be scored.
 template <class Logit, class Sum>
-__device__ void score_row(const DpoForward &p, u32 row, const Position &at, const typename Logit::Storage *logits,
-                          const Sum &total, const typename Sum::Map &map) {
-    RowScore score = RowScore::without_logits(at);
-    RowFigures figures;
+__device__ void record_row(const DpoForward &p, u32 row, const RowContext &at, const typename Logit::Storage *logits,
+                          const Sum &total, const typename Sum::Transform &transform) {
+    RowLogp row_logp = RowLogp::without_logits(at);
+    RowMetrics metrics;
     if (at.scored && at.label_in(p.batch.columns)) {
-        score = RowScore::of(total, Logit::widen_one(logits[at.label]), map);
-        figures.set(total, map, at, p.batch.columns, score.token_logp);
-    } else if (at.scored || !at.placed) {
-        figures.set_unknown();
+        row_logp = RowLogp::of(total, Logit::widen_one(logits[at.label]), transform);
+        metrics.set(total, transform, at, p.batch.columns, row_logp.token_logp);
+    } else if (at.scored || !at.in_sequence) {
+        metrics.set_unknown();
     }
-    record(p, row, at, score);
-    if (Sum::kFigures) figures.store(p.metrics, row);
+    record(p, row, at, row_logp);
+    if (Sum::kMetrics) metrics.store(p.metrics, row);
 }
 
 // The rows of this block; false where other blocks have still to finish the row.
-template <class Logit, class Sum> __device__ bool score_rows(const DpoForward &p, const Share &share) {
+template <class Logit, class Sum> __device__ bool sum_rows(const DpoForward &p, const RowTeam &team) {
     __shared__ Sum partials[kMaxWarps];
-    const typename Sum::Map map(p.batch);
-    const u32 slices = p.dealing.blocks_per_row;
-    const Position at(p.batch, min(share.row, p.batch.rows - 1));
-    const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(share.row) * p.batch.row_stride;
-    const bool reads = share.has_row() && at.scored && at.label_in(p.batch.columns);
+    const typename Sum::Transform transform(p.batch);
+    const u32 slices = p.partition.blocks_per_row;
+    const RowContext at(p.batch, min(team.row, p.batch.rows - 1));
+    const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(team.row) * p.batch.row_stride;
+    const bool reads = team.has_row() && at.scored && at.label_in(p.batch.columns);
     Sum total;
     if (reads) {
-        const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.dealing, share.slice);
-        total = sum_own_vectors<Sum, Logit>(vectors, share, map, [](int, const Vector &) {});
+        const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.partition, team.slice);
+        total = sum_own_vectors<Sum, Logit>(vectors, team, transform, [](int, const Vector &) {});
     }
     if (slices > 1 && !reads) {
         // Nothing to merge: one block is enough.
-        if (share.slice > 0) return false;
+        if (team.slice > 0) return false;
     } else {
-        total = reduce_teams(total, share.team, partials);
+        total = reduce_teams(total, team.threads, partials);
         if (slices > 1) {
-            DpoSliceSum *sums = p.slice_sums + i64(share.row) * slices;
-            if (threadIdx.x == 0) sums[share.slice] = total.stored();
-            if (!arrive_last(&p.row_slices_done[share.row], 1, slices)) return false;
+            DpoSliceSum *sums = p.slice_sums + i64(team.row) * slices;
+            if (threadIdx.x == 0) sums[team.slice] = total.stored();
+            if (!arrive_last(&p.row_slices_done[team.row], 1, slices)) return false;
             total = merge_slices(sums, slices, partials);
         }
     }
-    if (share.has_row() && share.rank == 0) score_row<Logit>(p, share.row, at, logits, total, map);
+    if (team.has_row() && team.thread == 0) record_row<Logit>(p, team.row, at, logits, total, transform);
     return true;
 }
 
 template <class Logit, class Sum> __device__ void forward(const DpoForward &p) {
-    const Share share(p.dealing, p.batch.rows);
-    if (!score_rows<Logit, Sum>(p, share)) return;
-    finish_rows<Sum::kFigures>(p, share);
+    const RowTeam team(p.partition, p.batch.rows);
+    if (!sum_rows<Logit, Sum>(p, team)) return;
+    finish_rows<Sum::kMetrics>(p, team);
 }
 
 #define DPO_FORWARD(name, Logit)                                          \
@@ -101,6 +101,6 @@ template <class Logit, class Sum> __device__ void forward(const DpoForward &p) {
     }                                                                     \
     extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocksOfExtended) \
         dpo_forward_figured_##name(const __grid_constant__ DpoForward p) { \
-        forward<Logit, FiguredSum>(p);                                    \
+        forward<Logit, MetricsSum>(p);                                    \
     }
 DPO_FOR_EACH_DTYPE(DPO_FORWARD)

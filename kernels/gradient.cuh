@@ -5,18 +5,18 @@
 
 // One element's gradient needs two numbers per row beside its logit. x - logsumexp is taken before the multiplication
 // by log2(e), and the residual of logsumexp after it: a large logsumexp costs no accuracy.
-template <class Map> struct RowGradient {
-    Map map;
+template <class Transform> struct RowGradient {
+    Transform transform;
     float coef;
     float logsumexp;
     float residual_log2;
 
     // From logits to their gradients, as if none were the label's. `slopes` are -coef dz'/dz.
     template <int kCount> __device__ void differentiate(float (&x)[kCount], float (&slopes)[kCount]) const {
-        map.bend(x, slopes, -coef);
+        transform.apply(x, slopes, -coef);
 #pragma unroll
         for (int i = 0; i < kCount; ++i)
-            x[i] = slopes[i] * exp2_approx(fmaf(map.minus(x[i], logsumexp), kLog2e, -residual_log2));
+            x[i] = slopes[i] * exp2_approx(fmaf(transform.difference(x[i], logsumexp), kLog2e, -residual_log2));
     }
 
     // The gradient of the label's logit.
@@ -29,19 +29,19 @@ template <class Map> struct RowGradient {
     // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a
     // Logit reaches leaves room for rounding.
     template <class Logit> __device__ bool may_overflow() const {
-        return !(fabsf(coef * map.steepest()) <= 0.5f * Logit::kLargest && isfinite(logsumexp));
+        return !(fabsf(coef * transform.steepest()) <= 0.5f * Logit::kLargest && isfinite(logsumexp));
     }
 };
 
 // Vectors are counted from the gradient's 16-byte boundaries, so that every store is aligned; where the logits stand at
 // another phase, the loads straddle. A team's threads take the whole vectors in turn, and the edges by number.
-template <class Logit, class Map> struct GradientWriter {
+template <class Logit, class Transform> struct GradientWriter {
     typedef typename Logit::Storage Storage;
     static constexpr int kWide = kWidth<Logit>;
 
     SliceVectors<Logit> logits;
     Storage *out; // like logits.origin: `lead` elements before the row
-    RowGradient<Map> gradient;
+    RowGradient<Transform> gradient;
 
     // Of tokens that are not the label.
     __device__ Vector differentiate(const Vector &vector) const {
@@ -56,25 +56,25 @@ template <class Logit, class Map> struct GradientWriter {
     }
 
     // This thread's vectors from `j` to `end`, `kGroup` loads in flight; returns the next of its vectors.
-    template <int kGroup, class Load> __device__ int write(int j, int end, int team, const Load &load) const {
+    template <int kGroup, class Load> __device__ int write(int j, int end, int threads, const Load &load) const {
         Vector group[kGroup];
-        for (; j + (kGroup - 1) * team < end; j += kGroup * team) {
+        for (; j + (kGroup - 1) * threads < end; j += kGroup * threads) {
 #pragma unroll
-            for (int k = 0; k < kGroup; ++k) group[k] = load(j + k * team);
+            for (int k = 0; k < kGroup; ++k) group[k] = load(j + k * threads);
 #pragma unroll
-            for (int k = 0; k < kGroup; ++k) store(j + k * team, group[k]);
+            for (int k = 0; k < kGroup; ++k) store(j + k * threads, group[k]);
         }
         // One vector fewer than a group at most.
         int next = j;
 #pragma unroll
         for (int k = 0; k + 1 < kGroup; ++k) {
-            if (j + k * team < end) group[k] = load(j + k * team);
+            if (j + k * threads < end) group[k] = load(j + k * threads);
         }
 #pragma unroll
         for (int k = 0; k + 1 < kGroup; ++k) {
-            if (j + k * team < end) {
-                store(j + k * team, group[k]);
-                next += team;
+            if (j + k * threads < end) {
+                store(j + k * threads, group[k]);
+                next += threads;
             }
         }
         return next;
@@ -82,9 +82,9 @@ template <class Logit, class Map> struct GradientWriter {
 
     // The same of the logits in device memory. A straddling load holds two vectors until they are shifted together; and
     // a transform needs registers too.
-    template <bool kStraddling> __device__ void write_rest(int j, int team) const {
-        constexpr int kGroup = kStraddling || Map::kExtended ? kInFlight / 2 : kInFlight;
-        write<kGroup>(j, logits.whole_end, team, [&](int j) { return logits.template load<kStraddling>(j); });
+    template <bool kStraddling> __device__ void write_rest(int j, int threads) const {
+        constexpr int kGroup = kStraddling || Transform::kTransformed ? kInFlight / 2 : kInFlight;
+        write<kGroup>(j, logits.whole_end, threads, [&](int j) { return logits.template load<kStraddling>(j); });
     }
 
     // The whole slice, with `write_whole` to write this thread's vectors from the first of them on.
@@ -92,13 +92,13 @@ template <class Logit, class Map> struct GradientWriter {
     // The label is a token like any other to the loops, which stay free of it; the thread that writes its vector then
     // writes the label's gradient over it. In place, that thread must have read the logit before.
     template <class WriteWhole>
-    __device__ void run(u32 label, const Share &share, const WriteWhole &write_whole) const {
+    __device__ void run(u32 label, const RowTeam &team, const WriteWhole &write_whole) const {
         const i64 at = i64(label) + logits.lead;
-        const bool owner = logits.owner(int(at / kWide), share.team) == int(share.rank);
+        const bool owner = logits.owner(int(at / kWide), team.threads) == int(team.thread);
         const float own = owner ? gradient.at_label(Logit::widen_one(logits.origin[at])) : 0.0f;
-        write_whole(logits.whole_begin + int(share.rank));
-        if (int(share.rank) < logits.edges()) {
-            const int edge = logits.edge(share.rank);
+        write_whole(logits.whole_begin + int(team.thread));
+        if (int(team.thread) < logits.edges()) {
+            const int edge = logits.edge(team.thread);
             logits.store_edge(out, edge, differentiate(logits.load_edge(edge)));
         }
         if (owner) out[at] = Logit::narrow_one(own);
@@ -106,7 +106,7 @@ template <class Logit, class Map> struct GradientWriter {
 
     // Whether this thread is about to write an infinity or a NaN. Looked at before rather than after the loops, which
     // need all registers there are; one element at a time, since it is rare.
-    __device__ bool writes_nonfinite(u32 label, const Share &share) const {
+    __device__ bool writes_nonfinite(u32 label, const RowTeam &team) const {
         bool found = false;
         const auto look = [&](int j) {
 #pragma unroll 1
@@ -120,17 +120,17 @@ template <class Logit, class Map> struct GradientWriter {
                 found |= !isfinite(Logit::widen_one(Logit::narrow_one(gradient[0])));
             }
         };
-        for (int j = logits.whole_begin + int(share.rank); j < logits.whole_end; j += int(share.team)) look(j);
-        if (int(share.rank) < logits.edges()) look(logits.edge(share.rank));
+        for (int j = logits.whole_begin + int(team.thread); j < logits.whole_end; j += int(team.threads)) look(j);
+        if (int(team.thread) < logits.edges()) look(logits.edge(team.thread));
         return found;
     }
 };
 
 // One value all over a slice of a row, by aligned vectors where whole ones fit.
 template <class Logit>
-__device__ void fill(const SliceVectors<Logit> &vectors, typename Logit::Storage *out, const Share &share, float value) {
+__device__ void fill(const SliceVectors<Logit> &vectors, typename Logit::Storage *out, const RowTeam &team, float value) {
     const Vector vector = all<Logit>(value);
-    for (int j = vectors.whole_begin + int(share.rank); j < vectors.whole_end; j += int(share.team))
+    for (int j = vectors.whole_begin + int(team.thread); j < vectors.whole_end; j += int(team.threads))
         store_streaming(out + i64(j) * kWidth<Logit>, vector);
-    if (int(share.rank) < vectors.edges()) vectors.store_edge(out, vectors.edge(share.rank), vector);
+    if (int(team.thread) < vectors.edges()) vectors.store_edge(out, vectors.edge(team.thread), vector);
 }

@@ -16,18 +16,18 @@ struct Side {
     float logp, log_ratio;
     float length; // at least 1
     float scale;  // beta, or beta / length
-    float mate;   // what DPO_LOSS_AOT_UNPAIRED sorts beside this one's reward
+    float sorted_partner;   // what DPO_LOSS_AOT_UNPAIRED sorts beside this one's reward
 };
 
 // What a loss reads of one pair.
 struct PairNumbers {
     Side chosen, rejected;
-    float beta, margin, label_smoothing;
+    float beta, gamma, label_smoothing;
     u32 divergence;
     float alpha;
     float baseline;  // z_0 of KTO, in nats
     float per_token; // normalizer / tokens of SFT
-    float mate;      // the reference margin that DPO_LOSS_AOT sorts beside this pair's
+    float sorted_partner;      // the reference margin that DPO_LOSS_AOT sorts beside this pair's
 };
 
 // The loss of one pair and its derivatives by the log-probs.
@@ -35,36 +35,31 @@ struct Slopes {
     float loss, chosen, rejected;
 };
 
-// A function of one number and its derivative.
-struct Value {
-    float value, slope;
-};
-
-__device__ inline Value smoothed_sigmoid(float z, float flip) {
+__device__ inline ValueSlope smoothed_sigmoid(float z, float flip) {
     // flip * softplus(z) is skipped at flip = 0, where an infinite z would make it 0 * inf.
     return {(1.0f - flip) * softplus(-z) + (flip > 0.0f ? flip * softplus(z) : 0.0f), flip - sigmoid(-z)};
 }
 
 // x^2 with x = (z - ...) / beta, derived by z.
-__device__ inline Value square(float x, float beta) { return {x * x, 2.0f * x / beta}; }
+__device__ inline ValueSlope square(float x, float beta) { return {x * x, 2.0f * x / beta}; }
 
-__device__ inline Value hinge(float z) { return z >= 1.0f ? Value{0.0f, 0.0f} : Value{1.0f - z, -1.0f}; }
+__device__ inline ValueSlope hinge(float z) { return z >= 1.0f ? ValueSlope{0.0f, 0.0f} : ValueSlope{1.0f - z, -1.0f}; }
 
-__device__ inline Value exo(float z, float flip) {
+__device__ inline ValueSlope exo(float z, float flip) {
     const float right = sigmoid(z), wrong = sigmoid(-z);
     const float log_rest = log1pf(-flip), log_flip = logf(flip);
     return {vanishing(right, -softplus(-z) - log_rest) + vanishing(wrong, -softplus(z) - log_flip),
             vanishing(right * wrong, z - log_rest + log_flip)};
 }
 
-__device__ inline Value robust(float z, float flip) {
+__device__ inline ValueSlope robust(float z, float flip) {
     const float flipped = flip > 0.0f ? flip * softplus(z) : 0.0f;
     const float unbiased = 1.0f - 2.0f * flip;
     return {((1.0f - flip) * softplus(-z) - flipped) / unbiased,
             (-(1.0f - flip) * sigmoid(-z) - flip * sigmoid(z)) / unbiased};
 }
 
-__device__ inline Value discopop(float z, float tau) {
+__device__ inline ValueSlope discopop(float z, float tau) {
     const float m = sigmoid(z / tau), rest = sigmoid(-z / tau);
     // e^-z m as one exponential where e^-z alone would overflow; finite since tau < 1.
     const float exponential =
@@ -76,10 +71,10 @@ __device__ inline Value discopop(float z, float tau) {
 // Of z, by f' of each log-ratio.
 template <class F> __device__ Slopes of_margin(const PairNumbers &pair, F f) {
     const Side &w = pair.chosen, &l = pair.rejected;
-    const Score score_w = score(pair.divergence, pair.alpha, w.log_ratio);
-    const Score score_l = score(pair.divergence, pair.alpha, l.log_ratio);
-    const Value v = f(w.scale * score_w.value - l.scale * score_l.value - pair.margin);
-    return {v.value, w.scale * v.slope * score_w.slope, -l.scale * v.slope * score_l.slope};
+    const ValueSlope f_prime_w = f_prime(pair.divergence, pair.alpha, w.log_ratio);
+    const ValueSlope f_prime_l = f_prime(pair.divergence, pair.alpha, l.log_ratio);
+    const ValueSlope v = f(w.scale * f_prime_w.value - l.scale * f_prime_l.value - pair.gamma);
+    return {v.value, w.scale * v.slope * f_prime_w.slope, -l.scale * v.slope * f_prime_l.slope};
 }
 
 // Of the rewards u and v, each by itself; one of them may be missing.
@@ -87,12 +82,12 @@ template <class F, class G> __device__ Slopes of_sides(const PairNumbers &pair, 
     const Side &w = pair.chosen, &l = pair.rejected;
     Slopes slopes = {0.0f, 0.0f, 0.0f};
     if (w.present) {
-        const Value of_w = f(w.scale * w.log_ratio);
+        const ValueSlope of_w = f(w.scale * w.log_ratio);
         slopes.loss = of_w.value;
         slopes.chosen = w.scale * of_w.slope;
     }
     if (l.present) {
-        const Value of_l = g(l.scale * l.log_ratio);
+        const ValueSlope of_l = g(l.scale * l.log_ratio);
         slopes.loss += of_l.value;
         slopes.rejected = l.scale * of_l.slope;
     }
@@ -108,15 +103,15 @@ __device__ inline Slopes apo_down(const PairNumbers &pair) {
 
 __device__ inline Slopes aot(const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
-    const Value v = smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.mate, pair.label_smoothing);
+    const ValueSlope v = smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.sorted_partner, pair.label_smoothing);
     return {v.value, w.scale * v.slope, -l.scale * v.slope};
 }
 
 // The loss at the rank of the chosen; the rejected stands at a rank of its own.
 __device__ inline Slopes aot_unpaired(const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
-    const Value of_w = smoothed_sigmoid(w.scale * w.log_ratio - w.mate, pair.label_smoothing);
-    const Value of_l = smoothed_sigmoid(l.mate - l.scale * l.log_ratio, pair.label_smoothing);
+    const ValueSlope of_w = smoothed_sigmoid(w.scale * w.log_ratio - w.sorted_partner, pair.label_smoothing);
+    const ValueSlope of_l = smoothed_sigmoid(l.sorted_partner - l.scale * l.log_ratio, pair.label_smoothing);
     return {of_w.value, w.scale * of_w.slope, -l.scale * of_l.slope};
 }
 
@@ -143,28 +138,28 @@ __device__ inline Slopes term_slopes(const DpoLossTerm &term, const PairNumbers 
     case DPO_LOSS_NCA_PAIR:
         return of_sides(
             pair,
-            [](float u) { return Value{softplus(-u) + 0.5f * softplus(u), 0.5f * sigmoid(u) - sigmoid(-u)}; },
-            [](float v) { return Value{0.5f * softplus(v), 0.5f * sigmoid(v)}; });
+            [](float u) { return ValueSlope{softplus(-u) + 0.5f * softplus(u), 0.5f * sigmoid(u) - sigmoid(-u)}; },
+            [](float v) { return ValueSlope{0.5f * softplus(v), 0.5f * sigmoid(v)}; });
     case DPO_LOSS_BCO_PAIR:
         return of_sides(
-            pair, [](float u) { return Value{softplus(-u), -sigmoid(-u)}; },
-            [](float v) { return Value{softplus(v), sigmoid(v)}; });
+            pair, [](float u) { return ValueSlope{softplus(-u), -sigmoid(-u)}; },
+            [](float v) { return ValueSlope{softplus(v), sigmoid(v)}; });
     case DPO_LOSS_SPPO_HARD:
         return of_sides(
             pair, [=](float u) { return square((u - 0.5f) / beta, beta); },
             [=](float v) { return square((v + 0.5f) / beta, beta); });
     case DPO_LOSS_APO_ZERO:
         return of_sides(
-            pair, [](float u) { return Value{sigmoid(-u), -bell(u)}; },
-            [](float v) { return Value{sigmoid(v), bell(v)}; });
+            pair, [](float u) { return ValueSlope{sigmoid(-u), -bell(u)}; },
+            [](float v) { return ValueSlope{sigmoid(v), bell(v)}; });
     case DPO_LOSS_APO_DOWN: return apo_down(pair);
     case DPO_LOSS_KTO: {
         const float baseline = beta * pair.baseline, undesirable = term.parameters[1];
         return of_sides(
             pair,
-            [=](float u) { return Value{parameter * sigmoid(baseline - u), -parameter * bell(u - baseline)}; },
+            [=](float u) { return ValueSlope{parameter * sigmoid(baseline - u), -parameter * bell(u - baseline)}; },
             [=](float v) {
-                return Value{undesirable * sigmoid(v - baseline), undesirable * bell(v - baseline)};
+                return ValueSlope{undesirable * sigmoid(v - baseline), undesirable * bell(v - baseline)};
             });
     }
     case DPO_LOSS_AOT: return aot(pair);

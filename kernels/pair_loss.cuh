@@ -1,4 +1,4 @@
-// Floor 2: from sequence log-probs to losses, metrics and one coefficient per sequence.
+// pair_loss: from sequence log-probs to losses, metrics and one coefficient per sequence.
 #pragma once
 
 #include "batch.cuh"
@@ -19,18 +19,18 @@ struct PairSums {
 };
 
 // What all pairs share: scored tokens, and the sum of KTO's mismatched log-ratios.
-struct SharedSums {
+struct BatchSums {
     double baseline = 0.0;
     u64 chosen_tokens = 0, rejected_tokens = 0;
 
-    __device__ void merge(const SharedSums &other) {
+    __device__ void merge(const BatchSums &other) {
         baseline += other.baseline;
         chosen_tokens += other.chosen_tokens;
         rejected_tokens += other.rejected_tokens;
     }
 };
 
-struct Shared {
+struct BatchScalars {
     float normalizer;
     float baseline;  // z_0 of KTO, in nats
     float per_token; // normalizer / tokens of SFT
@@ -104,9 +104,9 @@ struct PairStage {
     }
 
     // By one warp, whose lanes take every 32nd, so that the order does not depend on the block.
-    __device__ Shared share() const {
+    __device__ BatchScalars batch_scalars() const {
         const u32 lane = threadIdx.x % kWarp;
-        SharedSums sums;
+        BatchSums sums;
         for (u32 pair = lane; scored && pair < loss.pairs; pair += kWarp) {
             if (!in_range(pair)) continue;
             if (has_chosen(pair)) sums.chosen_tokens += scored[chosen(pair)];
@@ -116,17 +116,17 @@ struct PairStage {
             sums.baseline += double(loss.kl_logps[k]) - (loss.kl_ref_logps ? double(loss.kl_ref_logps[k]) : 0.0);
         sums = reduce_warp(sums);
 
-        Shared shared = {loss.normalizer, loss.baseline, 0.0f};
-        if (loss.device_normalizer) shared.normalizer = positive(*loss.device_normalizer);
+        BatchScalars scalars = {loss.normalizer, loss.baseline, 0.0f};
+        if (loss.device_normalizer) scalars.normalizer = positive(*loss.device_normalizer);
         else if (loss.normalizer_kind == DPO_NORMALIZER_TOKENS)
-            shared.normalizer = float(sums.chosen_tokens + sums.rejected_tokens);
+            scalars.normalizer = float(sums.chosen_tokens + sums.rejected_tokens);
         if (loss.kl_count > 0) {
             const float mean = float(sums.baseline / double(loss.kl_count));
-            shared.baseline = mean < 0.0f ? 0.0f : mean;
+            scalars.baseline = mean < 0.0f ? 0.0f : mean;
         }
         const float tokens = loss.chosen_tokens ? positive(*loss.chosen_tokens) : float(sums.chosen_tokens);
-        shared.per_token = shared.normalizer / tokens;
-        return shared;
+        scalars.per_token = scalars.normalizer / tokens;
+        return scalars;
     }
 
     // What the sorting losses sort: policy and reference margins, or chosen and rejected rewards.
@@ -176,14 +176,14 @@ struct PairStage {
         return {present, logps[s], log_ratio(s), length(s), scale(pair, s, length_normalized), 0.0f};
     }
 
-    __device__ Slopes of_term(u32 pair, const DpoLossTerm &term, const Shared &shared) const {
+    __device__ Slopes of_term(u32 pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
         const u32 normalized = term.length_normalized;
         PairNumbers numbers;
         numbers.chosen = side(pair, chosen(pair), has_chosen(pair), normalized);
         numbers.rejected = side(pair, rejected(pair), has_rejected(pair), normalized);
         numbers.beta = beta(pair);
-        numbers.margin = loss.gamma;
-        if (loss.gammas) numbers.margin = isfinite(loss.gammas[pair]) ? loss.gammas[pair] : not_a_number();
+        numbers.gamma = loss.gamma;
+        if (loss.gammas) numbers.gamma = isfinite(loss.gammas[pair]) ? loss.gammas[pair] : not_a_number();
         numbers.label_smoothing = term.label_smoothing;
         if (loss.label_smoothings) {
             const float flip = loss.label_smoothings[pair];
@@ -191,13 +191,13 @@ struct PairStage {
         }
         numbers.divergence = loss.divergence;
         numbers.alpha = loss.alpha;
-        numbers.baseline = shared.baseline;
-        numbers.per_token = shared.per_token;
-        numbers.mate = 0.0f;
-        if (term.kind == DPO_LOSS_AOT) numbers.mate = loss.margins[rank(POLICY_MARGIN, normalized, pair)];
+        numbers.baseline = scalars.baseline;
+        numbers.per_token = scalars.per_token;
+        numbers.sorted_partner = 0.0f;
+        if (term.kind == DPO_LOSS_AOT) numbers.sorted_partner = loss.margins[rank(POLICY_MARGIN, normalized, pair)];
         if (term.kind == DPO_LOSS_AOT_UNPAIRED) {
-            numbers.chosen.mate = loss.rejected_rewards[rank(CHOSEN_REWARD, normalized, pair)];
-            numbers.rejected.mate = loss.chosen_rewards[rank(REJECTED_REWARD, normalized, pair)];
+            numbers.chosen.sorted_partner = loss.rejected_rewards[rank(CHOSEN_REWARD, normalized, pair)];
+            numbers.rejected.sorted_partner = loss.chosen_rewards[rank(REJECTED_REWARD, normalized, pair)];
         }
         return term_slopes(term, numbers);
     }
@@ -217,13 +217,13 @@ struct PairStage {
     }
 
     // Of all terms, before the normalizer; NaN for a pair with an index out of range.
-    __device__ Slopes checked_slopes(u32 pair, const Shared &shared) const {
+    __device__ Slopes checked_slopes(u32 pair, const BatchScalars &scalars) const {
         const float nan = not_a_number();
         if (!in_range(pair)) return {nan, nan, nan};
         Slopes sum = {0.0f, 0.0f, 0.0f};
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
-            const Slopes slopes = of_term(pair, loss.terms[t], shared);
+            const Slopes slopes = of_term(pair, loss.terms[t], scalars);
             sum.loss += loss.terms[t].weight * slopes.loss;
             sum.chosen += loss.terms[t].weight * slopes.chosen;
             sum.rejected += loss.terms[t].weight * slopes.rejected;
@@ -236,13 +236,13 @@ struct PairStage {
     // comes after every report.
     __device__ void run(DpoProgress *progress) const {
         __shared__ PairSums partials[kMaxWarps];
-        __shared__ Shared shared;
+        __shared__ BatchScalars scalars;
         if (threadIdx.x < kWarp) {
-            const Shared found = share();
-            if (threadIdx.x == 0) shared = found;
+            const BatchScalars found = batch_scalars();
+            if (threadIdx.x == 0) scalars = found;
         }
         sort_all();
-        __syncthreads(); // from here on all see `shared`, what was sorted, and an empty `progress`
+        __syncthreads(); // from here on all see `scalars`, what was sorted, and an empty `progress`
 
         // The pairs, and then, where they are indexed, the sequences: one may stand in several pairs, whose coefficients
         // are added in pair order by one thread, so that no atomic can reorder them. A pair with a bad index spoils its
@@ -256,7 +256,7 @@ struct PairStage {
             for (u32 pair = gathers ? 0 : task; pair < (gathers ? loss.pairs : task + 1); ++pair) {
                 const u32 w = chosen(pair), l = rejected(pair);
                 if (gathers && w != s && l != s) continue;
-                const Slopes t = checked_slopes(pair, shared);
+                const Slopes t = checked_slopes(pair, scalars);
                 if (gathers) {
                     if (w == s) coef += t.chosen;
                     if (l == s) coef += t.rejected;
@@ -265,10 +265,10 @@ struct PairStage {
                 if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
                 loss.pair_losses[pair] = t.loss;
                 if (indexed) continue;
-                if (has_chosen(pair)) loss.coef[w] = t.chosen / shared.normalizer;
-                if (has_rejected(pair)) loss.coef[l] = t.rejected / shared.normalizer;
+                if (has_chosen(pair)) loss.coef[w] = t.chosen / scalars.normalizer;
+                if (has_rejected(pair)) loss.coef[l] = t.rejected / scalars.normalizer;
             }
-            if (gathers) loss.coef[s] = coef / shared.normalizer;
+            if (gathers) loss.coef[s] = coef / scalars.normalizer;
         }
         __syncthreads(); // from here on nobody looks at sorted numbers
 
@@ -288,7 +288,7 @@ struct PairStage {
             const double chosen_reward = total.chosen_reward / total.chosen;
             const double rejected_reward = total.rejected_reward / rejected;
             const double margin = unpaired() ? chosen_reward - rejected_reward : total.margin / pairs;
-            *loss.metrics = {float(total.loss / shared.normalizer), float(chosen_reward), float(rejected_reward),
+            *loss.metrics = {float(total.loss / scalars.normalizer), float(chosen_reward), float(rejected_reward),
                              float(margin), float(total.correct / pairs)};
         }
     }

@@ -69,8 +69,8 @@ struct DpoStatus {
     unsigned int first[DPO_TROUBLES];
 };
 
-// Figures of a batch.
-struct DpoMetrics {
+// Metrics of a batch.
+struct DpoPairMetrics {
     float loss;            // sum of pair losses / normalizer
     float chosen_reward;   // mean
     float rejected_reward; // mean
@@ -127,7 +127,7 @@ struct DpoPairLoss {
     DPO_DEVICE(float) rejected_rewards; // [pairs]
     DPO_DEVICE(float) margins;          // [pairs]
     DPO_DEVICE(float) coef;             // [sequences]
-    DPO_DEVICE(struct DpoMetrics) metrics;
+    DPO_DEVICE(struct DpoPairMetrics) metrics;
     unsigned int pairs; // 0: log-probs only
     unsigned int pair_layout;
     unsigned int length_normalized; // of the rewards; terms have their own
@@ -149,9 +149,9 @@ struct DpoProgress {
     unsigned int worst[DPO_TROUBLES]; // ~index of the first offender: 0 is none, and a maximum finds the first
 };
 
-// How rows are dealt to blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
+// How rows are divided among blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
 // row, each with a slice of its vectors. One of the two numbers is 1.
-struct DpoDealing {
+struct DpoRowPartition {
     unsigned int rows_per_block;
     unsigned int blocks_per_row;
     unsigned int slice_vectors; // 16-byte vectors; the last slice has what is left of the row
@@ -166,13 +166,13 @@ struct DpoSliceSum {
 };
 
 // Sums over the scored rows of a sequence.
-struct DpoTokenSums {
+struct DpoTokenMetricSums {
     double scored; // rows
     double entropy, correct, mean_logit, logsumexp, sum_p2;
 };
 
 // Means over the scored rows of a batch; 0 without any.
-struct DpoTokenMeans {
+struct DpoMeanTokenMetrics {
     unsigned int scored; // rows
     float entropy;
     float accuracy; // share of rows whose label is the most probable token
@@ -188,15 +188,15 @@ struct DpoTokenMetrics {
     DPO_DEVICE(float) correct;
     DPO_DEVICE(float) mean_logit;
     DPO_DEVICE(float) sum_p2;
-    DPO_DEVICE(struct DpoTokenSums) sums;   // [sequences], or null without the next two
+    DPO_DEVICE(struct DpoTokenMetricSums) sums;   // [sequences], or null without the next two
     DPO_DEVICE(float) sequence_log_weights; // [sequences], or null
-    DPO_DEVICE(struct DpoTokenMeans) means; // or null
+    DPO_DEVICE(struct DpoMeanTokenMetrics) means; // or null
 };
 
-// Floors 1 and 2 in one launch.
+// logps and pair_loss in one launch.
 struct DpoForward {
     struct DpoBatch batch;
-    struct DpoDealing dealing;
+    struct DpoRowPartition partition;
     DPO_DEVICE(const void) logits;              // [rows, vocab]
     DPO_DEVICE(float) token_logps;              // [rows]
     DPO_DEVICE(float) logsumexp;                // [rows], or null
@@ -215,14 +215,14 @@ struct DpoForward {
     unsigned int partner_layout; // of pairs, where ld_alpha is not 1: concatenated or interleaved
 };
 
-// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
+// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 struct DpoFactored {
     struct DpoForward forward;
     DPO_DEVICE(void) gradient; // [rows, vocab] at the logits' stride: the logits themselves, or another buffer
     unsigned int kept_vectors; // of a slice, in dynamic shared memory: at least two, or all
 };
 
-// Floor 2 alone: one block.
+// pair_loss alone: one block.
 struct DpoPairLossAlone {
     DPO_DEVICE(const float) logps;         // [sequences]
     DPO_DEVICE(const unsigned int) scored; // [sequences], or null unless lengths or tokens are asked for
@@ -231,10 +231,10 @@ struct DpoPairLossAlone {
     unsigned int sequences;
 };
 
-// Floor 3.
+// backward.
 struct DpoBackward {
     struct DpoBatch batch;
-    struct DpoDealing dealing;
+    struct DpoRowPartition partition;
     DPO_DEVICE(const void) logits;              // [rows, vocab]
     DPO_DEVICE(void) dlogits;                   // the same, or another buffer of the same shape and stride
     DPO_DEVICE(const float) logsumexp;          // [rows]

@@ -26,8 +26,8 @@ template <class T> __device__ T reduce_warp(T value) {
 // Combines one value per thread of each team by `a.merge(b)`; T() is the neutral value. Teams are equal parts of the
 // block, whole warps; the result is in each team's first thread alone, and the tree depends on the team's size only.
 // `partials` holds one value per warp. A team of one warp needs no barrier; otherwise every thread of the block calls.
-template <class T> __device__ T reduce_teams(T value, u32 team, T *partials) {
-    const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = team / kWarp;
+template <class T> __device__ T reduce_teams(T value, u32 threads, T *partials) {
+    const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = threads / kWarp;
     value = reduce_warp(value);
     if (warps == 1) return value;
     if (lane == 0) partials[warp] = value;

@@ -4,7 +4,7 @@
 // `j` holds elements `j * width ...` counted from an origin, so the order of a sum does not depend on the phase.
 #pragma once
 
-#include "dealing.cuh"
+#include "row_team.cuh"
 
 // Bytes past the last 16-byte boundary.
 __device__ inline u32 phase_of(const void *address) { return u32(u64(address)) & 15u; }
@@ -52,7 +52,7 @@ __device__ inline Vector load_straddling(const char *address) {
 }
 
 // Where the elements of a group of vectors stand in their row.
-struct Places {
+struct VectorColumns {
     u32 first; // element of the group's first vector
     u32 step;  // from one vector's to the next one's
     u32 end;   // of the slice, or the row
@@ -79,10 +79,10 @@ template <class Logit> struct SliceVectors {
         take(0, int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
     }
 
-    __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead, const DpoDealing &dealing, u32 slice)
+    __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead, const DpoRowPartition &partition, u32 slice)
         : origin(row - lead), vocab(vocab), lead(lead) {
-        const int first = int(slice * dealing.slice_vectors);
-        take(first, slice + 1 < dealing.blocks_per_row ? first + int(dealing.slice_vectors)
+        const int first = int(slice * partition.slice_vectors);
+        take(first, slice + 1 < partition.blocks_per_row ? first + int(partition.slice_vectors)
                                                        : int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
     }
 
@@ -103,7 +103,7 @@ template <class Logit> struct SliceVectors {
     __device__ bool contains(u32 element) const { return element < vocab; }
     __device__ bool whole(int first, int last) const { return first >= whole_begin && last < whole_end; }
     // Of vectors j, j + step, ...
-    __device__ Places places(int j, int step) const {
+    __device__ VectorColumns columns(int j, int step) const {
         return {first(j), u32(step) * kWidth<Logit>, min(vocab, first(end))};
     }
     // The vectors of the slice that are not whole, by number.
@@ -113,9 +113,9 @@ template <class Logit> struct SliceVectors {
         return number < head ? begin + number : whole_end + (number - head);
     }
     // Which of the threads that share the whole vectors in turn, and the edges by number, has a vector; -1: not here.
-    __device__ int owner(int j, u32 team) const {
+    __device__ int owner(int j, u32 threads) const {
         if (j < begin || j >= end) return -1;
-        if (whole(j, j)) return int(u32(j - whole_begin) % team);
+        if (whole(j, j)) return int(u32(j - whole_begin) % threads);
         return j < whole_begin ? j - begin : j - whole_end + (whole_begin - begin);
     }
 

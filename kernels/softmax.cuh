@@ -11,8 +11,8 @@
 // size 1e4 lose nothing. The reference is kept finite; then +infinity gives an infinite sum, -infinity adds exactly 0,
 // a NaN stays one, and a row of the lowest finite value is still right, all without a branch.
 struct OnlineSum {
-    typedef Identity Map;
-    static constexpr bool kFigures = false;
+    typedef Identity Transform;
+    static constexpr bool kMetrics = false;
 
     float reference = -kMaxFloat;
     float sum = 0.0f;
@@ -37,7 +37,7 @@ struct OnlineSum {
 
     // Elements of `kVectors` vectors at once: one rescaling serves them all.
     template <bool kWhole, class Logit, int kVectors>
-    __device__ void add(const Vector (&vectors)[kVectors], const Identity &, const Places &) {
+    __device__ void add(const Vector (&vectors)[kVectors], const Identity &, const VectorColumns &) {
         float x[kVectors][kWidth<Logit>];
         float maximum = -kMaxFloat;
 #pragma unroll
@@ -65,40 +65,40 @@ constexpr int kMinBlocksOfExtended = 3;
 // Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
 constexpr int kInFlight = 4;
 
-// Element e of a slice belongs to thread (e / width) % team whatever the row's address, so the bits depend on the
-// vocabulary, the dtype and the dealing alone. `keep` sees each vector as it passes, with its number.
+// Element e of a slice belongs to thread (e / width) % threads whatever the row's address, so the bits depend on the
+// vocabulary, the dtype and the partition alone. `keep` sees each vector as it passes, with its number.
 template <class Sum, class Logit, bool kStraddling, class Keep>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map,
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const typename Sum::Transform &transform,
                                const Keep &keep) {
-    Sum own(map);
-    const int team = share.team;
-    const int last = vectors.whole_end - (kInFlight - 1) * team; // where the last group of whole vectors may start
+    Sum own(transform);
+    const int threads = team.threads;
+    const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
     Vector group[kInFlight];
-    for (int j = vectors.begin + int(share.rank); j < vectors.end; j += kInFlight * team) {
+    for (int j = vectors.begin + int(team.thread); j < vectors.end; j += kInFlight * threads) {
         // A loop of its own, so that the code for the edges stays out of the way.
         if (j >= vectors.whole_begin) {
-            for (; j < last; j += kInFlight * team) {
+            for (; j < last; j += kInFlight * threads) {
 #pragma unroll
-                for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * team);
+                for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * threads);
 #pragma unroll
-                for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
-                own.template add<true, Logit>(group, map, vectors.places(j, team));
+                for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
+                own.template add<true, Logit>(group, transform, vectors.columns(j, threads));
             }
         }
         if (j >= vectors.end) break;
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * team);
+        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * threads);
 #pragma unroll
-        for (int k = 0; k < kInFlight; ++k) keep(j + k * team, group[k]);
-        own.template add<false, Logit>(group, map, vectors.places(j, team));
+        for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
+        own.template add<false, Logit>(group, transform, vectors.columns(j, threads));
     }
     return own;
 }
 
 template <class Sum, class Logit, class Keep>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const Share &share, const typename Sum::Map &map,
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const typename Sum::Transform &transform,
                                const Keep &keep) {
-    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, share, map, keep)
-                              : sum_own_vectors<Sum, Logit, false>(vectors, share, map, keep);
+    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, team, transform, keep)
+                              : sum_own_vectors<Sum, Logit, false>(vectors, team, transform, keep);
 }

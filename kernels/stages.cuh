@@ -10,40 +10,40 @@
 #include "token_sums.cuh"
 #include "weights.cuh"
 
-// Floor 1 of one row.
-struct RowScore {
+// logps of one row.
+struct RowLogp {
     float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
 
     template <class Sum>
-    static __device__ RowScore of(const Sum &total, float label_logit, const typename Sum::Map &map) {
-        RowScore score;
+    static __device__ RowLogp of(const Sum &total, float label_logit, const typename Sum::Transform &transform) {
+        RowLogp row_logp;
         const float log_sum = logf(total.sum);
         float at_label[1] = {label_logit};
-        map.bend(at_label);
-        score.token_logp = map.minus(at_label[0], total.reference) - log_sum;
-        score.logsumexp = total.reference + log_sum;
-        // TwoSum: what the rounding of that addition lost. Floor 3 adds it back.
-        const float log_sum_kept = score.logsumexp - total.reference;
-        score.residual = (total.reference - (score.logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
-        if (!isfinite(score.logsumexp)) score.residual = 0.0f;
-        return score;
+        transform.apply(at_label);
+        row_logp.token_logp = transform.difference(at_label[0], total.reference) - log_sum;
+        row_logp.logsumexp = total.reference + log_sum;
+        // TwoSum: what the rounding of that addition lost. The backward pass adds it back.
+        const float log_sum_kept = row_logp.logsumexp - total.reference;
+        row_logp.residual = (total.reference - (row_logp.logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
+        if (!isfinite(row_logp.logsumexp)) row_logp.residual = 0.0f;
+        return row_logp;
     }
 
     // One that is not read: NaN where it should have been.
-    static __device__ RowScore without_logits(const Position &at) {
-        RowScore score;
-        if (at.scored || !at.placed) score.token_logp = score.logsumexp = not_a_number();
-        return score;
+    static __device__ RowLogp without_logits(const RowContext &at) {
+        RowLogp row_logp;
+        if (at.scored || !at.in_sequence) row_logp.token_logp = row_logp.logsumexp = not_a_number();
+        return row_logp;
     }
 };
 
-// One thread hands a row's score in.
-__device__ inline void record(const DpoForward &p, u32 row, const Position &at, const RowScore &score) {
+// One thread hands a row's log-prob in.
+__device__ inline void record(const DpoForward &p, u32 row, const RowContext &at, const RowLogp &row_logp) {
     if (at.scored && !at.label_in(p.batch.columns)) report(p.progress, DPO_BAD_LABEL, row);
-    if (at.scored && !isfinite(score.token_logp)) report(p.progress, DPO_NONFINITE_ROW, row);
-    p.token_logps[row] = score.token_logp;
-    if (p.logsumexp) p.logsumexp[row] = score.logsumexp;
-    if (p.logsumexp_residual) p.logsumexp_residual[row] = score.residual;
+    if (at.scored && !isfinite(row_logp.token_logp)) report(p.progress, DPO_NONFINITE_ROW, row);
+    p.token_logps[row] = row_logp.token_logp;
+    if (p.logsumexp) p.logsumexp[row] = row_logp.logsumexp;
+    if (p.logsumexp_residual) p.logsumexp_residual[row] = row_logp.residual;
 }
 
 // In f64, where rounding is far below the last bit of the f32 result: a sequence padded or packed, long or short,
@@ -59,7 +59,7 @@ struct SequenceSum {
     }
 };
 
-__device__ inline void sum_sequence(const DpoForward &p, const Position &at) {
+__device__ inline void sum_sequence(const DpoForward &p, const RowContext &at) {
     __shared__ SequenceSum partials[kMaxWarps];
     SequenceSum sum;
     TailWeights weights(p, at.sequence);
@@ -81,7 +81,7 @@ __device__ inline void sum_sequence(const DpoForward &p, const Position &at) {
 
 // Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
 // settled here, by the last block.
-template <bool kFigures> __device__ void settle_packed(const DpoForward &p) {
+template <bool kMetrics> __device__ void settle_packed(const DpoForward &p) {
     bool out_of_order = false;
     const int *cu_seqlens = p.batch.cu_seqlens;
     for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
@@ -98,12 +98,12 @@ template <bool kFigures> __device__ void settle_packed(const DpoForward &p) {
         if (out_of_order) {
             p.logps[s] = not_a_number();
             p.scored[s] = 0;
-            if (kFigures) set_tokens(p, s, not_a_number());
+            if (kMetrics) set_tokens(p, s, not_a_number());
             p.sequence_rows_done[s] = 0;
         } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
             p.logps[s] = 0.0f;
             p.scored[s] = 0;
-            if (kFigures) set_tokens(p, s, 0.0f);
+            if (kMetrics) set_tokens(p, s, 0.0f);
             report(p.progress, DPO_EMPTY_SEQUENCE, s);
         }
     }
@@ -113,21 +113,21 @@ template <bool kFigures> __device__ void settle_packed(const DpoForward &p) {
 }
 
 // Once the rows of a block are in, it does what no block has left to others: the sequences and, at the end, the pairs.
-// All of its threads. `kFigures`: there may be token metrics.
-template <bool kFigures> __device__ void finish_rows(const DpoForward &p, const Share &share) {
+// All of its threads. `kMetrics`: there may be token metrics.
+template <bool kMetrics> __device__ void finish_rows(const DpoForward &p, const RowTeam &team) {
     // A run of rows of one sequence at a time.
-    for (u32 row = share.first_row; row < share.end_row;) {
-        const Position at(p.batch, row);
-        const u32 run = at.placed ? min(at.end, share.end_row) - row : 1;
-        if (at.placed && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) {
+    for (u32 row = team.first_row; row < team.end_row;) {
+        const RowContext at(p.batch, row);
+        const u32 run = at.in_sequence ? min(at.end, team.end_row) - row : 1;
+        if (at.in_sequence && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) {
             sum_sequence(p, at);
-            if (kFigures) sum_tokens(p, at);
+            if (kMetrics) sum_tokens(p, at);
         }
         row += run;
     }
-    if (!arrive_last(&p.progress->rows_done, share.end_row - share.first_row, p.batch.rows)) return;
-    if (p.batch.cu_seqlens) settle_packed<kFigures>(p);
-    if (kFigures) mean_tokens(p);
+    if (!arrive_last(&p.progress->rows_done, team.end_row - team.first_row, p.batch.rows)) return;
+    if (p.batch.cu_seqlens) settle_packed<kMetrics>(p);
+    if (kMetrics) mean_tokens(p);
     if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
     if (threadIdx.x == 0) publish(p.progress, p.status);
 }

@@ -10,10 +10,10 @@ struct TokenSums {
     double log_weight = 0.0; // of sequences alone
 
     TokenSums() = default;
-    __device__ explicit TokenSums(const DpoTokenSums &s)
+    __device__ explicit TokenSums(const DpoTokenMetricSums &s)
         : scored(s.scored), entropy(s.entropy), correct(s.correct), mean_logit(s.mean_logit), logsumexp(s.logsumexp),
           sum_p2(s.sum_p2) {}
-    __device__ DpoTokenSums stored() const { return {scored, entropy, correct, mean_logit, logsumexp, sum_p2}; }
+    __device__ DpoTokenMetricSums stored() const { return {scored, entropy, correct, mean_logit, logsumexp, sum_p2}; }
 
     // Of one scored row.
     __device__ TokenSums(const DpoForward &p, u32 row)
@@ -36,7 +36,7 @@ struct TokenSums {
 };
 
 // A sequence whose rows are in. The whole block.
-__device__ inline void sum_tokens(const DpoForward &p, const Position &at) {
+__device__ inline void sum_tokens(const DpoForward &p, const RowContext &at) {
     __shared__ TokenSums partials[kMaxWarps];
     if (!p.metrics.sums) return;
     TokenSums sum;

@@ -1,6 +1,6 @@
 // From the logits z that a row holds to the z' that the softmax sees: see src/transform.rs.
 //
-// The kernels are templates over the kind. Identity leaves nothing in them; Mapped looks at the batch for what there is
+// The kernels are templates over the kind. Identity leaves nothing in them; Transformed looks at the batch for what there is
 // to do, once for a vector.
 #pragma once
 
@@ -23,19 +23,19 @@ __device__ inline float reciprocal_approx(float x) {
 
 // z' = z.
 struct Identity {
-    static constexpr bool kExtended = false;
+    static constexpr bool kTransformed = false;
 
     __device__ explicit Identity(const DpoBatch &) {}
 
     // No z' is below this, but -infinity.
     __device__ float lowest() const { return -kMaxFloat; }
-    // From z to bare z': z' but for the factor `rest`.
-    template <int kCount> __device__ void bend(float (&)[kCount]) const {}
-    __device__ float rest() const { return 1.0f; }
-    // z' - from, of a bare z'.
-    __device__ float minus(float bare, float from) const { return bare - from; }
+    // From z to unscaled z': z' but for the factor `deferred_scale`.
+    template <int kCount> __device__ void apply(float (&)[kCount]) const {}
+    __device__ float deferred_scale() const { return 1.0f; }
+    // z' - from, of an unscaled z'.
+    __device__ float difference(float unscaled, float from) const { return unscaled - from; }
     // The same as above, and factor * dz'/dz.
-    template <int kCount> __device__ void bend(float (&)[kCount], float (&slopes)[kCount], float factor) const {
+    template <int kCount> __device__ void apply(float (&)[kCount], float (&slopes)[kCount], float factor) const {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) slopes[i] = factor;
     }
@@ -45,34 +45,34 @@ struct Identity {
 
 // z' = s z, or cap tanh(s z / cap). With q = 1 / (1 + e^(2 |s z / cap|)) that is +-cap (1 - 2 q), and its derivative,
 // s (1 - tanh^2), is 4 s q (1 - q): no subtraction loses anything near the cap.
-struct Mapped {
-    static constexpr bool kExtended = true;
+struct Transformed {
+    static constexpr bool kTransformed = true;
 
     float scale, cap;
     float power; // of two, per logit: 2 s log2(e) / cap
 
-    __device__ explicit Mapped(const DpoBatch &batch)
+    __device__ explicit Transformed(const DpoBatch &batch)
         : scale(batch.scale), cap(batch.softcap), power(batch.softcap_power) {}
 
     __device__ bool capped() const { return cap > 0.0f; }
     __device__ float q(float z) const { return reciprocal_approx(1.0f + exp2_approx(fabsf(z * power))); }
-    __device__ float bent(float z, float q) const { return copysignf(fmaf(-2.0f * cap, q, cap), z); }
+    __device__ float soft_capped(float z, float q) const { return copysignf(fmaf(-2.0f * cap, q, cap), z); }
 
     __device__ float lowest() const { return capped() ? -cap : -kMaxFloat; }
-    template <int kCount> __device__ void bend(float (&z)[kCount]) const {
+    template <int kCount> __device__ void apply(float (&z)[kCount]) const {
         if (!capped()) return;
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) z[i] = bent(z[i], q(z[i]));
+        for (int i = 0; i < kCount; ++i) z[i] = soft_capped(z[i], q(z[i]));
     }
     // A scale alone is a factor in a fused multiply-add: one rounding, so that large logits lose no more than without.
-    __device__ float rest() const { return capped() ? 1.0f : scale; }
-    __device__ float minus(float bare, float from) const { return fmaf(bare, rest(), -from); }
-    template <int kCount> __device__ void bend(float (&z)[kCount], float (&slopes)[kCount], float factor) const {
+    __device__ float deferred_scale() const { return capped() ? 1.0f : scale; }
+    __device__ float difference(float unscaled, float from) const { return fmaf(unscaled, deferred_scale(), -from); }
+    template <int kCount> __device__ void apply(float (&z)[kCount], float (&slopes)[kCount], float factor) const {
         if (capped()) {
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 const float half = q(z[i]);
-                z[i] = bent(z[i], half);
+                z[i] = soft_capped(z[i], half);
                 slopes[i] = factor * scale * (4.0f * fmaf(-half, half, half));
             }
         } else {

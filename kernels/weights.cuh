@@ -32,9 +32,9 @@ struct TailWeights {
     // Of this thread's row.
     __device__ float next(bool is_scored) {
         if (full == ~0u) return is_scored ? 1.0f : 0.0f;
-        const u32 rank = scored + count_before(is_scored);
+        const u32 index = scored + count_before(is_scored);
         scored += __syncthreads_count(is_scored);
-        return !is_scored ? 0.0f : rank < full ? 1.0f : tail;
+        return !is_scored ? 0.0f : index < full ? 1.0f : tail;
     }
 
     // Sequences of no rows, and those that cu_seqlens has out of order, have none.

@@ -17,8 +17,8 @@ if ! cmp -s $peers/requirements.txt "$out/venv/installed.txt"; then
 fi
 
 ${CARGO:-cargo} build --release -p dpo-kernels-c --no-default-features
-cc -O3 -march=native -Wall -Wextra -Werror -shared -fPIC $peers/floor.c -o "$out/libfloor.so"
+cc -O3 -march=native -Wall -Wextra -Werror -shared -fPIC $peers/memory_bound.c -o "$out/libmemory_bound.so"
 
 # What torch.compile makes is kept too: the second run starts sooner.
 TORCHINDUCTOR_CACHE_DIR="$(pwd)/$out/inductor" "$out/venv/bin/python" $peers/bench.py \
-    --library "${CARGO_TARGET_DIR:-target}/release/libdpo_kernels_c.so" --floor "$out/libfloor.so" --out "$out" "$@"
+    --library "${CARGO_TARGET_DIR:-target}/release/libdpo_kernels_c.so" --memory-bound "$out/libmemory_bound.so" --out "$out" "$@"

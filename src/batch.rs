@@ -300,8 +300,8 @@ pub struct Batch<A> {
     /// Length desensitization (LD-DPO, Liu et al. 2024, arXiv:2409.06411): the weight, from 0 to 1, of the scored
     /// tokens of a sequence beyond as many as the other of its pair has. At 1, the default, all tokens count alike.
     ///
-    /// Floor 1 weighs the sums, [`Logps::logps`]; the reference pass takes the same batch. The weights are in
-    /// [`Logps::token_weights`], for floor 3. Needs sequences that are in one pair each: concatenated or interleaved.
+    /// `logps` weighs the sums, [`Logps::logps`]; the reference pass takes the same batch. The weights are in
+    /// [`Logps::token_weights`], for `backward`. Needs sequences that are in one pair each: concatenated or interleaved.
     pub ld_alpha: f32,
 }
 
@@ -627,7 +627,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// Floor 1: log-probs of tokens and sequences. `F` is `f32`, or `f64` in [`reference`](crate::reference).
+/// `logps`: log-probs of tokens and sequences. `F` is `f32`, or `f64` in [`reference`](crate::reference).
 ///
 /// Buffers are resized to fit, so one value serves call after call without allocating again.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -641,13 +641,13 @@ pub struct Logps<F> {
     /// `[rows]`: log Σ exp over the vocabulary; 0 in rows that are not scored.
     pub logsumexp: Vec<F>,
     /// `[rows]`: what rounding took from `logsumexp`. At |logsumexp| = 10⁴ an f32 is off by up to 5·10⁻⁴, which
-    /// would be the relative error of every gradient in the row; floor 3 adds this back. 0 in the f64 reference.
+    /// would be the relative error of every gradient in the row; `backward` adds this back. 0 in the f64 reference.
     pub logsumexp_residual: Vec<F>,
     /// `[rows]`: what each token counts in its sequence's sum: 1, or [`Batch::ld_alpha`] in the tail that the other of
-    /// the pair has no match for; 0 in rows that are not scored. Where `ld_alpha` is not 1, floor 3 needs it as
+    /// the pair has no match for; 0 in rows that are not scored. Where `ld_alpha` is not 1, `backward` needs it as
     /// [`Coef::tokens`](crate::Coef::tokens).
     pub token_weights: Vec<F>,
-    /// Figures of each token, from the same read of the logits. Where a backend finds `None` here, it does not compute
+    /// Metrics of each token, from the same read of the logits. Where a backend finds `None` here, it does not compute
     /// them, which is free; `Some(TokenMetrics::default())` asks for them. The f64 reference always gives them.
     pub metrics: Option<TokenMetrics<F>>,
     /// What was found in the data.
@@ -669,10 +669,10 @@ pub struct TokenMetrics<F> {
     /// `[rows]`: Σ p².
     pub sum_p2: Vec<F>,
     /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight of the sequence (Zhou
-    /// et al. 2024, arXiv:2406.11827), as floor 2 takes it. 0 where there is no scored token.
+    /// et al. 2024, arXiv:2406.11827), as `pair_loss` takes it. 0 where there is no scored token.
     pub sequence_log_weights: Vec<F>,
-    /// Batch figures: the means of what stands above, and of the logsumexp.
-    pub means: TokenMeans<F>,
+    /// Metrics of the batch: the means of what stands above, and of the logsumexp.
+    pub means: MeanTokenMetrics<F>,
 }
 
 /// Means over the scored rows of a batch, whatever their weights: sums in f64, rounded once.
@@ -681,7 +681,7 @@ pub struct TokenMetrics<F> {
 /// scored row all are 0, so that means of several batches, weighted by `scored`, make those of all together. Where
 /// device-side cu_seqlens are out of order, `scored` is 0 and the means are NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct TokenMeans<F> {
+pub struct MeanTokenMetrics<F> {
     /// Number of scored rows.
     pub scored: u32,
     /// Mean entropy, in nats.
@@ -696,11 +696,11 @@ pub struct TokenMeans<F> {
     pub sum_p2: F,
 }
 
-/// Floor 2: what becomes of the sequence log-probs of a batch of pairs.
+/// `pair_loss`: what becomes of the sequence log-probs of a batch of pairs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PairOutputs<F> {
-    /// Batch figures: the loss and the means of what follows.
-    pub metrics: Metrics<F>,
+    /// Metrics of the batch: the loss and the means of what follows.
+    pub metrics: PairMetrics<F>,
     /// `[N]`: loss of each pair, before the normaliser.
     pub pair_losses: Vec<F>,
     /// `[N]`: r̂_w = β(logp_w − ref_logp_w), whatever the loss; divided by n_w where it is length-normalised.
@@ -709,13 +709,13 @@ pub struct PairOutputs<F> {
     pub rejected_rewards: Vec<F>,
     /// `[N]`: u = r̂_w − r̂_l.
     pub margins: Vec<F>,
-    /// `[S]`: c_s = ∂loss/∂logp_s, the coefficient that floor 3 takes.
+    /// `[S]`: c_s = ∂loss/∂logp_s, the coefficient that `backward` takes.
     pub coef: Vec<F>,
 }
 
-/// Figures of a whole batch.
+/// Metrics of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Metrics<F> {
+pub struct PairMetrics<F> {
     /// Σ pair_losses ÷ normaliser.
     pub loss: F,
     /// Mean of the chosen rewards.

@@ -62,7 +62,7 @@ pub enum Error {
     /// The pass met labels, logits or indices it could not score; see [`Status`].
     #[error("bad data: {0}")]
     Data(Status),
-    /// Floor 3 wrote a gradient that is not finite; see [`GradientStatus`].
+    /// `backward` wrote a gradient that is not finite; see [`GradientStatus`].
     #[error("gradient: expected finite numbers, found {0}")]
     Gradient(GradientStatus),
     /// A [cache of reference log-probs](crate::ref_cache) is not used, or a number not put into it.

@@ -1,4 +1,4 @@
-//! What floor 3 is told beside logits and labels, and what it finds.
+//! What `backward` is told beside logits and labels, and what it finds.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub struct Coef<'a, F = f32> {
     /// `[S]`: c_s = ∂loss/∂logp_s.
     pub sequences: Option<&'a [F]>,
     /// `[rows]`: a factor of each token. Entries of rows that are not scored are not looked at. A batch with
-    /// [`ld_alpha`](Batch::ld_alpha) needs floor 1's [`token_weights`](crate::Logps::token_weights) here, times the
+    /// [`ld_alpha`](Batch::ld_alpha) needs `logps`' [`token_weights`](crate::Logps::token_weights) here, times the
     /// caller's own factors if there are any.
     pub tokens: Option<&'a [F]>,
     /// Rows with |c_r| up to here are zeros; finite and not below 0.
@@ -87,7 +87,7 @@ impl<F: Copy + Into<f64> + From<f32> + std::ops::Mul<Output = F>> Coef<'_, F> {
     }
 }
 
-/// A batch whose tokens have weights must not lose them on the way to floor 3.
+/// A batch whose tokens have weights must not lose them on the way to `backward`.
 pub(crate) fn check_token_weights<A>(batch: &Batch<A>, given: bool) -> Result<()> {
     if given || batch.ld_alpha == 1.0 {
         Ok(())
@@ -104,7 +104,7 @@ pub(crate) fn check_threshold(threshold: f64) -> Result<()> {
     }
 }
 
-/// What floor 3 found in what it wrote.
+/// What `backward` found in what it wrote.
 ///
 /// An f16 ends at 65504: a gradient beyond becomes an infinity, as it does in every framework. Loss scaling goes through
 /// the upstream gradient: multiply it by the scale, divide the optimizer's step by it, and where this is not clean

@@ -14,18 +14,18 @@
 //! ```
 //!
 //! **The coefficient contract.** Everything between the sums and the backward pass is one number per sequence, c_s.
-//! The work is three floors: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
-//! and c_s to the gradient. Floors 1 and 2 fuse into one pass over the logits, floor 3 is another, and each is also
-//! callable alone, so a [loss of your own](bring_your_own_loss) needs floors 1 and 3 only.
+//! The work is three stages: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
+//! and c_s to the gradient. `logps` and `pair_loss` fuse into one pass over the logits, `backward` is another, and each is also
+//! callable alone, so a [loss of your own](bring_your_own_loss) needs `logps` and `backward` only.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`batch`] | shapes, layouts, validation, results |
-//! | [`loss`] | the losses: floor 2 |
-//! | [`cpu`] | the three floors in f32 on threads |
-#![cfg_attr(feature = "cuda", doc = "| [`cuda`] | the three floors on a GPU |")]
+//! | [`loss`] | the losses: `pair_loss` |
+//! | [`cpu`] | the three stages in f32 on threads |
+#![cfg_attr(feature = "cuda", doc = "| [`cuda`] | the three stages on a GPU |")]
 //! | [`ref_cache`] | log-probs under the reference, kept in a file |
-//! | [`mod@reference`] | the three floors in f64 and plain loops: the oracle |
+//! | [`mod@reference`] | the three stages in f64 and plain loops: the oracle |
 //! | [`theory`] | what DPO is an optimum of, over finite candidate sets |
 //!
 //! Non-finite values are never hidden: a NaN in a scored row is a NaN in its pair's loss, and what a pass finds in its
@@ -47,8 +47,8 @@ pub mod theory;
 mod transform;
 
 pub use batch::{
-    Batch, DType, HostBatch, LabelAlignment, LabelType, Labels, Logit, Logps, Metrics, PairOutputs, Pairs,
-    Sequences, Status, TokenMetrics,
+    Batch, DType, HostBatch, LabelAlignment, LabelType, Labels, Logit, Logps, PairMetrics, PairOutputs,
+    Pairs, Sequences, Status, TokenMetrics,
 };
 pub use error::{Error, Result};
 pub use gradient::{Coef, GradientStatus};

@@ -33,7 +33,7 @@
 //!
 //! **What a number depends on** is the caller's to say, and the cache's to hold against the file. [`Fingerprint`] is of
 //! what all sequences share: the model and its weights, the type it computes in, the device. [`SequenceKey`] is of the
-//! sequence: its token ids, what its rows predict, and whatever of the batch floor 1 looks at. A tokenizer, a template
+//! sequence: its token ids, what its rows predict, and whatever of the batch `logps` looks at. A tokenizer, a template
 //! or a mask that changes, changes keys, and what has no entry is computed; a model that changes, changes the
 //! fingerprint, and the file is refused. Two different things have the same 128-bit hash with a probability of
 //! 2⁻¹²⁸; these are not hashes to resist an attacker.
@@ -139,7 +139,7 @@ impl SequenceKey {
 
 impl HostBatch<'_> {
     /// `[S]` keys under which a [`RefCache`] keeps log-probs of the sequences; `ids` are the `[rows]` token ids that the
-    /// model is given, `labels` as for floor 1.
+    /// model is given, `labels` as for `logps`.
     ///
     /// A key is of the ids of a sequence's rows, of what each row predicts (whatever the label alignment that says so)
     /// or that it is not scored, of the [`transform`](crate::Batch::transform), and under
@@ -332,7 +332,7 @@ impl RefCache {
     /// Log-probs of the sequences of a batch, to the bit as they were computed first.
     ///
     /// Where one of them is not known, `compute` is called for all of them, so that the model is given the batch as it
-    /// would be without a cache; it returns `[S]` log-probs, as floor 1 gives them. Those that were known stay as they
+    /// would be without a cache; it returns `[S]` log-probs, as `logps` gives them. Those that were known stay as they
     /// were.
     ///
     /// # Errors

@@ -23,12 +23,12 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-use crate::batch::{HostBatch, Labels, Logps, PairOutputs, TokenMeans, TokenMetrics};
+use crate::batch::{HostBatch, Labels, Logps, MeanTokenMetrics, PairOutputs, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::Coef;
 use crate::loss::{PairInputs, PairLoss};
 
-/// Floor 1: log-probs of the labels, per token and per sequence.
+/// `logps`: log-probs of the labels, per token and per sequence.
 ///
 /// ```text
 /// logsumexp[r] = m + log Σ_v exp(z′[r, v] − m),   m = max_v z′[r, v],   z′ = transform(z), v below valid_vocab
@@ -109,14 +109,14 @@ pub fn logps<T: Copy + Into<f64>>(
             out.token_weights[r] = if scored < full_tokens { 1.0 } else { batch.ld_alpha.into() };
             logp += out.token_weights[r] * out.token_logps[r];
             adjusted += out.token_logps[r] - metrics.sum_p2[r].ln();
-            for (sum, figure) in sums.iter_mut().zip([
+            for (sum, metric) in sums.iter_mut().zip([
                 metrics.entropy[r],
                 metrics.correct[r],
                 metrics.mean_logit[r],
                 out.logsumexp[r],
                 metrics.sum_p2[r],
             ]) {
-                *sum += figure;
+                *sum += metric;
             }
             scored += 1;
         }
@@ -129,12 +129,12 @@ pub fn logps<T: Copy + Into<f64>>(
     }
     let scored = out.scored.iter().sum::<u32>();
     let [entropy, accuracy, mean_logit, logsumexp, sum_p2] = sums.map(|sum| sum / f64::from(scored.max(1)));
-    metrics.means = TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
+    metrics.means = MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
     out.metrics = Some(metrics);
     Ok(out)
 }
 
-/// Floor 2: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
+/// `pair_loss`: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
 /// [`loss`](crate::loss) has the formulas: each loss is written once for the host, in f64. Shapes and conventions are
 /// those of [`cpu::pair_loss`](crate::cpu::pair_loss).
@@ -165,11 +165,11 @@ pub fn pair_loss_with(
     loss: &PairLoss,
 ) -> Result<PairOutputs<f64>> {
     let mut out = PairOutputs::default();
-    batch.floor_two(logps, scored, inputs, loss)?.run(&mut out);
+    batch.pair_stage(logps, scored, inputs, loss)?.run(&mut out);
     Ok(out)
 }
 
-/// Floor 3: the gradient of the loss by the logits, `[rows, vocab]` with the row stride of the batch.
+/// `backward`: the gradient of the loss by the logits, `[rows, vocab]` with the row stride of the batch.
 ///
 /// ```text
 /// dlogits[r, v] = (c · 1[v = y_r] − c · exp(z′[r, v] − logsumexp[r])) · ∂z′/∂z,   c = coef[s] · token_coef[r] · upstream
@@ -216,7 +216,7 @@ pub fn backward<'a, T: Copy + Into<f64>>(
     Ok(dlogits)
 }
 
-/// Floor 3 without its coefficients, `[rows, vocab]` with the row stride of the batch.
+/// `backward` without its coefficients, `[rows, vocab]` with the row stride of the batch.
 ///
 /// ```text
 /// gradient[r, v] = 1[v = y_r] − exp(z[r, v] − logsumexp[r])

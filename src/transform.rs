@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// ∂z′/∂z = s·(1 − (z′/C)²) = s / cosh²(s·z / C)      s without a soft cap
 /// ```
 ///
-/// Everything after it is in terms of z′: log-probs, logsumexp and token metrics; floor 3 multiplies by ∂z′/∂z, so
+/// Everything after it is in terms of z′: log-probs, logsumexp and token metrics; `backward` multiplies by ∂z′/∂z, so
 /// the gradient is that by z. Neither costs a pass of its own. A temperature T is a scale of 1/T. One that is applied
 /// *after* a soft cap C is a scale of 1/T and a soft cap of C/T, since C/T·tanh((z/T)/(C/T)) = C·tanh(z/C)/T.
 ///

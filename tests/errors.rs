@@ -240,7 +240,7 @@ mod lengths {
     const SHORT_COEF: &str = "coef: expected 4 elements ([sequences]), found 3";
 
     #[test]
-    fn of_logits_and_labels_in_floor_1() {
+    fn of_logits_and_labels_in_logps() {
         let mut out = Logps::default();
         let few = Labels::I32(&LABELS[1..]);
         refused!(cpu::logps(&batch(), &LOGITS[1..], labels(), &mut out), Length, SHORT_LOGITS);
@@ -255,7 +255,7 @@ mod lengths {
     }
 
     #[test]
-    fn of_floor_2() {
+    fn of_pair_loss() {
         let (logps, wide) = ([0.0f32; SEQUENCES], [0.0f64; SEQUENCES]);
         let (lengths, loss) = ([1; SEQUENCES], loss());
         let mut out = PairOutputs::default();
@@ -295,7 +295,7 @@ mod lengths {
     }
 
     #[test]
-    fn of_floor_3() {
+    fn of_backward() {
         let (batch, coef) = (batch(), [1.0f32; SEQUENCES]);
         let rows = [0.0f32; ROWS];
         let all = Logsumexp { values: &rows, residual: None };
@@ -329,7 +329,7 @@ mod lengths {
     }
 
     #[test]
-    fn of_floor_3_in_place() {
+    fn of_backward_in_place() {
         let (batch, coef, rows) = (batch(), [1.0f32; SEQUENCES], [0.0f32; ROWS]);
         let all = Logsumexp { values: &rows, residual: None };
         let mut logits = LOGITS;
@@ -347,7 +347,7 @@ mod lengths {
     }
 
     #[test]
-    fn of_the_reference_s_floor_3() {
+    fn of_the_reference_s_backward() {
         let (batch, coef, rows) = (batch(), [1.0f64; SEQUENCES], [0.0f64; ROWS]);
         let backward = |logits: &[f32], logsumexp: &[f64], coef: &[f64]| {
             reference::backward(&batch, logits, labels(), logsumexp, coef, 1.0)
@@ -437,9 +437,9 @@ mod losses {
         }
         refused!(PairLoss::simpo(2.0, -1.0), Value, "gamma: expected a finite number from 0, found -1");
         refused!(PairLoss::rpo(0.1, f64::NAN), Value, "alpha: expected a finite number from 0, found NaN");
-        refused!(loss().with_margin(f64::NAN), Value, "gamma: expected a finite number, found NaN");
+        refused!(loss().with_gamma(f64::NAN), Value, "gamma: expected a finite number, found NaN");
         let text = "gamma: expected none, for a loss that is not of the margin z, found one";
-        refused!(named("bco_pair").with_margin(1.0), Value, text);
+        refused!(named("bco_pair").with_gamma(1.0), Value, text);
         let text = "baseline: expected none, for a loss without KTO, found one";
         refused!(loss().with_baseline(1.0), Value, text);
         let text = "desirable: expected a finite number above 0, found 0";
@@ -506,8 +506,8 @@ mod losses {
         );
         refuse(
             &named("bco_pair"),
-            &PairInputs { margin: two, ..some() },
-            "margin: expected none, for a loss that is not of the margin z, found one",
+            &PairInputs { gamma: two, ..some() },
+            "gamma: expected none, for a loss that is not of the margin z, found one",
         );
         refuse(
             &named("hinge"),
@@ -535,8 +535,8 @@ mod losses {
         }
         let weight = PairInputs { weight: Some(&[-1.0, 1.0]), ..some() };
         refuse(&loss(), &weight, "weight: expected finite numbers from 0, found -1 at 0");
-        let margin = PairInputs { margin: Some(&[f32::NAN, 1.0]), ..some() };
-        refuse(&loss(), &margin, "margin: expected finite numbers, found NaN at 0");
+        let margin = PairInputs { gamma: Some(&[f32::NAN, 1.0]), ..some() };
+        refuse(&loss(), &margin, "gamma: expected finite numbers, found NaN at 0");
         let smoothing = PairInputs { label_smoothing: Some(&[0.25, 0.5]), ..some() };
         let text = "label_smoothing: expected a number from 0 to below 0.5, found 0.5 at 1";
         refuse(&named("robust"), &smoothing, text);
@@ -578,7 +578,7 @@ mod losses {
         let some = PairInputs::default;
         for (argument, shape, expected, inputs) in [
             ("beta", "[pairs]", 2, PairInputs { beta: short, ..some() }),
-            ("margin", "[pairs]", 2, PairInputs { margin: short, ..some() }),
+            ("gamma", "[pairs]", 2, PairInputs { gamma: short, ..some() }),
             ("weight", "[pairs]", 2, PairInputs { weight: short, ..some() }),
             ("label_smoothing", "[pairs]", 2, PairInputs { label_smoothing: short, ..some() }),
             ("sequence_log_weights", "[sequences]", 4, PairInputs { sequence_log_weights: short, ..some() }),

@@ -1,7 +1,7 @@
 //! What stands around the loss, by closed forms: transforms, token metrics, weights, skipping, overflow. On the f64
 //! reference and the CPU backend alike.
 
-use dpo_kernels::batch::{TokenMeans, TokenMetrics};
+use dpo_kernels::batch::{MeanTokenMetrics, TokenMetrics};
 use dpo_kernels::{
     Batch, Coef, Error, GradientStatus, HostBatch, Logit, Logps, PairLoss, Pairs, Transform, cpu, reference,
 };
@@ -78,7 +78,7 @@ fn rows_that_cannot_be_scored() {
         assert_eq!(metrics.correct[row], 0.0);
     }
     assert!(metrics.sequence_log_weights[0].is_nan());
-    let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = metrics.means;
+    let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = metrics.means;
     assert!([entropy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan()));
     assert_eq!((scored, accuracy), (2, 0.0));
 }
@@ -87,17 +87,22 @@ fn rows_that_cannot_be_scored() {
 /// weighted by their numbers of rows, make the whole's.
 #[test]
 fn means_are_of_the_scored_rows() {
-    fn figures(means: TokenMeans<f64>) -> [f64; 5] {
+    fn figures(means: MeanTokenMetrics<f64>) -> [f64; 5] {
         [means.entropy, means.accuracy, means.mean_logit, means.logsumexp, means.sum_p2]
     }
-    fn wide(means: TokenMeans<f32>) -> TokenMeans<f64> {
-        let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+    fn wide(means: MeanTokenMetrics<f32>) -> MeanTokenMetrics<f64> {
+        let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
         let [entropy, accuracy, mean_logit, logsumexp, sum_p2] =
             [entropy, accuracy, mean_logit, logsumexp, sum_p2].map(f64::from);
-        TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
+        MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
     }
     /// Within `error` of its size of the mean of the rows that are scored.
-    fn check<F: Copy + Into<f64>>(logps: &Logps<F>, labels: &[i64], means: TokenMeans<f64>, error: f64) {
+    fn check<F: Copy + Into<f64>>(
+        logps: &Logps<F>,
+        labels: &[i64],
+        means: MeanTokenMetrics<f64>,
+        error: f64,
+    ) {
         let metrics = logps.metrics.as_ref().unwrap();
         let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != -100).collect();
         assert_eq!(means.scored as usize, rows.len());
@@ -138,7 +143,7 @@ fn means_are_of_the_scored_rows() {
     }
 
     let none = run(&HostBatch::padded(2, 2, 1003), &values, &[-100; 4]);
-    assert_eq!(none.metrics.unwrap().means, TokenMeans::default());
+    assert_eq!(none.metrics.unwrap().means, MeanTokenMetrics::default());
 }
 
 /// Metrics are beside the point: asking for them changes no bit of the rest.

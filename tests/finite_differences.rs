@@ -1,5 +1,5 @@
 //! Finite differences in f64 against the reference's own gradients: of the whole chain, logits → log-probs → loss, and
-//! of floor 2 for every loss. And the cases in which a paper's loss is another, or a number.
+//! of `pair_loss` for every loss. And the cases in which a paper's loss is another, or a number.
 
 use dpo_kernels::loss::{ALL, Divergence, Kind, PairInputs};
 use dpo_kernels::{Coef, HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, Transform, reference};
@@ -122,7 +122,7 @@ proptest! {
     }
 }
 
-/// Four pairs of log-probs, and everything that floor 2 can be given with them.
+/// Four pairs of log-probs, and everything that `pair_loss` can be given with them.
 const LOGPS: [f64; 8] = [-3.1, -7.4, -2.2, -9.5, -4.0, -6.3, -5.9, -1.7];
 const REF_LOGPS: [f64; 8] = [-3.9, -6.6, -4.1, -8.2, -3.3, -7.7, -5.1, -2.9];
 const SCORED: [u32; 8] = [2, 5, 3, 4, 3, 4, 6, 1];
@@ -131,10 +131,10 @@ const KL_REF_LOGPS: [f64; 3] = [-5.0, -6.0, -4.5];
 
 fn everything(loss: &PairLoss) -> PairInputs<'static, f64> {
     let has = |property: &dyn Fn(Kind) -> bool| loss.terms().iter().any(|term| property(term.kind));
-    let with_margin = loss.with_margin(1.0).is_ok();
+    let with_gamma = loss.with_gamma(1.0).is_ok();
     PairInputs {
         beta: Some(&[0.3, 0.5, 0.7, 0.9]),
-        margin: with_margin.then_some(&[0.5, -0.25, 0.0, 1.0]),
+        gamma: with_gamma.then_some(&[0.5, -0.25, 0.0, 1.0]),
         weight: Some(&[1.0, 0.5, 2.0, 0.25]),
         label_smoothing: loss.with_label_smoothing(0.1).is_ok().then_some(&[0.1, 0.2, 0.3, 0.4]),
         sequence_log_weights: Some(&[-0.5, -1.0, 0.25, 0.0, -0.75, -0.1, -0.2, -0.3]),
@@ -169,7 +169,7 @@ fn loss_of(
 
 /// Third derivatives reach (1/τ)³ for DiscoPOP, 1/(1 − 2ε) for robust and e^x for f-divergences; at this step they
 /// leave 10⁻⁷ of a loss's size.
-fn check_floor_two(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f64>, loss: &PairLoss) {
+fn check_pair_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f64>, loss: &PairLoss) {
     const STEP: f64 = 1e-6;
     let (value, coef) = loss_of(batch, &LOGPS, inputs, loss);
     assert!(value.is_finite(), "{loss:?}");
@@ -200,12 +200,12 @@ fn check_loss(loss: PairLoss) {
             assert_eq!(batch.pairs, unpaired.pairs, "{loss:?}");
             continue;
         }
-        check_floor_two(&batch, &least, &loss);
-        check_floor_two(&batch, &least, &loss.with_token_normalizer());
-        check_floor_two(&batch, &least, &loss.with_length_normalization());
+        check_pair_loss(&batch, &least, &loss);
+        check_pair_loss(&batch, &least, &loss.with_token_normalizer());
+        check_pair_loss(&batch, &least, &loss.with_length_normalization());
         let sorts = loss.terms().iter().any(|term| matches!(term.kind, Kind::Aot | Kind::AotUnpaired));
         if !sorts && batch.pairs != unpaired.pairs {
-            check_floor_two(&batch, &everything(&loss), &loss);
+            check_pair_loss(&batch, &everything(&loss), &loss);
         }
     }
 }
@@ -251,7 +251,7 @@ fn of_sums() {
     );
     check_loss(loss("aot").and(loss("aot_unpaired"), 2.0).unwrap().with_label_smoothing(0.2).unwrap());
     check_loss(loss("kto").and(loss("apo_zero"), 0.5).unwrap().with_kto_weights(1.5, 0.5).unwrap());
-    check_loss(loss("hinge").and(loss("ipo"), 0.5).unwrap().with_margin(0.3).unwrap());
+    check_loss(loss("hinge").and(loss("ipo"), 0.5).unwrap().with_gamma(0.3).unwrap());
 }
 
 /// What the papers' losses are in special cases.
@@ -287,7 +287,7 @@ mod limits {
     #[test]
     fn simpo_s_gamma_is_a_margin_of_every_pair() {
         let simpo = PairLoss::simpo(BETA, 0.7).unwrap();
-        let margin = PairInputs { margin: Some(&[0.7; 4]), ..PairInputs::default() };
+        let margin = PairInputs { gamma: Some(&[0.7; 4]), ..PairInputs::default() };
         assert_same(out(&simpo, &free()), out(&PairLoss::sigmoid_norm(BETA).unwrap(), &margin));
     }
 
@@ -439,14 +439,14 @@ mod limits {
         let given = PairInputs {
             beta: Some(&[BETA; 4]),
             label_smoothing: Some(&[0.125; 4]),
-            margin: Some(&[0.5; 4]),
+            gamma: Some(&[0.5; 4]),
             weight: Some(&[1.0; 4]),
             sequence_log_weights: Some(&[0.0; 8]),
             normalizer: Some(4.0),
             lengths: Some(&SCORED),
             ..with_reference()
         };
-        let plain = loss.with_label_smoothing(epsilon).unwrap().with_margin(0.5).unwrap();
+        let plain = loss.with_label_smoothing(epsilon).unwrap().with_gamma(0.5).unwrap();
         let other = PairLoss::sigmoid(0.9).unwrap();
         assert_same(out(&other, &given), out(&plain, &with_reference()));
     }

@@ -1,6 +1,6 @@
 //! Every golden case on the reference and on the CPU backend.
 //!
-//! Every case is run through all three floors. Where rows of a sequence have weights (LD-DPO), or sequences have
+//! Every case is run through all three stages. Where rows of a sequence have weights (LD-DPO), or sequences have
 //! (WPO), these are made of the log-probs here. `DPO_GOLDEN_DIR` names a further folder of vectors to run.
 
 mod common;
@@ -188,13 +188,13 @@ fn run<T: Element + Logit + Into<f64>>(case: &Case, tensors: &Tensors, judge: &m
     judge_logps(&REFERENCE, &rows, &truth, &in_f64, judge);
     judge_logps(&CPU, &rows, &truth, &widen_logps(&in_f32), judge);
 
-    let logps = Floor1 { truth, in_f64, in_f32 };
-    let coef = floor_two(&rows, &case.pair_loss(), &logps, judge);
+    let logps = LogProbs { truth, in_f64, in_f32 };
+    let coef = pair_loss_and_backward(&rows, &case.pair_loss(), &logps, judge);
     layouts_agree(&rows, &logps.in_f32, &coef, judge);
 }
 
-/// Floor 1, as the vectors and both backends have it.
-struct Floor1 {
+/// `logps`, as the vectors and both backends have it.
+struct LogProbs {
     truth: Logps<f64>,
     in_f64: Logps<f64>,
     in_f32: Logps<f32>,
@@ -247,7 +247,7 @@ fn widen_pairs(pairs: &PairOutputs<f32>) -> PairOutputs<f64> {
     wide
 }
 
-/// The coefficients of floor 3, by sequence: the vectors', each backend's, and how far the backends' may be off.
+/// The coefficients of `backward`, by sequence: the vectors', each backend's, and how far the backends' may be off.
 struct Coef {
     truth: Vec<f64>,
     in_f64: Vec<f64>,
@@ -295,15 +295,15 @@ impl Recorded {
     }
 }
 
-/// Floors 2 and 3. Returns the CPU backend's coefficients.
-fn floor_two<T: Element + Logit + Into<f64>>(
+/// `pair_loss` and `backward`. Returns the CPU backend's coefficients.
+fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
     rows: &Rows<'_, T>,
     loss: &PairLoss,
-    floor_1: &Floor1,
+    log_probs: &LogProbs,
     judge: &mut Judge,
 ) -> Vec<f32> {
     let Rows { case, tensors, .. } = rows;
-    let Floor1 { truth, in_f64, in_f32 } = floor_1;
+    let LogProbs { truth, in_f64, in_f32 } = log_probs;
     let batch = rows.batch();
     let labels = rows.labels[..].into();
     let scored = &in_f64.scored;
@@ -429,9 +429,9 @@ fn floor_two<T: Element + Logit + Into<f64>>(
             bounds.map(|(bound, c)| bound + precision.rounding(c)).collect()
         });
         let coef = Coef { truth: by_row(&coef.truth), in_f64: by_row(&coef.in_f64), in_f32, bounds };
-        gradients(rows, &batch, &rows.targets(), &coef, floor_1, &recorded, judge);
+        gradients(rows, &batch, &rows.targets(), &coef, log_probs, &recorded, judge);
     } else {
-        gradients(rows, &batch, &rows.labels, &coef, floor_1, &recorded, judge);
+        gradients(rows, &batch, &rows.labels, &coef, log_probs, &recorded, judge);
     }
     in_f32_coef
 }
@@ -488,7 +488,7 @@ fn judge_pairs<T: Element + Logit + Into<f64>>(
     }
 }
 
-/// Floors 1 and 2 in one call are floors 1 and 2 in two.
+/// `forward` gives what `logps` and `pair_loss` give in two calls.
 fn fused_agrees<T: Element + Logit + Into<f64>>(
     rows: &Rows<'_, T>,
     inputs: &PairInputs<'_, f32>,
@@ -505,20 +505,20 @@ fn fused_agrees<T: Element + Logit + Into<f64>>(
         && bits(&fused.pairs.pair_losses) == bits(&alone.pair_losses)
         && bits(&fused.pairs.coef) == bits(&alone.coef)
         && bits(&[fused.pairs.metrics.loss]) == bits(&[alone.metrics.loss]);
-    judge.check(same, || format!("{}: forward differs from its floors", rows.name));
+    judge.check(same, || format!("{}: forward differs from its two stages", rows.name));
 }
 
-/// Floor 3 of both backends with their coefficients, over `batch`, whose rows are those of `rows`.
+/// `backward` of both backends with their coefficients, over `batch`, whose rows are those of `rows`.
 fn gradients<T: Element + Logit + Into<f64>>(
     rows: &Rows<'_, T>,
     batch: &HostBatch<'_>,
     labels: &[i32],
     coef: &Coef,
-    floor_1: &Floor1,
+    log_probs: &LogProbs,
     recorded: &Recorded,
     judge: &mut Judge,
 ) {
-    let Floor1 { truth, in_f64, in_f32 } = floor_1;
+    let LogProbs { truth, in_f64, in_f32 } = log_probs;
     let (name, labels) = (rows.name, labels.into());
     let found_f64 =
         reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, &coef.in_f64, 1.0).unwrap();

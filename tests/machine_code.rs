@@ -17,7 +17,7 @@ use std::process::Command;
 use dpo_kernels::DType;
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
 use dpo_kernels::cuda::plan::{Device, KERNELS, PAIR_LOSS_THREADS};
-use dpo_kernels::cuda::tuning::{FACTORED_STATIC_SHARED, FACTORED_THREADS, Factoring, Kernel, TABLE};
+use dpo_kernels::cuda::tuning::{FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, Kernel, TABLE};
 
 /// What a multiprocessor has.
 struct Multiprocessor {
@@ -55,7 +55,7 @@ fn block(unit: &str) -> u32 {
 fn most_kept(capability: u32) -> u32 {
     let fits = |device: &&Device| device.capability.0 * 10 + device.capability.1 == capability;
     let device = devices::ALL.iter().find(fits).expect("there is a device of every architecture");
-    let kept = |vocab| Factoring::of(device, DType::BF16, vocab).shared_bytes();
+    let kept = |vocab| FactoredPartition::of(device, DType::BF16, vocab).shared_bytes();
     (1..=256)
         .map(|thousands| kept(1024 * thousands))
         .filter(|&bytes| bytes <= device.shared_bytes_per_block / 2)
@@ -76,7 +76,7 @@ impl Resources {
     /// Blocks of `block` threads that fit on a multiprocessor, each with `dynamic_bytes` of shared memory on top of its own.
     fn blocks(&self, capability: u32, block: u32, dynamic_bytes: u32) -> u32 {
         let sm = multiprocessor(capability);
-        // Registers are dealt to warps in units of 256, shared memory to blocks with 1 KiB on top.
+        // Registers are given to warps in units of 256, shared memory to blocks with 1 KiB on top.
         let by_registers = REGISTERS / ((self.registers * 32).next_multiple_of(256) * block / 32);
         let by_shared = sm.shared_bytes / (self.shared_bytes + dynamic_bytes + 1024);
         by_registers.min(by_shared).min(sm.blocks).min(sm.threads / block)
@@ -188,7 +188,7 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
 
 /// Whether a kernel has token metrics or a transform in its loops, and code for both kinds of transform.
 fn extended(kernel: &str) -> bool {
-    kernel.contains("figured") || kernel.contains("mapped")
+    kernel.contains("metrics") || kernel.contains("transformed")
 }
 
 /// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops;
@@ -278,7 +278,7 @@ fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64
         let (name, budget) = if straddling { ("straddling", budget.1) } else { ("aligned", budget.0) };
         write!(table, " {name} {:.1} ({}+{})", found.per_element(), found.loads, found.stores).unwrap();
         // Where there is more to do for a byte, fewer of them need to be on their way.
-        let in_flight = if kernel.contains("mapped") { 2 } else { 4 };
+        let in_flight = if kernel.contains("transformed") { 2 } else { 4 };
         assert!(found.loads >= in_flight, "{kernel} for {target}: {found:?} has too few loads in flight");
         assert_eq!(found.narrow, 0, "{kernel} for {target}: {found:?} has narrow accesses");
         assert!(

@@ -9,14 +9,14 @@ use devices::{A100, H200};
 use dpo_kernels::batch::LabelType;
 use dpo_kernels::cuda::params::{
     DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
-    DpoTokenSums,
+    DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
     PairBuffers, TokenMetricsBuffers,
 };
 use dpo_kernels::cuda::tuning::{
-    Dealing, FACTORED_STATIC_SHARED, FACTORED_THREADS, Factoring, Kernel, TABLE, most_slices,
+    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, Kernel, RowPartition, TABLE, most_slices,
 };
 use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences, Transform};
 
@@ -142,7 +142,7 @@ fn extras_take_their_own_kernels() {
     let params = forward_params(&padded).batch;
     assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 1.0, 0.0));
     let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
-    let mapped = ("dpo_forward_figured_bf16", "dpo_backward_mapped_bf16");
+    let mapped = ("dpo_forward_figured_bf16", "dpo_backward_transformed_bf16");
     assert_eq!((forward(&capped, &OUT), backward(&capped)), mapped);
     let params = forward_params(&capped).batch;
     assert_eq!((params.columns, params.scale, params.softcap), (1000, 0.5, 30.0));
@@ -181,7 +181,7 @@ fn means_need_no_buffers_of_rows() {
         assert!(rows[0] >= params.scored + 4 * 4 && rows[4] + 4 * 32 <= params.slice_sums);
         assert!(rows.windows(2).all(|pair| pair[1] - pair[0] >= 4 * 32), "{rows:?}");
         assert!(m.sums >= params.slice_sums && m.sums.is_multiple_of(8));
-        assert!(m.sums + 4 * size_of::<DpoTokenSums>() as u64 <= WORKSPACE + 4 + bytes);
+        assert!(m.sums + 4 * size_of::<DpoTokenMetricSums>() as u64 <= WORKSPACE + 4 + bytes);
         let asked = (metrics.means.unwrap_or(0), metrics.sequence_log_weights.unwrap_or(0));
         assert_eq!((m.means, m.sequence_log_weights), asked);
     }
@@ -205,7 +205,7 @@ fn extras_that_miss_something_are_refused() {
 }
 
 #[test]
-fn floor_one_alone_has_no_pairs() {
+fn logps_alone_has_no_pairs() {
     let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000) };
     let launch = plan::forward(&A100, &batch, &INPUTS, &OUT, None, WORKSPACE).unwrap();
     let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
@@ -364,7 +364,7 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
                 let inputs = Inputs { dtype, ..INPUTS };
                 let launch = plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
                 let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
-                let sums = match u64::from(params.dealing.blocks_per_row) {
+                let sums = match u64::from(params.partition.blocks_per_row) {
                     1 => 0,
                     slices => 6 * slices * size_of::<DpoSliceSum>() as u64,
                 };
@@ -372,7 +372,7 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
             }
         }
         // Behind them, the sums of two sequences.
-        assert_eq!(fullest + 4 + 2 * size_of::<DpoTokenSums>() as u64, bytes, "vocab {vocab}");
+        assert_eq!(fullest + 4 + 2 * size_of::<DpoTokenMetricSums>() as u64, bytes, "vocab {vocab}");
     }
 }
 
@@ -382,33 +382,33 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
 fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
     for (device, dtype) in devices::ALL.iter().flat_map(|device| DType::ALL.map(|dtype| (device, dtype))) {
         for vocab in [1, 8, 1000, 4096, 32_000, 50_257, 128_256, 262_144, 1 << 20, i32::MAX as usize] {
-            let factoring = Factoring::of(device, dtype, vocab);
-            let Dealing { threads, params } = factoring.dealing;
+            let partition = FactoredPartition::of(device, dtype, vocab);
+            let RowPartition { threads, params } = partition.rows;
             let vectors = (vocab * dtype.size()).div_ceil(16);
             let (slices, slice) = (params.blocks_per_row, params.slice_vectors);
             assert_eq!(params.rows_per_block, 1);
             assert!(slices.is_power_of_two() && slices <= device.cluster_blocks);
             assert!(slices as usize * slice as usize >= vectors, "{vocab} {params:?}");
             assert!(threads.is_multiple_of(32) && threads <= FACTORED_THREADS);
-            let (kept, bytes) = (factoring.kept_vectors, factoring.shared_bytes() + FACTORED_STATIC_SHARED);
-            assert!(kept == slice || kept >= 2 && kept < slice, "{vocab} {factoring:?}");
-            assert!(bytes <= device.shared_bytes_per_block, "{vocab} {factoring:?}");
+            let (kept, bytes) = (partition.kept_vectors, partition.shared_bytes() + FACTORED_STATIC_SHARED);
+            assert!(kept == slice || kept >= 2 && kept < slice, "{vocab} {partition:?}");
+            assert!(bytes <= device.shared_bytes_per_block, "{vocab} {partition:?}");
             let two_fit = 2 * (bytes + 1024) <= device.shared_bytes_per_block + 1024;
-            assert!(two_fit || slices == device.cluster_blocks, "{vocab} {factoring:?}");
+            assert!(two_fit || slices == device.cluster_blocks, "{vocab} {partition:?}");
 
             let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, 5, vocab) };
             let inputs = Inputs { dtype, ..INPUTS };
             let launch =
                 plan::factored(device, &batch, &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
             assert_eq!((launch.grid, launch.cluster, launch.block), (5 * slices, slices, threads));
-            assert_eq!(launch.shared_bytes, factoring.shared_bytes());
+            assert_eq!(launch.shared_bytes, partition.shared_bytes());
         }
     }
     // A row of the largest common vocabulary stays on chip where there are clusters, and on an A100 half of it.
-    let of = |device, vocab| Factoring::of(device, DType::BF16, vocab);
+    let of = |device, vocab| FactoredPartition::of(device, DType::BF16, vocab);
     let (kept, whole) = (of(&H200, 128_256), of(&A100, 128_256));
-    assert_eq!(kept.kept_vectors, kept.dealing.params.slice_vectors);
-    assert!(whole.dealing.params.blocks_per_row == 1 && whole.kept_vectors < 16_032);
+    assert_eq!(kept.kept_vectors, kept.rows.params.slice_vectors);
+    assert!(whole.rows.params.blocks_per_row == 1 && whole.kept_vectors < 16_032);
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn a_factored_gradient_is_the_logits_or_apart_from_them() {
     assert_eq!(value_error(at(INPUTS.logits + 1)).0, "gradient");
 }
 
-/// Every row is dealt to blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.
+/// Every row is divided among blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.
 #[test]
 fn rows_are_dealt_alike_in_every_batch() {
     for (kernel, device) in
@@ -431,7 +431,8 @@ fn rows_are_dealt_alike_in_every_batch() {
             for vocab in
                 [1, 31, 1000, 4096, 8193, 16_385, 32_000, 50_257, 128_256, 262_144, i32::MAX as usize]
             {
-                let Dealing { threads, params } = Dealing::of(kernel, device.capability, dtype, vocab);
+                let RowPartition { threads, params } =
+                    RowPartition::of(kernel, device.capability, dtype, vocab);
                 let vectors = (vocab * dtype.size()).div_ceil(16) as u64;
                 let (slices, slice) = (u64::from(params.blocks_per_row), u64::from(params.slice_vectors));
                 assert!((slices - 1) * slice < vectors && vectors <= slices * slice, "{vocab} {params:?}");
@@ -452,8 +453,8 @@ fn rows_are_dealt_alike_in_every_batch() {
                     };
                     let launch = launch.unwrap();
                     let found = match launch.arguments {
-                        Arguments::Forward(params) => params.dealing,
-                        Arguments::Backward(params) => params.dealing,
+                        Arguments::Forward(params) => params.partition,
+                        Arguments::Backward(params) => params.partition,
                         other => panic!("not a pass over rows: {other:?}"),
                     };
                     assert_eq!((found, launch.block), (params, threads));
@@ -467,7 +468,7 @@ fn rows_are_dealt_alike_in_every_batch() {
 
 #[test]
 fn few_long_rows_and_many_short_ones_fill_the_chip() {
-    let forward = |vocab| Dealing::of(Kernel::Forward, H200.capability, DType::BF16, vocab);
+    let forward = |vocab| RowPartition::of(Kernel::Forward, H200.capability, DType::BF16, vocab);
     // 64 rows make more than two blocks a multiprocessor, and 4096 short ones fewer blocks than rows.
     assert!(forward(128_256).blocks(64) > 2 * u64::from(H200.multiprocessors));
     assert!(forward(1000).blocks(4096) == 512 && forward(4096).blocks(4096) == 1024);
@@ -487,8 +488,8 @@ fn every_entry_of_the_tuning_table_is_of_use() {
                         && (from..=to).contains(&capability)
                         && bytes <= other.row_bytes
                 });
-                let dealt = Dealing::of(entry.kernel, device.capability, dtype, bytes / dtype.size());
-                first == Some(entry) && dealt.params.rows_per_block == entry.rows_per_block
+                let divided = RowPartition::of(entry.kernel, device.capability, dtype, bytes / dtype.size());
+                first == Some(entry) && divided.params.rows_per_block == entry.rows_per_block
             },
         )
     };
@@ -498,7 +499,7 @@ fn every_entry_of_the_tuning_table_is_of_use() {
 }
 
 #[test]
-fn floor_two_alone_needs_lengths_for_length_normalisation() {
+fn pair_loss_alone_needs_lengths_for_length_normalisation() {
     let plan = |lengths| {
         let loss = loss().with_length_normalization();
         plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, lengths, &loss, &PAIRS, 0x6000)

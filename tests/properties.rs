@@ -13,7 +13,7 @@ use proptest::prelude::*;
 /// The CPU backend's bounds alone: random batches reach their worst cases, well-conditioned or not.
 const DERIVED: Precision = Precision { growth: 0.0, ..CPU };
 
-/// A batch and all that the three floors need, owned.
+/// A batch and all that the three stages need, owned.
 #[derive(Debug, Clone)]
 struct Problem {
     vocab: usize,
@@ -123,7 +123,7 @@ fn problem() -> impl Strategy<Value = Problem> {
     })
 }
 
-/// What all three floors of the CPU backend make of a problem.
+/// What all three stages of the CPU backend make of a problem.
 #[derive(Debug, Clone)]
 struct Outputs<T> {
     forward: cpu::Forward,

@@ -424,7 +424,7 @@ mod sequence_keys {
     }
 
     #[test]
-    fn count_scored_tokens_as_floor_1_does() {
+    fn count_scored_tokens_as_logps_does() {
         let out = reference::logps(&batch(), &[0.5f32; 8 * 9], LABELS[..].into()).unwrap();
         let scored: Vec<u32> = of(&batch(), &IDS, &LABELS).iter().map(SequenceKey::scored).collect();
         assert_eq!(scored, [3, 2]);

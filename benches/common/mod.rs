@@ -50,7 +50,7 @@ pub fn labels(shape: Shape, ignored: bool) -> Vec<i64> {
 }
 
 /// Where `DPO_BENCH_OUT` names a folder, writes what criterion measured there: `NAME.json`, and `NAME.txt` to read.
-/// The share is that of the floor: the benchmark of the same shape whose name starts with `floor` and which moves as many
+/// The share is that of the bound: the benchmark of the same shape whose name starts with `bound` and which moves as many
 /// bytes, or any.
 pub fn summarize(name: &str) {
     let Some(out) = std::env::var_os("DPO_BENCH_OUT") else { return };
@@ -59,19 +59,19 @@ pub fn summarize(name: &str) {
     collect(Path::new(&home), &mut measured);
     measured.sort_by_key(|row| (row.shape.clone(), row.what.clone()));
     let mut text =
-        format!("{:<28} {:<28} {:>12} {:>10} {:>8}\n", "shape", "pass", "median us", "GB/s", "floor");
+        format!("{:<28} {:<28} {:>12} {:>10} {:>8}\n", "shape", "pass", "median us", "GB/s", "bound");
     let mut json = Vec::new();
     for row in &measured {
-        let floors =
-            || measured.iter().filter(|other| other.shape == row.shape && other.what.starts_with("floor"));
-        let floor = floors().find(|floor| floor.bytes == row.bytes).or_else(|| floors().next());
-        let share = floor.map_or(f64::NAN, |floor| row.rate() / floor.rate());
+        let bounds =
+            || measured.iter().filter(|other| other.shape == row.shape && other.what.starts_with("bound"));
+        let bound = bounds().find(|bound| bound.bytes == row.bytes).or_else(|| bounds().next());
+        let share = bound.map_or(f64::NAN, |bound| row.rate() / bound.rate());
         let micros = row.median_ns / 1e3;
         writeln!(text, "{:<28} {:<28} {micros:>12.1} {:>10.1} {share:>8.3}", row.shape, row.what, row.rate())
             .expect("writing to a String");
         json.push(serde_json::json!({
             "shape": row.shape, "pass": row.what, "median_ns": row.median_ns, "bytes": row.bytes,
-            "gb_per_s": row.rate(), "share_of_floor": if share.is_nan() { None } else { Some(share) },
+            "gb_per_s": row.rate(), "share_of_bound": if share.is_nan() { None } else { Some(share) },
         }));
     }
     let json = serde_json::to_string_pretty(&json).expect("plain values");

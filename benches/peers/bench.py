@@ -1,6 +1,6 @@
 """dpo-kernels beside what a user would pick instead: the same tensors, one process, alternating runs, medians.
 
-    python bench.py --library libdpo_kernels_c.so --floor libfloor.so --out FOLDER [--device cpu|cuda] [--quick]
+    python bench.py --library libdpo_kernels_c.so --memory-bound libmemory_bound.so --out FOLDER [--device cpu|cuda] [--quick]
 
 writes NAME.json, NAME.md (tables) and NAME.png (a chart) to FOLDER, NAME being cpu or cuda, or cpu-quick. On the CPU
 every number of threads and every page mode is a process of its own, because both are settled when a process starts.
@@ -40,7 +40,7 @@ NOT_MEASURED = {
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True, help="the shared library of integrations/c")
-    parser.add_argument("--floor", help="floor.c as a shared library; needed on the CPU")
+    parser.add_argument("--memory-bound", help="memory_bound.c as a shared library; needed on the CPU")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
@@ -79,7 +79,7 @@ def gradient_error(contestant, logits, labels, exact, ref_logps, beta):
 
 
 def measure(options, threads, pages):
-    """All rows and floors of one process."""
+    """All rows and bounds of one process."""
     import ctypes
 
     import torch
@@ -89,11 +89,11 @@ def measure(options, threads, pages):
     from dpo_kernels import Library
 
     library = Library(options.library)
-    floor_library = ctypes.CDLL(options.floor) if options.floor else None
+    bound_library = ctypes.CDLL(options.memory_bound) if options.memory_bound else None
     if options.device == "cpu":
         torch.set_num_threads(threads)
     compiled = not options.quick
-    rows, floors = [], []
+    rows, bounds = [], []
     for (shape, (count, vocab)), dtype in itertools.product(options.shapes.items(), DTYPES):
         place = {"shape": shape, "dtype": dtype, "threads": threads}
         logits, labels, tokens = tensors(count, vocab, dtype, options.device)
@@ -117,17 +117,17 @@ def measure(options, threads, pages):
                 errors = {"logps_max_error": error, "gradient_error": off}
                 facts[name] = {"peak_extra_bytes": peak, "pages": pages, **errors}
             if ignored == "none" and pages != "fresh":
-                contestants["floor"] = clock.Floor(options.device, logits, threads, floor_library)
+                contestants["bound"] = clock.MemoryBound(options.device, logits, threads, bound_library)
             times = clock.alternate(options.device, contestants, options.rounds, own_heaps=pages == "fresh")
-            if "floor" in times:
-                floor = times.pop("floor")
-                read, copy = floor["forward_ms"], floor["backward_ms"]
-                floors.append({**place, "read_ms": read, "copy_ms": copy, "total_ms": read + copy})
+            if "bound" in times:
+                bound = times.pop("bound")
+                read, copy = bound["forward_ms"], bound["backward_ms"]
+                bounds.append({**place, "read_ms": read, "copy_ms": copy, "total_ms": read + copy})
             for name, figures in times.items():
                 figures["total_ms"] = figures["forward_ms"] + figures["backward_ms"]
                 rows.append({**place, "ignored": ignored, "variant": name, **figures, **facts[name]})
             del contestants, contestant
-    return {"rows": rows, "floors": floors}
+    return {"rows": rows, "bounds": bounds}
 
 
 def in_process(options, threads, pages):
@@ -184,11 +184,11 @@ def check_complete(options, result):
     found = {tuple(row[key] for key in keys) for row in result["rows"]}
     if found != expected:
         raise RuntimeError(f"not measured: {sorted(expected - found)}; not asked for: {sorted(found - expected)}")
-    floors = {(floor["shape"], floor["dtype"], floor["threads"]) for floor in result["floors"]}
-    missing = {key[:3] for key in expected} - floors
+    bounds = {(bound["shape"], bound["dtype"], bound["threads"]) for bound in result["bounds"]}
+    missing = {key[:3] for key in expected} - bounds
     if missing:
-        raise RuntimeError(f"floors not measured: {sorted(missing)}")
-    for row in result["rows"] + result["floors"]:
+        raise RuntimeError(f"bounds not measured: {sorted(missing)}")
+    for row in result["rows"] + result["bounds"]:
         # Straight bf16 is off by units in a log-prob, and its coefficients with it; that is listed, not excused.
         direct = "direct" in row.get("variant", "")
         bounds = {"logps_max_error": 100 if direct else 0.1, "gradient_error": 1 if direct else 0.05}
@@ -215,7 +215,7 @@ def main():
     result = {
         "machine": about,
         "rows": [row for part in parts for row in part["rows"]],
-        "floors": [floor for part in parts for floor in part["floors"]],
+        "bounds": [bound for part in parts for bound in part["bounds"]],
         "not_measured": [{"variant": variant, "why": why} for variant, why in NOT_MEASURED.items()],
     }
     check_complete(options, result)

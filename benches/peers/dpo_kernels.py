@@ -26,7 +26,7 @@ class Struct(ctypes.Structure):
 class Batch(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("vocab", c_size_t), ("row_stride", c_size_t), ("sequences", c_size_t),
-        ("sequence_len", c_size_t), ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pairing", c_uint32),
+        ("sequence_len", c_size_t), ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pair_layout", c_uint32),
         ("label_alignment", c_uint32), ("pairs", c_size_t), ("chosen", c_void_p), ("rejected", c_void_p),
         ("ignore_index", c_int64), ("valid_vocab", c_size_t), ("logit_scale", c_float), ("softcap", c_float),
         ("length_desensitized", c_int32), ("ld_alpha", c_float),
@@ -43,7 +43,7 @@ class Inputs(Struct):
 class Loss(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("beta", c_double), ("label_smoothing", c_double), ("normalizer", c_double),
-        ("length_normalized", c_int32), ("divergence", c_uint32), ("alpha", c_double), ("margin", c_double),
+        ("length_normalized", c_int32), ("divergence", c_uint32), ("alpha", c_double), ("gamma", c_double),
         ("baseline", c_double), ("has_baseline", c_int32), ("normalized_by", c_uint32), ("terms", c_void_p),
         ("term_count", c_size_t), ("inputs", c_void_p),
     ]  # fmt: skip
@@ -54,7 +54,7 @@ class Logps(Struct):
         ("struct_size", c_size_t), ("logps", c_void_p), ("scored", c_void_p), ("token_logps", c_void_p),
         ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("token_weights", c_void_p), ("entropy", c_void_p),
         ("correct", c_void_p), ("mean_logit", c_void_p), ("sum_p2", c_void_p), ("sequence_log_weights", c_void_p),
-        ("token_means", c_void_p), ("status", c_void_p),
+        ("mean_token_metrics", c_void_p), ("status", c_void_p),
     ]  # fmt: skip
 
 
@@ -99,7 +99,7 @@ class Pass:
         sequences, length, vocab = logits.shape
         self.library, self.labels, self.cuda = library, labels.contiguous(), logits.is_cuda
         self.batch = Batch(
-            vocab=vocab, row_stride=vocab, sequences=sequences, sequence_len=length, pairing=CONCATENATED,
+            vocab=vocab, row_stride=vocab, sequences=sequences, sequence_len=length, pair_layout=CONCATENATED,
             ignore_index=IGNORE_INDEX,
         )  # fmt: skip
         self.loss = Loss(beta=beta)
@@ -138,16 +138,16 @@ class Pass:
             dtype=DTYPES[logits.dtype], label_type=LABELS_I64, logits=logits.data_ptr(), labels=self.labels.data_ptr()
         )
 
-    def _call(self, floor, *arguments, workspace=()):
+    def _call(self, stage, *arguments, workspace=()):
         arguments = [ctypes.byref(a) if isinstance(a, Struct) else a for a in arguments]
         if self.cuda:
             stream = c_void_p(torch.cuda.current_stream().cuda_stream)
-            self.library.call(f"dpo_cuda_{floor}", self.kernels, *arguments, *workspace, stream)
+            self.library.call(f"dpo_cuda_{stage}", self.kernels, *arguments, *workspace, stream)
         else:
-            self.library.call(f"dpo_cpu_{floor}", *arguments)
+            self.library.call(f"dpo_cpu_{stage}", *arguments)
 
     def forward(self, logits, ref_logps):
-        """Floors 1 and 2; `ref_logps` is [S] in f32."""
+        """logps and pair_loss; `ref_logps` is [S] in f32."""
         workspace = [c_void_p(self.workspace.data_ptr())] if self.cuda else []
         self._call(
             "forward", self.batch, self._inputs(logits), c_void_p(ref_logps.data_ptr()), self.loss, self.out,
@@ -155,7 +155,7 @@ class Pass:
         )  # fmt: skip
 
     def backward(self, logits, dlogits):
-        """Floor 3, in place where `dlogits` is `logits`."""
+        """backward, in place where `dlogits` is `logits`."""
         gradient = Gradient(
             logsumexp=self.logsumexp.data_ptr(), logsumexp_residual=self.residual.data_ptr(),
             coef=self.coef.data_ptr(), upstream_scale=1.0, dlogits=dlogits.data_ptr(),

@@ -1,4 +1,4 @@
-"""Clocks, memory and the floors, on the CPU and on a GPU."""
+"""Clocks, memory and the bounds, on the CPU and on a GPU."""
 
 import ctypes
 import functools
@@ -102,14 +102,14 @@ def peak_extra_bytes(device, contestant):
     return max(0, peak - before)
 
 
-class Floor:
+class MemoryBound:
     """What no contestant can be faster than, timed among them: forward reads S, backward reads S and writes S."""
 
     def __init__(self, device, logits, threads, library):
         self.device, self.library = device, library
         self.logits, self.out = logits, torch.empty_like(logits)
         if device == "cpu":
-            library.floor_read.restype = ctypes.c_uint64
+            library.memory_bound_read.restype = ctypes.c_uint64
             words = logits.numel() * logits.element_size() // 8
             bounds = [words * i // threads // 2 * 2 for i in range(threads)] + [words]
             self.parts = list(zip(bounds, bounds[1:]))
@@ -136,9 +136,9 @@ class Floor:
 
     def _read(self, part):
         first, end = part
-        self.library.floor_read(ctypes.c_void_p(self.logits.data_ptr() + 8 * first), ctypes.c_size_t(end - first))
+        self.library.memory_bound_read(ctypes.c_void_p(self.logits.data_ptr() + 8 * first), ctypes.c_size_t(end - first))
 
     def _copy(self, part):
         first, end = part
         to, start = (ctypes.c_void_p(tensor.data_ptr() + 8 * first) for tensor in (self.out, self.logits))
-        self.library.floor_copy(to, start, ctypes.c_size_t(end - first))
+        self.library.memory_bound_copy(to, start, ctypes.c_size_t(end - first))

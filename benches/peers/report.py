@@ -13,9 +13,9 @@ def places(rows, *keys):
     return found.items()
 
 
-def floor_of(result, row):
+def bound_of(result, row):
     keys = ("shape", "dtype", "threads")
-    return next(f["total_ms"] for f in result["floors"] if all(f[key] == row[key] for key in keys))
+    return next(f["total_ms"] for f in result["bounds"] if all(f[key] == row[key] for key in keys))
 
 
 def heading(ignored, pages):
@@ -30,13 +30,13 @@ def tables(result):
     """
     lines = [", ".join(f"{key} {value}" for key, value in result["machine"].items()), ""]
     for (shape, dtype, threads), rows in places(result["rows"], "shape", "dtype", "threads"):
-        floor = floor_of(result, rows[0])
+        bound = bound_of(result, rows[0])
         columns = [column for column, _ in places(rows, "ignored", "pages")]
         total = {(row["variant"], row["ignored"], row["pages"]): row["total_ms"] for row in rows}
         variants = sorted(places(rows, "variant"), key=lambda entry: total[entry[0] + columns[0]])
         on = f", {threads} thread{'s'[: threads > 1]}" if threads else ""
         lines += [
-            f"**{shape} {dtype}{on}**: the memory floor with all rows scored is {floor:.1f} ms.",
+            f"**{shape} {dtype}{on}**: the memory bound with all rows scored is {bound:.1f} ms.",
             "",
             "| variant | " + " | ".join(heading(*column) for column in columns) + " | extra MiB | log-prob error |",
             "|---|" + "---:|" * (len(columns) + 2),
@@ -76,8 +76,8 @@ def chart(result, path):
             axis.barh(at, [times[name] for name in names], height=0.38, color=color)
             for y, name in zip(at, names):
                 axis.text(times[name], y, f" {times[name]:.0f}" + (f" {pages}" if pages else ""), va="center", size=7)
-        floor = floor_of(result, rows[0])
-        axis.axvline(floor, color="black", linestyle=":", label=f"memory floor, {floor:.1f} ms")
+        bound = bound_of(result, rows[0])
+        axis.axvline(bound, color="black", linestyle=":", label=f"memory bound, {bound:.1f} ms")
         axis.set(yticks=range(len(names)), xlabel="forward + backward, ms", title=f"{shape} {dtype}")
         axis.set_yticklabels(names, size=8)
         axis.margins(x=0.12)

@@ -1,14 +1,14 @@
 //! The CPU backend: f32 vectors, threads over rows, each pass at about the speed of memory.
 //!
-//! The three floors, each callable alone, and the first two together:
+//! The three stages, each callable alone, and the first two together:
 //!
-//! | floor | function | from | to |
+//! | stage | function | from | to |
 //! |---|---|---|---|
-//! | 1 | [`logps`] | logits, labels | token and sequence log-probs, logsumexp |
-//! | 2 | [`pair_loss`] | log-probs | loss, metrics, c_s |
-//! | 1 + 2 | [`forward`] | logits, labels | all of these |
-//! | 3 | [`backward`], [`backward_in_place`] | logits, labels, logsumexp, c_s | dlogits |
-//! | 1 + 2 + 3 without c_s | [`factored`], [`factored_in_place`] | logits, labels | all of these; the gradient that c_s multiplies |
+//! | logps | [`logps`] | logits, labels | token and sequence log-probs, logsumexp |
+//! | pair_loss | [`pair_loss`] | log-probs | loss, metrics, c_s |
+//! | logps + pair_loss | [`forward`] | logits, labels | all of these |
+//! | backward | [`backward`], [`backward_in_place`] | logits, labels, logsumexp, c_s | dlogits |
+//! | forward, and backward but for c_s | [`factored`], [`factored_in_place`] | logits, labels | all of these; the gradient that c_s multiplies |
 //!
 //! Work runs on the current rayon thread pool. The forward reads the logits once and the backward reads and writes them
 //! once; ignored rows are not read, and nothing is allocated but results that do not fit in the buffers given.
@@ -50,9 +50,9 @@ mod transform;
 
 use rayon::prelude::*;
 
-use self::softmax::{RowFigures, RowGradient, RowLogp, Source};
-use self::transform::Mapping;
-use crate::batch::{HostBatch, Labels, Logit, Logps, PairOutputs, Status, TokenMeans, TokenMetrics};
+use self::softmax::{RowGradient, RowLogp, RowMetrics, Source};
+use self::transform::TransformKind;
+use crate::batch::{HostBatch, Labels, Logit, Logps, MeanTokenMetrics, PairOutputs, Status, TokenMetrics};
 use crate::error::{Error, Result};
 use crate::gradient::{Coef, GradientStatus};
 use crate::loss::{PairInputs, PairLoss};
@@ -70,18 +70,18 @@ fn task_rows(vocab: usize) -> usize {
     TASK_LOGITS.div_ceil(vocab)
 }
 
-/// Floors 1 and 2 of a batch.
+/// `logps` and `pair_loss` of a batch.
 ///
 /// Buffers are resized to fit, so one value serves call after call without allocating again.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Forward {
-    /// Floor 1.
+    /// `logps`.
     pub logps: Logps<f32>,
-    /// Floor 2.
+    /// `pair_loss`.
     pub pairs: PairOutputs<f32>,
 }
 
-/// What floor 3 needs of floor 1: log Σ exp of each row.
+/// What `backward` needs of `logps`: log Σ exp of each row.
 ///
 /// ```
 /// use dpo_kernels::batch::Logps;
@@ -105,7 +105,7 @@ impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
     }
 }
 
-/// Floor 1: log-probs of the labels, per token and per sequence.
+/// `logps`: log-probs of the labels, per token and per sequence.
 ///
 /// ```text
 /// z′           = transform(z)                                    z itself, unless Batch::transform says otherwise
@@ -137,7 +137,7 @@ pub fn logps<T: Logit>(
     resize_rows(rows, out);
     let Logps { token_logps, logsumexp, logsumexp_residual, metrics, .. } = out;
 
-    let mapping = Mapping::from(&batch.transform);
+    let transform = TransformKind::from(&batch.transform);
     // The logits and the column of a scored row, or none of them where its label is a bad one.
     let scored = |row: usize| {
         let label = label_of(batch, labels, row)?;
@@ -149,7 +149,7 @@ pub fn logps<T: Logit>(
             let found = match scored(row) {
                 None => RowLogp::NOT_SCORED,
                 Some(None) => RowLogp::BAD_LABEL,
-                Some(Some((logits, y))) => T::logp(logits, y, mapping),
+                Some(Some((logits, y))) => T::logp(logits, y, transform),
             };
             found.store(to);
         }),
@@ -157,16 +157,16 @@ pub fn logps<T: Logit>(
             for values in [&mut *entropy, correct, mean_logit, sum_p2] {
                 values.resize(rows, 0.0);
             }
-            let figures = (entropy, correct, mean_logit, sum_p2).into_par_iter();
-            log_probs.zip(figures).enumerate().with_min_len(task_rows(batch.vocab)).for_each(
-                |(row, (to, figures_to))| {
-                    let (found, figures) = match scored(row) {
-                        None => (RowLogp::NOT_SCORED, RowFigures::NOT_SCORED),
-                        Some(None) => (RowLogp::BAD_LABEL, RowFigures::BAD_LABEL),
-                        Some(Some((logits, y))) => T::logp_and_figures(logits, y, mapping),
+            let metrics = (entropy, correct, mean_logit, sum_p2).into_par_iter();
+            log_probs.zip(metrics).enumerate().with_min_len(task_rows(batch.vocab)).for_each(
+                |(row, (to, metrics_to))| {
+                    let (found, metrics) = match scored(row) {
+                        None => (RowLogp::NOT_SCORED, RowMetrics::NOT_SCORED),
+                        Some(None) => (RowLogp::BAD_LABEL, RowMetrics::BAD_LABEL),
+                        Some(Some((logits, y))) => T::logp_and_metrics(logits, y, transform),
                     };
                     found.store(to);
-                    figures.store(figures_to);
+                    metrics.store(metrics_to);
                 },
             );
         }
@@ -212,9 +212,9 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
             if let Some(metrics) = &out.metrics {
                 wpo += token_logp - f64::from(metrics.sum_p2[row]).ln();
                 let TokenMetrics { entropy, correct, mean_logit, sum_p2, .. } = metrics;
-                let figures = [entropy, correct, mean_logit, &out.logsumexp, sum_p2];
-                for (sum, figure) in sums.iter_mut().zip(figures) {
-                    *sum += f64::from(figure[row]);
+                let metrics = [entropy, correct, mean_logit, &out.logsumexp, sum_p2];
+                for (sum, metric) in sums.iter_mut().zip(metrics) {
+                    *sum += f64::from(metric[row]);
                 }
             }
             if batch.column(label).is_none() {
@@ -237,11 +237,11 @@ fn sum_sequences(batch: &HostBatch<'_>, labels: Labels<'_>, out: &mut Logps<f32>
         let scored = out.scored.iter().sum::<u32>();
         let [entropy, accuracy, mean_logit, logsumexp, sum_p2] =
             sums.map(|sum| (sum / f64::from(scored.max(1))) as f32);
-        metrics.means = TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
+        metrics.means = MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
     }
 }
 
-/// Floor 2: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
+/// `pair_loss`: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
 /// `logps`, `ref_logps` and `lengths` are `[S]`; log-probs are sums in nats, also where the loss is
 /// length-normalised and `lengths`, the numbers of scored rows, says by what (a length of 0 counts as 1). Without
@@ -292,11 +292,11 @@ pub fn pair_loss_with(
     loss: &PairLoss,
     out: &mut PairOutputs<f32>,
 ) -> Result<()> {
-    batch.floor_two(logps, scored, inputs, loss)?.run(out);
+    batch.pair_stage(logps, scored, inputs, loss)?.run(out);
     Ok(())
 }
 
-/// Floors 1 and 2: from logits to loss, metrics and coefficients.
+/// `logps` and `pair_loss`: from logits to loss, metrics and coefficients.
 ///
 /// [`logps`] and [`pair_loss`] one after the other; a length-normalised loss divides by the numbers of scored rows.
 ///
@@ -314,7 +314,7 @@ pub fn forward<T: Logit>(
     forward_with(batch, logits, labels, &PairInputs::of_reference(ref_logps), loss, out)
 }
 
-/// [`forward`] with everything that floor 2 can be given.
+/// [`forward`] with everything that `pair_loss` can be given.
 ///
 /// # Errors
 ///
@@ -334,14 +334,14 @@ pub fn forward_with<T: Logit>(
     pair_loss_with(batch, &out.logps.logps, Some(&out.logps.scored), inputs, loss, &mut out.pairs)
 }
 
-/// What floor 2 will say of its inputs once floor 1 has counted the scored rows.
+/// What `pair_loss` will say of its inputs once `logps` has counted the scored rows.
 fn check_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f32>, loss: &PairLoss) -> Result<()> {
     let sequences = batch.sequences.count();
-    loss.check_inputs(&batch.pairs, sequences, &inputs.given(), Some(sequences))?;
+    loss.check_inputs(&batch.pairs, sequences, &inputs.lens(), Some(sequences))?;
     loss.check_values(inputs)
 }
 
-/// Floor 3: the gradient of the loss by the logits.
+/// `backward`: the gradient of the loss by the logits.
 ///
 /// ```text
 /// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
@@ -375,7 +375,7 @@ pub fn backward<'a, T: Logit>(
     let coef = coef.into();
     check_backward(batch, logsumexp, &coef)?;
     batch.check_logits("dlogits", dlogits.len())?;
-    let source = |row: usize| Source::Apart(&logits[row * batch.row_stride..][..batch.columns()]);
+    let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.columns()]);
     Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source))
 }
 
@@ -456,7 +456,7 @@ pub fn factored<T: Logit>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     batch.check_logits("gradient", gradient.len())?;
-    let source = |row: usize| Source::Apart(&logits[row * batch.row_stride..][..batch.vocab]);
+    let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.vocab]);
     factor_rows(batch, labels, inputs, loss, out, gradient, source)
 }
 
@@ -477,7 +477,7 @@ pub fn factored_in_place<T: Logit>(
     factor_rows(batch, labels, inputs, loss, out, logits, |_| Source::InPlace)
 }
 
-/// Row by row, floor 1 and at once the gradient, which finds the row in the caches; then floor 2.
+/// Row by row, `logps` and at once the gradient, which finds the row in the caches; then `pair_loss`.
 fn factor_rows<'a, T: Logit>(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
@@ -490,7 +490,7 @@ fn factor_rows<'a, T: Logit>(
     check_loss(batch, inputs, loss)?;
     batch.check_factored(out.logps.metrics.is_some())?;
 
-    let mapping = Mapping::from(&batch.transform);
+    let transform = TransformKind::from(&batch.transform);
     let streamed = size_of_val(gradient) > STREAM_BYTES;
     let Forward { logps, pairs } = out;
     resize_rows(batch.rows(), logps);
@@ -504,23 +504,23 @@ fn factor_rows<'a, T: Logit>(
             let source = source(row);
             let logits = match source {
                 Source::InPlace => &*gradient,
-                Source::Apart(logits) => logits,
+                Source::Separate(logits) => logits,
             };
             let label = label_of(batch, labels, row);
             let target = label.and_then(|label| batch.column(label));
-            let score = match (label, target) {
+            let row_logp = match (label, target) {
                 (None, _) => RowLogp::NOT_SCORED,
                 (_, None) => RowLogp::BAD_LABEL,
-                (_, Some(column)) => T::logp(logits, column, mapping),
+                (_, Some(column)) => T::logp(logits, column, transform),
             };
             if label.is_some() {
-                let RowLogp { logsumexp, residual, .. } = score;
-                let row = RowGradient { target, logsumexp, residual, coef: 1.0, mapping };
+                let RowLogp { logsumexp, residual, .. } = row_logp;
+                let row = RowGradient { target, logsumexp, residual, coef: 1.0, transform };
                 T::write_gradient(row, source, streamed, gradient);
             } else {
                 T::write_zeros(gradient, streamed);
             }
-            score.store((token_logp, logsumexp, residual));
+            row_logp.store((token_logp, logsumexp, residual));
         });
     sum_sequences(batch, labels, logps);
     pair_loss_with(batch, &logps.logps, Some(&logps.scored), inputs, loss, pairs)
@@ -534,7 +534,7 @@ fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'
     coef.check(batch)
 }
 
-/// Floor 3 over rows whose logits, where they are scored, are in `source`.
+/// `backward` over rows whose logits, where they are scored, are in `source`.
 fn gradient_rows<'a, T: Logit>(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
@@ -544,7 +544,7 @@ fn gradient_rows<'a, T: Logit>(
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
-    let mapping = Mapping::from(&batch.transform);
+    let transform = TransformKind::from(&batch.transform);
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {
         let (out, padding) = out[..batch.vocab].split_at_mut(batch.columns());
@@ -562,7 +562,7 @@ fn gradient_rows<'a, T: Logit>(
             logsumexp: logsumexp.values[row],
             residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
             coef: c,
-            mapping,
+            transform,
         };
         T::write_gradient(gradient, source(row), streamed, out);
         // Nothing is larger than |c|, so that hardly a row has to be looked at again.

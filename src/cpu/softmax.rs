@@ -7,7 +7,7 @@
 use super::element::{CHUNK, Element, VECTORS, prefetch, store, stream};
 use super::exp::{EXP2, Reference, each_two, exp2};
 use super::simd::{self, Kernel, LANES, Simd};
-use super::transform::{Map, Mapping, with_map};
+use super::transform::{TransformKind, VectorTransform, with_transform};
 use crate::batch::Logit;
 
 /// Vectors of a block. A lane adds up this many f32 terms, in two halves, before the block's sum goes on in f64, so the
@@ -21,7 +21,7 @@ const BLOCK: usize = GROUPS * LANES;
 /// reference is 1 within a part in hundreds.
 const HIGH: f32 = 2.0 * GROUPS as f32;
 
-/// Floor 1 of one scored row.
+/// `logps` of one scored row.
 #[derive(Debug, Clone, Copy)]
 pub struct RowLogp {
     /// z[y] − logsumexp.
@@ -38,10 +38,10 @@ pub struct RowLogp {
 /// them, for minutes, each for every set of instructions and every transform.
 pub trait Rows: Element {
     /// Log-softmax of `row` at column `target`.
-    fn logp(row: &[Self], target: usize, mapping: Mapping) -> RowLogp;
+    fn logp(row: &[Self], target: usize, transform: TransformKind) -> RowLogp;
 
     /// The same, and what else the read of the row tells.
-    fn logp_and_figures(row: &[Self], target: usize, mapping: Mapping) -> (RowLogp, RowFigures);
+    fn logp_and_metrics(row: &[Self], target: usize, transform: TransformKind) -> (RowLogp, RowMetrics);
 
     /// Writes the gradient of a row; past the caches if `streamed`, but not over its own logits, which are in them.
     fn write_gradient(gradient: RowGradient, logits: Source<'_, Self>, streamed: bool, out: &mut [Self]);
@@ -54,14 +54,14 @@ pub trait Rows: Element {
 macro_rules! rows {
     ($($logit:ty),*) => {$(
         impl Rows for $logit {
-            fn logp(row: &[Self], target: usize, mapping: Mapping) -> RowLogp {
-                with_map!(mapping, map => simd::run(SumRow::<_, _, false> { row, target, map })).logp()
+            fn logp(row: &[Self], target: usize, transform: TransformKind) -> RowLogp {
+                with_transform!(transform, transform => simd::run(SumRow::<_, _, false> { row, target, transform })).logp()
             }
 
-            fn logp_and_figures(row: &[Self], target: usize, mapping: Mapping) -> (RowLogp, RowFigures) {
-                let found = with_map!(mapping, map => simd::run(SumRow::<_, _, true> { row, target, map }));
-                let logp = found.logp();
-                (logp, found.figures(row, target, logp.logp))
+            fn logp_and_metrics(row: &[Self], target: usize, transform: TransformKind) -> (RowLogp, RowMetrics) {
+                let sums = with_transform!(transform, transform => simd::run(SumRow::<_, _, true> { row, target, transform }));
+                let logp = sums.logp();
+                (logp, sums.metrics(row, target, logp.logp))
             }
 
             fn write_gradient(
@@ -71,7 +71,7 @@ macro_rules! rows {
                 out: &mut [Self],
             ) {
                 let gradient = gradient.without_payloads();
-                with_map!(gradient.mapping, map => simd::run(WriteRow { gradient, map, logits, streamed, out }));
+                with_transform!(gradient.transform, transform => simd::run(WriteRow { gradient, transform, logits, streamed, out }));
             }
 
             fn write_zeros(out: &mut [Self], streamed: bool) {
@@ -90,44 +90,44 @@ impl RowLogp {
     /// A row that is not scored.
     pub const NOT_SCORED: RowLogp = RowLogp { logp: 0.0, logsumexp: 0.0, residual: 0.0 };
 
-    /// A row whose label is out of range. Its logsumexp is NaN so that floor 3 makes the row's gradient NaN.
+    /// A row whose label is out of range. Its logsumexp is NaN so that `backward` makes the row's gradient NaN.
     pub const BAD_LABEL: RowLogp = RowLogp { logp: f32::NAN, logsumexp: f32::NAN, residual: 0.0 };
 
-    /// Puts the figures of a row in their places.
+    /// Puts the metrics of a row in their places.
     pub fn store(self, (logp, logsumexp, residual): (&mut f32, &mut f32, &mut f32)) {
         (*logp, *logsumexp, *residual) = (self.logp, self.logsumexp, self.residual);
     }
 }
 
-/// Running reference R and Σ exp(z′ − R), lane by lane, of the logits seen so far; with `FIGURES`, what else is summed.
+/// Running reference R and Σ exp(z′ − R), lane by lane, of the logits seen so far; with `METRICS`, what else is summed.
 ///
 /// R is no more than ln [`HIGH`] below the largest z′: it is raised to that of a block when a sum of the block gets
 /// so high, which spares the look at each logit. It starts at the least there is and is never above f32::MAX, so −∞
 /// contributes 0, +∞ makes the sum infinite and NaN makes it NaN; and neither a row of −∞ (sum 0) nor one of −f32::MAX
 /// (sum V) is a special case. Logits at ±1e4 lose nothing: [`Reference`].
 #[derive(Debug, Clone, Copy)]
-struct OnlineSum<M, const FIGURES: bool> {
-    map: M,
+struct OnlineSum<M, const METRICS: bool> {
+    transform: M,
     reference: Reference,
     sums: [f64; LANES],
-    beside: Beside,
+    metric_sums: MetricSums,
 }
 
 /// With y = (z′ − R) log₂ e and e = 2^y, lane by lane; and the largest logit.
 #[derive(Debug, Clone, Copy)]
-struct Beside {
+struct MetricSums {
     /// Σ e·y
     weighted: [f64; LANES],
     /// Σ e²
     squares: [f64; LANES],
-    /// Σ of bare z′
+    /// Σ of unscaled z′
     total: [f64; LANES],
     /// The largest logit z, and the block that it is first met in.
     largest: f32,
     found_in: usize,
 }
 
-/// What a block adds, lane by lane; all but the first with `FIGURES` only.
+/// What a block adds, lane by lane; all but the first with `METRICS` only.
 struct BlockSums<S: Simd> {
     terms: S::F32s,
     weighted: S::F32s,
@@ -138,11 +138,11 @@ struct BlockSums<S: Simd> {
 /// e·y is 0 where e is, and y may be −∞ there: from here down, e is 0.
 const DEEPEST: f32 = -152.0;
 
-impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
-    fn empty<S: Simd>(map: M) -> Self {
+impl<M: VectorTransform, const METRICS: bool> OnlineSum<M, METRICS> {
+    fn empty<S: Simd>(transform: M) -> Self {
         let [weighted, squares, total] = [[0.0; LANES]; 3];
-        let beside = Beside { weighted, squares, total, largest: f32::NEG_INFINITY, found_in: 0 };
-        OnlineSum { map, reference: map.lowest::<S>(), sums: [0.0; LANES], beside }
+        let metric_sums = MetricSums { weighted, squares, total, largest: f32::NEG_INFINITY, found_in: 0 };
+        OnlineSum { transform, reference: transform.lowest::<S>(), sums: [0.0; LANES], metric_sums }
     }
 
     /// Adds a block, the `index`-th. `outside` is ∞ where there is a logit, and −∞ where the row has ended.
@@ -162,8 +162,8 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
                 break sums;
             }
             // z′ grows with z.
-            let [bare] = self.map.bend(simd, [largest(simd, block, outside)]);
-            if !self.raise_reference::<S>(simd.lanes(bare)) {
+            let [unscaled] = self.transform.apply(simd, [largest(simd, block, outside)]);
+            if !self.raise_reference::<S>(simd.lanes(unscaled)) {
                 break sums;
             }
         };
@@ -173,14 +173,15 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
             }
         };
         add(&mut self.sums, sums.terms);
-        if FIGURES {
-            add(&mut self.beside.weighted, sums.weighted);
-            add(&mut self.beside.squares, sums.squares);
-            add(&mut self.beside.total, sums.total);
+        if METRICS {
+            add(&mut self.metric_sums.weighted, sums.weighted);
+            add(&mut self.metric_sums.squares, sums.squares);
+            add(&mut self.metric_sums.total, sums.total);
             let largest = largest(simd, block, outside);
-            if simd.any_greater(largest, simd.splat(self.beside.largest)) {
-                self.beside.largest = simd.lanes(largest).into_iter().fold(self.beside.largest, f32::max);
-                self.beside.found_in = index;
+            if simd.any_greater(largest, simd.splat(self.metric_sums.largest)) {
+                self.metric_sums.largest =
+                    simd.lanes(largest).into_iter().fold(self.metric_sums.largest, f32::max);
+                self.metric_sums.found_in = index;
             }
         }
     }
@@ -208,8 +209,8 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
     ) -> BlockSums<S> {
         let [mut even, mut odd, mut weighted, mut squares, mut total] = [simd.splat(0.0); 5];
         for (i, chunk) in block.as_chunks().0.iter().enumerate() {
-            let bare = self.map.bend(simd, T::load(simd, chunk));
-            let mut y = self.reference.exponents::<S, SHIFTED, _>(simd, bare, self.map.powers());
+            let unscaled = self.transform.apply(simd, T::load(simd, chunk));
+            let mut y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled, self.transform.powers());
             if let Some(outside) = outside {
                 y = each_two(y, T::load(simd, &outside.as_chunks().0[i]), |y, limit| simd.min(limit, y));
             }
@@ -217,38 +218,38 @@ impl<M: Map, const FIGURES: bool> OnlineSum<M, FIGURES> {
             let [a, b, c, d] = terms;
             even = simd.add(simd.add(even, a), c);
             odd = simd.add(simd.add(odd, b), d);
-            if FIGURES {
+            if METRICS {
                 for (e, y) in terms.into_iter().zip(y) {
                     weighted = simd.mul_add(e, simd.max(y, simd.splat(DEEPEST)), weighted);
                     squares = simd.mul_add(e, e, squares);
                 }
-                for bare in bare {
-                    total = simd.add(total, bare);
+                for unscaled in unscaled {
+                    total = simd.add(total, unscaled);
                 }
             }
         }
         BlockSums { terms: simd.add(even, odd), weighted, squares, total }
     }
 
-    /// To the largest bare z′ of these; false if it is there already, which leaves an infinite sum infinite. Out of line,
+    /// To the largest unscaled z′ of these; false if it is there already, which leaves an infinite sum infinite. Out of line,
     /// so that the loop over blocks keeps its registers.
     #[cold]
     #[inline(never)]
     fn raise_reference<S: Simd>(&mut self, to: [f32; LANES]) -> bool {
-        let powers = self.map.powers();
+        let powers = self.transform.powers();
         let raised = Reference::new::<S>(to.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX), powers);
         if raised == self.reference {
             return false;
         }
-        let by = self.map.whole(raised.value(powers) - self.reference.value(powers));
+        let by = self.transform.scaled(raised.value(powers) - self.reference.value(powers));
         let shrink = (-by).exp();
-        if FIGURES {
+        if METRICS {
             // Every y is less by `by` log₂ e, and every e smaller by `shrink`.
             let by = by * std::f64::consts::LOG2_E;
-            for (weighted, sum) in self.beside.weighted.iter_mut().zip(self.sums) {
+            for (weighted, sum) in self.metric_sums.weighted.iter_mut().zip(self.sums) {
                 *weighted = shrink * *weighted - shrink * by * sum;
             }
-            self.beside.squares = self.beside.squares.map(|sum| sum * shrink * shrink);
+            self.metric_sums.squares = self.metric_sums.squares.map(|sum| sum * shrink * shrink);
         }
         self.sums = self.sums.map(|sum| sum * shrink);
         self.reference = raised;
@@ -274,18 +275,18 @@ fn largest<T: Logit, S: Simd>(simd: S, block: &[T; BLOCK], outside: Option<&[T; 
 
 /// The sum over a whole row, in one pass over it.
 #[derive(Clone)]
-struct SumRow<'a, T, M, const FIGURES: bool> {
+struct SumRow<'a, T, M, const METRICS: bool> {
     row: &'a [T],
     target: usize,
-    map: M,
+    transform: M,
 }
 
-impl<T: Logit, M: Map, const FIGURES: bool> Kernel for SumRow<'_, T, M, FIGURES> {
-    type Output = Found;
+impl<T: Logit, M: VectorTransform, const METRICS: bool> Kernel for SumRow<'_, T, M, METRICS> {
+    type Output = RowSums;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> Found {
-        let mut sum = OnlineSum::<M, FIGURES>::empty::<S>(self.map);
+    fn run<S: Simd>(self, simd: S) -> RowSums {
+        let mut sum = OnlineSum::<M, METRICS>::empty::<S>(self.transform);
         let (blocks, tail) = self.row.as_chunks::<BLOCK>();
         for (index, block) in blocks.iter().enumerate() {
             prefetch(block);
@@ -299,23 +300,23 @@ impl<T: Logit, M: Map, const FIGURES: bool> Kernel for SumRow<'_, T, M, FIGURES>
             sum.add(simd, blocks.len(), &block, Some(&outside));
         }
         let whole = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
-        let (at_label, _) = self.map.single(simd, self.row[self.target].to_f32());
-        Found {
-            at_label: self.map.whole(at_label.into()),
-            reference: self.map.whole(sum.reference.value(self.map.powers())),
+        let (at_label, _) = self.transform.single(simd, self.row[self.target].to_f32());
+        RowSums {
+            at_label: self.transform.scaled(at_label.into()),
+            reference: self.transform.scaled(sum.reference.value(self.transform.powers())),
             sum: whole(sum.sums),
-            weighted: whole(sum.beside.weighted) / std::f64::consts::LOG2_E,
-            squares: whole(sum.beside.squares),
-            total: self.map.whole(whole(sum.beside.total)),
-            largest: sum.beside.largest,
-            found_in: sum.beside.found_in,
+            weighted: whole(sum.metric_sums.weighted) / std::f64::consts::LOG2_E,
+            squares: whole(sum.metric_sums.squares),
+            total: self.transform.scaled(whole(sum.metric_sums.total)),
+            largest: sum.metric_sums.largest,
+            found_in: sum.metric_sums.found_in,
         }
     }
 }
 
 /// What a row's sums come to.
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct RowSums {
     /// z′ of the label.
     at_label: f64,
     reference: f64,
@@ -329,7 +330,7 @@ struct Found {
     found_in: usize,
 }
 
-impl Found {
+impl RowSums {
     fn logsumexp(&self) -> f64 {
         self.reference + self.sum.ln()
     }
@@ -349,14 +350,14 @@ impl Found {
         RowLogp { logp, logsumexp, residual }
     }
 
-    fn figures<T: Logit>(&self, row: &[T], target: usize, logp: f32) -> RowFigures {
+    fn metrics<T: Logit>(&self, row: &[T], target: usize, logp: f32) -> RowMetrics {
         // The block that had the largest logit first is where it stands first.
         let block = &row[self.found_in * BLOCK..];
         let first = block.iter().position(|z| z.to_f32() == self.largest).unwrap_or(0);
         let correct = self.found_in * BLOCK + first == target && !logp.is_nan();
         // −Σ p log p = ln s − Σ p·(z′ − R). As little as no probability is above 1, this is below 0. NaN stays.
         let entropy = self.sum.ln() - self.weighted / self.sum;
-        RowFigures {
+        RowMetrics {
             entropy: if entropy < 0.0 { 0.0 } else { entropy as f32 },
             correct: f32::from(u8::from(correct)),
             mean_logit: (self.total / row.len() as f64) as f32,
@@ -367,21 +368,21 @@ impl Found {
 
 /// What one read of a scored row tells beside its log-prob: an entry of [`TokenMetrics`](crate::TokenMetrics).
 #[derive(Debug, Clone, Copy)]
-pub struct RowFigures {
+pub struct RowMetrics {
     entropy: f32,
     correct: f32,
     mean_logit: f32,
     sum_p2: f32,
 }
 
-impl RowFigures {
-    pub const NOT_SCORED: RowFigures =
-        RowFigures { entropy: 0.0, correct: 0.0, mean_logit: 0.0, sum_p2: 0.0 };
+impl RowMetrics {
+    pub const NOT_SCORED: RowMetrics =
+        RowMetrics { entropy: 0.0, correct: 0.0, mean_logit: 0.0, sum_p2: 0.0 };
 
-    pub const BAD_LABEL: RowFigures =
-        RowFigures { entropy: f32::NAN, correct: 0.0, mean_logit: f32::NAN, sum_p2: f32::NAN };
+    pub const BAD_LABEL: RowMetrics =
+        RowMetrics { entropy: f32::NAN, correct: 0.0, mean_logit: f32::NAN, sum_p2: f32::NAN };
 
-    /// Puts the figures of a row in their places.
+    /// Puts the metrics of a row in their places.
     pub fn store(self, (entropy, correct, mean_logit, sum_p2): (&mut f32, &mut f32, &mut f32, &mut f32)) {
         (*entropy, *correct) = (self.entropy, self.correct);
         (*mean_logit, *sum_p2) = (self.mean_logit, self.sum_p2);
@@ -396,11 +397,11 @@ const STREAM_ALIGNMENT: usize = 64;
 pub enum Source<'a, T> {
     /// Where the gradient is to be.
     InPlace,
-    /// Elsewhere.
-    Apart(&'a [T]),
+    /// In another buffer.
+    Separate(&'a [T]),
 }
 
-/// Floor 3 of one scored row: (c·1[v = y] − c·p[v])·∂z′/∂z, with p = exp((z′ − logsumexp) − residual).
+/// `backward` of one scored row: (c·1[v = y] − c·p[v])·∂z′/∂z, with p = exp((z′ − logsumexp) − residual).
 #[derive(Debug, Clone, Copy)]
 pub struct RowGradient {
     /// The column of the label, or none where it is a bad one.
@@ -409,7 +410,7 @@ pub struct RowGradient {
     pub residual: f32,
     /// c.
     pub coef: f32,
-    pub mapping: Mapping,
+    pub transform: TransformKind,
 }
 
 impl RowGradient {
@@ -427,43 +428,45 @@ impl RowGradient {
     /// Whether every element is certain to be finite in a type that reaches up to `largest`. Half of that leaves room
     /// for rounding.
     pub fn stays_below(&self, largest: f32) -> bool {
-        let scale = with_map!(self.mapping, map => map.scale());
+        let scale = with_transform!(self.transform, transform => transform.scale());
         (self.coef * scale).abs() <= 0.5 * largest && self.logsumexp.is_finite()
     }
 
     /// The gradient at the label, whose logit is z.
     #[inline(always)]
-    fn at_label<S: Simd, M: Map>(&self, simd: S, map: M, z: f32) -> f32 {
-        let (bare, slope) = map.single(simd, z);
-        let softmax = ((map.whole(bare.into()) - f64::from(self.logsumexp)) - f64::from(self.residual)).exp();
+    fn at_label<S: Simd, M: VectorTransform>(&self, simd: S, transform: M, z: f32) -> f32 {
+        let (unscaled, slope) = transform.single(simd, z);
+        let softmax = ((transform.scaled(unscaled.into()) - f64::from(self.logsumexp))
+            - f64::from(self.residual))
+        .exp();
         let coef = f64::from(self.coef);
         // Not c·(1 − p): where c is infinite, c − c·p is NaN, as from PyTorch's log_softmax.
-        ((coef - coef * softmax) * f64::from(map.scale()) * f64::from(slope)) as f32
+        ((coef - coef * softmax) * f64::from(transform.scale()) * f64::from(slope)) as f32
     }
 
-    fn elsewhere<S: Simd, M: Map>(&self, map: M) -> Elsewhere<M> {
-        let reference = Reference::new::<S>(self.logsumexp / map.rest(), map.powers());
+    fn other_columns<S: Simd, M: VectorTransform>(&self, transform: M) -> OtherColumns<M> {
+        let reference = Reference::new::<S>(self.logsumexp / transform.deferred_scale(), transform.powers());
         // p = exp(z′ − R) exp((R − logsumexp) − residual), the second a factor of the whole row.
         let rounding = if self.logsumexp.is_finite() {
-            map.whole(reference.value(map.powers())) - f64::from(self.logsumexp)
+            transform.scaled(reference.value(transform.powers())) - f64::from(self.logsumexp)
         } else {
             0.0
         };
         let factor = (rounding - f64::from(self.residual)).exp();
-        let factor = (-f64::from(self.coef) * factor * f64::from(map.scale())) as f32;
-        Elsewhere { map, reference, factor }
+        let factor = (-f64::from(self.coef) * factor * f64::from(transform.scale())) as f32;
+        OtherColumns { transform, reference, factor }
     }
 }
 
 /// The gradient of columns that are not the label's: −c·p·∂z′/∂z = factor·exp(z′ − R)·slope.
 #[derive(Debug, Clone, Copy)]
-struct Elsewhere<M> {
-    map: M,
+struct OtherColumns<M> {
+    transform: M,
     reference: Reference,
     factor: f32,
 }
 
-impl<M: Map> Elsewhere<M> {
+impl<M: VectorTransform> OtherColumns<M> {
     #[inline(always)]
     fn write<T: Logit, S: Simd, const SHIFTED: bool>(
         &self,
@@ -474,13 +477,15 @@ impl<M: Map> Elsewhere<M> {
     ) {
         match logits {
             Source::InPlace => self.in_place::<T, S, SHIFTED>(simd, out),
-            Source::Apart(logits) if !streamed => self.apart::<T, S, SHIFTED, false>(simd, logits, out),
-            Source::Apart(logits) => {
+            Source::Separate(logits) if !streamed => {
+                self.into_separate::<T, S, SHIFTED, false>(simd, logits, out)
+            }
+            Source::Separate(logits) => {
                 let head = out.as_ptr().align_offset(STREAM_ALIGNMENT).min(out.len());
                 let ((head, rest), (out_head, out_rest)) = (logits.split_at(head), out.split_at_mut(head));
                 out_head.copy_from_slice(head);
                 self.in_place::<T, S, SHIFTED>(simd, out_head);
-                self.apart::<T, S, SHIFTED, true>(simd, rest, out_rest);
+                self.into_separate::<T, S, SHIFTED, true>(simd, rest, out_rest);
                 simd.fence();
             }
         }
@@ -488,8 +493,8 @@ impl<M: Map> Elsewhere<M> {
 
     #[inline(always)]
     fn pack<T: Logit, S: Simd, const SHIFTED: bool>(&self, simd: S, chunk: &[T; CHUNK]) -> T::Packed<S> {
-        let (bare, slopes) = self.map.slopes(simd, T::load(simd, chunk));
-        let exponents = self.reference.exponents::<S, SHIFTED, _>(simd, bare, self.map.powers());
+        let (unscaled, slopes) = self.transform.slopes(simd, T::load(simd, chunk));
+        let exponents = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled, self.transform.powers());
         let softmax = exp2(simd, exponents, T::GRADIENT_EXP2);
         T::pack(
             simd,
@@ -515,7 +520,7 @@ impl<M: Map> Elsewhere<M> {
 
     /// The same in another place; `out` begins at an address that streaming stores can take, if `STREAM`.
     #[inline(always)]
-    fn apart<T: Logit, S: Simd, const SHIFTED: bool, const STREAM: bool>(
+    fn into_separate<T: Logit, S: Simd, const SHIFTED: bool, const STREAM: bool>(
         &self,
         simd: S,
         logits: &[T],
@@ -562,32 +567,32 @@ impl<T: Logit> Kernel for StreamZeros<'_, T> {
 
 struct WriteRow<'a, T, M> {
     gradient: RowGradient,
-    map: M,
+    transform: M,
     logits: Source<'a, T>,
     streamed: bool,
     out: &'a mut [T],
 }
 
-impl<T: Logit, M: Map> Kernel for WriteRow<'_, T, M> {
+impl<T: Logit, M: VectorTransform> Kernel for WriteRow<'_, T, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let WriteRow { gradient, map, logits, streamed, out } = self;
+        let WriteRow { gradient, transform, logits, streamed, out } = self;
         // First, since in place its logit is about to be overwritten.
         let at_label = gradient.target.map(|y| {
             let z = match logits {
                 Source::InPlace => out[y],
-                Source::Apart(logits) => logits[y],
+                Source::Separate(logits) => logits[y],
             };
-            (y, gradient.at_label(simd, map, z.to_f32()))
+            (y, gradient.at_label(simd, transform, z.to_f32()))
         });
 
-        let elsewhere = gradient.elsewhere::<S, M>(map);
-        if elsewhere.reference.is_shifted() {
-            elsewhere.write::<T, S, true>(simd, logits, streamed, out);
+        let other_columns = gradient.other_columns::<S, M>(transform);
+        if other_columns.reference.is_shifted() {
+            other_columns.write::<T, S, true>(simd, logits, streamed, out);
         } else {
-            elsewhere.write::<T, S, false>(simd, logits, streamed, out);
+            other_columns.write::<T, S, false>(simd, logits, streamed, out);
         }
 
         if let Some((y, gradient)) = at_label {
@@ -614,8 +619,8 @@ mod tests {
         for count in [1, 63, 64, 255, 256, 1000] {
             let row = logits::<bf16>(count);
             let sums: Vec<_> =
-                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity });
-            let logsumexp = Found::logsumexp;
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, transform: Identity });
+            let logsumexp = RowSums::logsumexp;
             let portable = logsumexp(&sums.last().expect("the portable one").1);
             let fused = &sums[..sums.len() - 1];
             for (set, sum) in fused {
@@ -634,10 +639,10 @@ mod tests {
 
     /// The three ways to write a gradient, at every place that a row can have among 64 bytes.
     fn ways_to_write_agree<T: Logit + PartialEq + std::fmt::Debug>() {
-        let mapping = Mapping::Identity(Identity);
+        let transform = TransformKind::Identity(Identity);
         let row = logits::<T>(3 * CHUNK + 5);
-        let RowLogp { logsumexp, residual, .. } = T::logp(&row, 70, mapping);
-        let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, mapping };
+        let RowLogp { logsumexp, residual, .. } = T::logp(&row, 70, transform);
+        let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, transform };
         let mut in_place = row.clone();
         T::write_gradient(gradient, Source::InPlace, false, &mut in_place);
         let zeros = vec![T::from_f32(0.0); row.len()];
@@ -651,7 +656,7 @@ mod tests {
         for place in 0..CHUNK {
             for streamed in [false, true] {
                 write(&in_place, place, &|out| {
-                    T::write_gradient(gradient, Source::Apart(&row), streamed, out)
+                    T::write_gradient(gradient, Source::Separate(&row), streamed, out)
                 });
                 write(&zeros, place, &|out| T::write_zeros(out, streamed));
             }
@@ -679,7 +684,7 @@ mod tests {
                 logits.iter().map(|&(_, z)| (f64::from(z) - expected).exp()).sum::<f64>().ln() + expected;
             let exact = if expected.is_finite() { exact } else { expected };
             for (set, sum) in
-                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity })
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, transform: Identity })
             {
                 let found = sum.logsumexp();
                 let near = found == exact || (found - exact).abs() < 2f64.powi(-20);
@@ -687,7 +692,7 @@ mod tests {
             }
             row[321] = f32::NAN;
             for (set, sum) in
-                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, map: Identity })
+                simd::run_on_each(&SumRow::<_, _, false> { row: &row, target: 0, transform: Identity })
             {
                 assert!(sum.sum.is_nan(), "{set}: NaN is lost among {logits:?}");
             }

@@ -4,21 +4,21 @@ use super::exp::{EXP2, LOG2_E, Reference, each, exp2};
 use super::simd::Simd;
 use crate::transform::Transform;
 
-/// One kind of transform. A bare z′ is z′ but for a factor, [`rest`](Self::rest), that goes into the exponents.
-pub(super) trait Map: Copy + Send + Sync {
-    /// Bare z′.
-    fn bend<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> [S::F32s; N];
+/// One kind of transform. An unscaled z′ is z′ but for a factor, [`deferred_scale`](Self::deferred_scale), that goes into the exponents.
+pub(super) trait VectorTransform: Copy + Send + Sync {
+    /// Unscaled z′.
+    fn apply<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> [S::F32s; N];
 
-    /// Bare z′, and ∂z′/∂z but for its factor [`scale`](Self::scale).
+    /// Unscaled z′, and ∂z′/∂z but for its factor [`scale`](Self::scale).
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]);
 
-    /// The least reference: no bare z′ is below it, but −∞.
+    /// The least reference: no unscaled z′ is below it, but −∞.
     fn lowest<S: Simd>(self) -> Reference {
         Reference::LOWEST
     }
 
-    /// z′ ÷ bare z′.
-    fn rest(self) -> f32 {
+    /// z′ ÷ unscaled z′.
+    fn deferred_scale(self) -> f32 {
         1.0
     }
 
@@ -27,22 +27,22 @@ pub(super) trait Map: Copy + Send + Sync {
         1.0
     }
 
-    /// Powers of two for each bare z′.
+    /// Powers of two for each unscaled z′.
     #[inline(always)]
     fn powers(self) -> f32 {
         LOG2_E
     }
 
-    /// z′ of a bare one.
-    fn whole(self, bare: f64) -> f64 {
-        f64::from(self.rest()) * bare
+    /// z′ of a unscaled one.
+    fn scaled(self, unscaled: f64) -> f64 {
+        f64::from(self.deferred_scale()) * unscaled
     }
 
-    /// Bare z′ and slope of a single logit, by the same arithmetic.
+    /// Unscaled z′ and slope of a single logit, by the same arithmetic.
     #[inline(always)]
     fn single<S: Simd>(self, simd: S, z: f32) -> (f32, f32) {
-        let ([bare], [slope]) = self.slopes(simd, [simd.splat(z)]);
-        (simd.lanes(bare)[0], simd.lanes(slope)[0])
+        let ([unscaled], [slope]) = self.slopes(simd, [simd.splat(z)]);
+        (simd.lanes(unscaled)[0], simd.lanes(slope)[0])
     }
 }
 
@@ -69,41 +69,41 @@ pub struct Capped {
 
 /// A transform, sorted by kind.
 #[derive(Debug, Clone, Copy)]
-pub enum Mapping {
+pub enum TransformKind {
     Identity(Identity),
     Scaled(Scaled),
     Capped(Capped),
 }
 
-impl From<&Transform> for Mapping {
+impl From<&Transform> for TransformKind {
     fn from(transform: &Transform) -> Self {
         let scale = transform.scale;
         let powers = f64::from(scale) * std::f64::consts::LOG2_E;
         match transform.softcap {
             Some(cap) => {
-                Mapping::Capped(Capped { scale, cap, double: (2.0 * powers / f64::from(cap)) as f32 })
+                TransformKind::Capped(Capped { scale, cap, double: (2.0 * powers / f64::from(cap)) as f32 })
             }
-            None if transform.is_identity() => Mapping::Identity(Identity),
-            None => Mapping::Scaled(Scaled { scale, powers: powers as f32 }),
+            None if transform.is_identity() => TransformKind::Identity(Identity),
+            None => TransformKind::Scaled(Scaled { scale, powers: powers as f32 }),
         }
     }
 }
 
-/// `$body` with `$map` of the kind that `$mapping` is.
-macro_rules! with_map {
-    ($mapping:expr, $map:ident => $body:expr) => {
-        match $mapping {
-            Mapping::Identity($map) => $body,
-            Mapping::Scaled($map) => $body,
-            Mapping::Capped($map) => $body,
+/// `$body` with `$transform` of the kind that `$kind` is.
+macro_rules! with_transform {
+    ($kind:expr, $transform:ident => $body:expr) => {
+        match $kind {
+            TransformKind::Identity($transform) => $body,
+            TransformKind::Scaled($transform) => $body,
+            TransformKind::Capped($transform) => $body,
         }
     };
 }
-pub(super) use with_map;
+pub(super) use with_transform;
 
-impl Map for Identity {
+impl VectorTransform for Identity {
     #[inline(always)]
-    fn bend<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
+    fn apply<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
         z
     }
     #[inline(always)]
@@ -112,16 +112,16 @@ impl Map for Identity {
     }
 }
 
-impl Map for Scaled {
+impl VectorTransform for Scaled {
     #[inline(always)]
-    fn bend<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
+    fn apply<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
         z
     }
     #[inline(always)]
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]) {
         (z, [simd.splat(1.0); N])
     }
-    fn rest(self) -> f32 {
+    fn deferred_scale(self) -> f32 {
         self.scale
     }
     fn scale(self) -> f32 {
@@ -133,9 +133,9 @@ impl Map for Scaled {
     }
 }
 
-impl Map for Capped {
+impl VectorTransform for Capped {
     #[inline(always)]
-    fn bend<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> [S::F32s; N] {
+    fn apply<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> [S::F32s; N] {
         self.slopes(simd, z).0
     }
 
@@ -148,12 +148,12 @@ impl Map for Capped {
         let one = simd.splat(1.0);
         let powers = exp2(simd, each(z, |z| magnitude(simd.mul(z, simd.splat(self.double)))), &EXP2);
         let q = each(powers, |power| simd.div(one, simd.add(one, power)));
-        let mut bent = q;
-        for (bent, z) in bent.iter_mut().zip(z) {
-            let size = simd.mul_add(*bent, simd.splat(-2.0 * self.cap), simd.splat(self.cap));
-            *bent = simd.floats(simd.or(simd.bits(size), sign(z)));
+        let mut capped = q;
+        for (capped, z) in capped.iter_mut().zip(z) {
+            let size = simd.mul_add(*capped, simd.splat(-2.0 * self.cap), simd.splat(self.cap));
+            *capped = simd.floats(simd.or(simd.bits(size), sign(z)));
         }
-        (bent, each(q, |q| simd.mul(simd.splat(4.0), simd.mul(q, simd.sub(one, q)))))
+        (capped, each(q, |q| simd.mul(simd.splat(4.0), simd.mul(q, simd.sub(one, q)))))
     }
 
     fn lowest<S: Simd>(self) -> Reference {

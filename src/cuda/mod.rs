@@ -3,7 +3,7 @@
 //! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
 //! - [`plan`]: from shapes and device addresses to launches, without a device;
-//! - [`tuning`]: how rows are dealt to blocks, and what of them is kept on chip;
+//! - [`tuning`]: how rows are divided among blocks, and what of them is kept on chip;
 //! - [`images`]: what build.rs compiled.
 //!
 //! A missing driver, device or kernel image is an [`Error`], never a panic. Nothing in a launch allocates, copies or
@@ -21,7 +21,7 @@ mod pass;
 
 pub use cudarc::driver::sys::CUstream;
 pub use device::{Kernels, context, device_count};
-pub use pass::{BatchFigures, DeviceLabels, DpoPass, PairSlices};
+pub use pass::{BatchMetrics, DeviceLabels, DpoPass, PairSlices};
 
 #[cfg(doc)]
 use crate::Error;

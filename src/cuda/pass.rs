@@ -9,13 +9,13 @@ use cudarc::driver::{
 };
 
 use super::device::{Kernels, driver};
-use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoStatus, DpoTokenMeans};
+use super::params::{DPO_NO_TROUBLE, DPO_TROUBLES, DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus};
 use super::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
     LogpsBuffers, PairBuffers, TokenMetricsBuffers,
 };
 use crate::batch::{
-    HostBatch, LabelType, Logit, Logps, Metrics, PairOutputs, Status, TokenMeans, TokenMetrics,
+    HostBatch, LabelType, Logit, Logps, MeanTokenMetrics, PairMetrics, PairOutputs, Status, TokenMetrics,
 };
 use crate::error::{Error, Result};
 use crate::gradient::{GradientStatus, check_threshold};
@@ -38,7 +38,7 @@ pub type PairSlices<'a> = PairTensors<&'a CudaSlice<f32>, &'a CudaSlice<u32>, &'
 /// Forward and backward passes over batches of one shape.
 ///
 /// Everything a pass needs is allocated by [`DpoPass::new`]; the passes themselves only launch. Results stay on the
-/// device until [`read_figures`](Self::read_figures), [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs)
+/// device until [`read_metrics`](Self::read_metrics), [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs)
 /// fetches them.
 #[derive(Debug)]
 pub struct DpoPass {
@@ -48,13 +48,13 @@ pub struct DpoPass {
     out: LogpsBuffers,
     pairs: PairBuffers,
     workspace: DeviceAddress,
-    /// Whether floor 3 multiplies by what is in `token_weights`.
+    /// Whether `backward` multiplies by what is in `token_weights`.
     weighted: bool,
     threshold: f32,
     /// What the addresses above point into, by element type.
     floats: Floats,
     words: Words,
-    figures: CudaSlice<Figures>,
+    batch_metrics: CudaSlice<DeviceBatchMetrics>,
     _indices: Vec<CudaSlice<i32>>,
 }
 
@@ -93,26 +93,26 @@ struct Words {
 /// All that a forward pass finds of the batch as a whole, side by side, so that one copy fetches it.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct Figures {
+struct DeviceBatchMetrics {
     status: DpoStatus,
-    pairs: DpoMetrics,
-    tokens: DpoTokenMeans,
+    pairs: DpoPairMetrics,
+    tokens: DpoMeanTokenMetrics,
 }
 
 // SAFETY: plain numbers, without padding: all are of 4 bytes.
-unsafe impl DeviceRepr for Figures {}
+unsafe impl DeviceRepr for DeviceBatchMetrics {}
 // SAFETY: 0 is a value of each of them.
-unsafe impl ValidAsZeroBits for Figures {}
+unsafe impl ValidAsZeroBits for DeviceBatchMetrics {}
 
 /// What a forward pass found of the batch as a whole.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BatchFigures {
+pub struct BatchMetrics {
     /// What is wrong with the data.
     pub status: Status,
     /// Loss and means over pairs, of the last pass with a loss.
-    pub pairs: Metrics<f32>,
+    pub pairs: PairMetrics<f32>,
     /// Means over scored tokens, where the pass has [token metrics](DpoPass::with_token_metrics).
-    pub tokens: Option<TokenMeans<f32>>,
+    pub tokens: Option<MeanTokenMetrics<f32>>,
 }
 
 impl DpoPass {
@@ -153,11 +153,11 @@ impl DpoPass {
             nonfinite_row: driver("cuMemcpyHtoDAsync", stream.clone_htod(&[DPO_NO_TROUBLE]))?,
             workspace: words(plan::workspace_bytes(&device_batch)?.div_ceil(4))?,
         };
-        let figures = driver("cuMemAlloc", stream.alloc_zeros::<Figures>(1))?;
+        let batch_metrics = driver("cuMemAlloc", stream.alloc_zeros::<DeviceBatchMetrics>(1))?;
         // These buffers live on one stream, so cudarc's tracking between streams has nothing to do here.
         let float = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
         let word = |slice: &CudaSlice<u32>| slice.device_ptr(stream).0;
-        let figure = |offset: usize| figures.device_ptr(stream).0 + offset as DeviceAddress;
+        let figure = |offset: usize| batch_metrics.device_ptr(stream).0 + offset as DeviceAddress;
         Ok(DpoPass {
             kernels: kernels.clone(),
             stream: stream.clone(),
@@ -170,7 +170,7 @@ impl DpoPass {
                 logsumexp_residual: Some(float(&floats.logsumexp_residual)),
                 token_weights: Some(float(&floats.token_weights)),
                 metrics: TokenMetricsBuffers::default(),
-                status: figure(mem::offset_of!(Figures, status)),
+                status: figure(mem::offset_of!(DeviceBatchMetrics, status)),
             },
             pairs: PairBuffers {
                 inputs: DevicePairInputs::NONE,
@@ -179,20 +179,20 @@ impl DpoPass {
                 rejected_rewards: float(&floats.rejected_rewards),
                 margins: float(&floats.margins),
                 coef: float(&floats.coef),
-                metrics: figure(mem::offset_of!(Figures, pairs)),
+                metrics: figure(mem::offset_of!(DeviceBatchMetrics, pairs)),
             },
             workspace: word(&words.workspace),
             weighted: batch.ld_alpha != 1.0,
             threshold: 0.0,
             floats,
             words,
-            figures,
+            batch_metrics,
             _indices: indices,
         })
     }
 
     /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch, and their means,
-    /// for [`read_figures`](Self::read_figures); allocates 16 bytes a row for them.
+    /// for [`read_metrics`](Self::read_metrics); allocates 16 bytes a row for them.
     ///
     /// # Errors
     ///
@@ -208,8 +208,8 @@ impl DpoPass {
             sequence_log_weights: floats(sequences)?,
         };
         let address = |slice: &CudaSlice<f32>| Some(slice.device_ptr(&self.stream).0);
-        let means =
-            self.figures.device_ptr(&self.stream).0 + mem::offset_of!(Figures, tokens) as DeviceAddress;
+        let means = self.batch_metrics.device_ptr(&self.stream).0
+            + mem::offset_of!(DeviceBatchMetrics, tokens) as DeviceAddress;
         self.out.metrics = TokenMetricsBuffers {
             entropy: address(&metrics.entropy),
             correct: address(&metrics.correct),
@@ -234,7 +234,7 @@ impl DpoPass {
         Ok(self)
     }
 
-    /// Floor 1 alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
+    /// `logps` alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
     ///
     /// # Errors
     ///
@@ -243,7 +243,7 @@ impl DpoPass {
         self.launch_forward(logits, labels, None)
     }
 
-    /// Floors 1 and 2: log-probs, then `loss` over the pairs, against `ref_logps` `[S]` or none.
+    /// `logps` and `pair_loss`: log-probs, then `loss` over the pairs, against `ref_logps` `[S]` or none.
     ///
     /// # Errors
     ///
@@ -259,7 +259,7 @@ impl DpoPass {
         self.forward_with(logits, labels, &PairSlices { ref_logps, ..PairSlices::default() }, loss)
     }
 
-    /// [`forward`](Self::forward) with everything that floor 2 can be given.
+    /// [`forward`](Self::forward) with everything that `pair_loss` can be given.
     ///
     /// # Errors
     ///
@@ -362,7 +362,7 @@ impl DpoPass {
         })
     }
 
-    /// Hands floor 2's buffers to `f`, with the addresses of `inputs`, and keeps those for as long as it runs.
+    /// Hands `pair_loss`'s buffers to `f`, with the addresses of `inputs`, and keeps those for as long as it runs.
     fn with_inputs<R>(
         &self,
         inputs: &PairSlices<'_>,
@@ -389,7 +389,7 @@ impl DpoPass {
         f(&PairBuffers { inputs, ..self.pairs })
     }
 
-    /// Floor 3 into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s
+    /// `backward` into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s
     /// loss, times `upstream` (a scalar on the device, or none) and `upstream_scale`.
     ///
     /// # Errors
@@ -411,7 +411,7 @@ impl DpoPass {
         self.launch_backward::<T>(from, to, labels, upstream, upstream_scale)
     }
 
-    /// Floor 3 over the logits themselves, which become the gradient; otherwise as [`backward`](Self::backward).
+    /// `backward` over the logits themselves, which become the gradient; otherwise as [`backward`](Self::backward).
     ///
     /// # Errors
     ///
@@ -518,20 +518,21 @@ impl DpoPass {
 
     /// `[5]`: loss, chosen reward, rejected reward, margin and accuracy, on the device.
     pub fn device_metrics(&self) -> CudaView<'_, f32> {
-        let count = mem::size_of::<DpoMetrics>() / 4;
-        self.device_figures(mem::offset_of!(Figures, pairs) / 4, count)
+        let count = mem::size_of::<DpoPairMetrics>() / 4;
+        self.device_batch_metrics(mem::offset_of!(DeviceBatchMetrics, pairs) / 4, count)
     }
 
     /// `[5]`: mean entropy, accuracy, logit, logsumexp and Σp² of the scored tokens, on the device, after
     /// [`with_token_metrics`](Self::with_token_metrics).
     pub fn device_token_means(&self) -> Option<CudaView<'_, f32>> {
-        let first = mem::offset_of!(Figures, tokens) + mem::offset_of!(DpoTokenMeans, entropy);
-        self.floats.token_metrics.as_ref().map(|_| self.device_figures(first / 4, 5))
+        let first =
+            mem::offset_of!(DeviceBatchMetrics, tokens) + mem::offset_of!(DpoMeanTokenMetrics, entropy);
+        self.floats.token_metrics.as_ref().map(|_| self.device_batch_metrics(first / 4, 5))
     }
 
-    fn device_figures(&self, first: usize, count: usize) -> CudaView<'_, f32> {
-        // SAFETY: all figures are numbers of 4 bytes, and those from `first` on are f32.
-        let words = unsafe { self.figures.transmute::<f32>(mem::size_of::<Figures>() / 4) };
+    fn device_batch_metrics(&self, first: usize, count: usize) -> CudaView<'_, f32> {
+        // SAFETY: all metrics are numbers of 4 bytes, and those from `first` on are f32.
+        let words = unsafe { self.batch_metrics.transmute::<f32>(mem::size_of::<DeviceBatchMetrics>() / 4) };
         words.expect("as many bytes").slice(first..first + count)
     }
 
@@ -541,24 +542,24 @@ impl DpoPass {
     /// # Errors
     ///
     /// [`Error::Driver`], also for faults of earlier work on the stream.
-    pub fn read_figures(&self) -> Result<BatchFigures> {
-        let figures = self.read(&self.figures)?[0];
-        Ok(BatchFigures {
-            status: figures.status.into(),
-            pairs: figures.pairs.into(),
-            tokens: self.floats.token_metrics.as_ref().map(|_| figures.tokens.into()),
+    pub fn read_metrics(&self) -> Result<BatchMetrics> {
+        let batch_metrics = self.read(&self.batch_metrics)?[0];
+        Ok(BatchMetrics {
+            status: batch_metrics.status.into(),
+            pairs: batch_metrics.pairs.into(),
+            tokens: self.floats.token_metrics.as_ref().map(|_| batch_metrics.tokens.into()),
         })
     }
 
-    /// Waits for the stream and copies floor 1's results to the host.
+    /// Waits for the stream and copies `logps`' results to the host.
     ///
     /// # Errors
     ///
     /// [`Error::Driver`], also for faults of earlier work on the stream.
     pub fn read_logps(&self) -> Result<Logps<f32>> {
-        let figures = self.read_figures()?;
-        let metrics = match (&self.floats.token_metrics, figures.tokens) {
-            (Some(from), Some(means)) => Some(self.read_metrics(from, means)?),
+        let batch_metrics = self.read_metrics()?;
+        let metrics = match (&self.floats.token_metrics, batch_metrics.tokens) {
+            (Some(from), Some(means)) => Some(self.read_token_metrics(from, means)?),
             _ => None,
         };
         Ok(Logps {
@@ -569,11 +570,11 @@ impl DpoPass {
             logsumexp_residual: self.read(&self.floats.logsumexp_residual)?,
             token_weights: self.read(&self.floats.token_weights)?,
             metrics,
-            status: figures.status,
+            status: batch_metrics.status,
         })
     }
 
-    /// Waits for the stream and copies floor 2's results to the host.
+    /// Waits for the stream and copies `pair_loss`'s results to the host.
     ///
     /// # Errors
     ///
@@ -586,7 +587,7 @@ impl DpoPass {
             Ok::<_, Error>(values)
         };
         Ok(PairOutputs {
-            metrics: self.read_figures()?.pairs,
+            metrics: self.read_metrics()?.pairs,
             pair_losses: per_pair(&self.floats.pair_losses)?,
             chosen_rewards: per_pair(&self.floats.chosen_rewards)?,
             rejected_rewards: per_pair(&self.floats.rejected_rewards)?,
@@ -601,10 +602,14 @@ impl DpoPass {
     ///
     /// [`Error::Driver`], also for faults of earlier work on the stream.
     pub fn read_status(&self) -> Result<Status> {
-        Ok(self.read_figures()?.status)
+        Ok(self.read_metrics()?.status)
     }
 
-    fn read_metrics(&self, from: &TokenFloats, means: TokenMeans<f32>) -> Result<TokenMetrics<f32>> {
+    fn read_token_metrics(
+        &self,
+        from: &TokenFloats,
+        means: MeanTokenMetrics<f32>,
+    ) -> Result<TokenMetrics<f32>> {
         Ok(TokenMetrics {
             entropy: self.read(&from.entropy)?,
             correct: self.read(&from.correct)?,
@@ -643,18 +648,18 @@ impl From<DpoStatus> for Status {
     }
 }
 
-impl From<DpoMetrics> for Metrics<f32> {
+impl From<DpoPairMetrics> for PairMetrics<f32> {
     /// From the kernels' words to the host's.
-    fn from(metrics: DpoMetrics) -> Self {
-        let DpoMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
-        Metrics { loss, chosen_reward, rejected_reward, margin, accuracy }
+    fn from(metrics: DpoPairMetrics) -> Self {
+        let DpoPairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
+        PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy }
     }
 }
 
-impl From<DpoTokenMeans> for TokenMeans<f32> {
+impl From<DpoMeanTokenMetrics> for MeanTokenMetrics<f32> {
     /// From the kernels' words to the host's.
-    fn from(means: DpoTokenMeans) -> Self {
-        let DpoTokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
-        TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
+    fn from(means: DpoMeanTokenMetrics) -> Self {
+        let DpoMeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+        MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
     }
 }

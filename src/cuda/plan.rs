@@ -7,11 +7,11 @@
 use std::mem::size_of;
 
 use super::params::*;
-use super::tuning::{Dealing, Factoring, Kernel, most_slices};
+use super::tuning::{FactoredPartition, Kernel, RowPartition, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::gradient::{check_threshold, check_token_weights};
-use crate::loss::{Divergence, Given, Kind, MAX_TERMS, Normalizer, PairLoss, PairTensors, Term};
+use crate::loss::{Divergence, Kind, MAX_TERMS, Normalizer, PairInputLens, PairLoss, PairTensors, Term};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
 ///
@@ -57,7 +57,7 @@ impl IndexArray for DeviceArray {
 /// Their entries are checked by the kernels, and trouble is reported in the status.
 pub type DeviceBatch = Batch<DeviceArray>;
 
-/// What floors 1 and 3 read.
+/// What `logps` and `backward` read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inputs {
     /// Element type of the logits.
@@ -70,7 +70,7 @@ pub struct Inputs {
     pub labels: DeviceAddress,
 }
 
-/// Where floor 1 writes.
+/// Where `logps` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogpsBuffers {
     /// `[S]` f32.
@@ -79,14 +79,14 @@ pub struct LogpsBuffers {
     pub scored: Option<DeviceAddress>,
     /// `[rows]` f32.
     pub token_logps: Option<DeviceAddress>,
-    /// `[rows]` f32; needed by floor 3.
+    /// `[rows]` f32; needed by `backward`.
     pub logsumexp: Option<DeviceAddress>,
-    /// `[rows]` f32; makes floor 3 exact where |logsumexp| is large.
+    /// `[rows]` f32; makes `backward` exact where |logsumexp| is large.
     pub logsumexp_residual: Option<DeviceAddress>,
-    /// `[rows]` f32: what each token counts in its sequence's sum; needed by floor 3 where the batch has an
+    /// `[rows]` f32: what each token counts in its sequence's sum; needed by `backward` where the batch has an
     /// [`ld_alpha`](Batch::ld_alpha).
     pub token_weights: Option<DeviceAddress>,
-    /// Figures of each token.
+    /// Metrics of each token.
     pub metrics: TokenMetricsBuffers,
     /// One [`DpoStatus`].
     pub status: DeviceAddress,
@@ -111,11 +111,11 @@ pub struct TokenMetricsBuffers {
     pub sum_p2: Option<DeviceAddress>,
     /// `[S]` f32.
     pub sequence_log_weights: Option<DeviceAddress>,
-    /// One [`DpoTokenMeans`].
+    /// One [`DpoMeanTokenMetrics`].
     pub means: Option<DeviceAddress>,
 }
 
-/// What floor 2 reads besides log-probs, and where it writes.
+/// What `pair_loss` reads besides log-probs, and where it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PairBuffers {
     /// What there is.
@@ -130,20 +130,20 @@ pub struct PairBuffers {
     pub margins: DeviceAddress,
     /// `[S]` f32.
     pub coef: DeviceAddress,
-    /// One [`DpoMetrics`]; the loss is its first field.
+    /// One [`DpoPairMetrics`]; the loss is its first field.
     pub metrics: DeviceAddress,
 }
 
-/// What floor 3 reads besides logits and labels, and where it writes.
+/// What `backward` reads besides logits and labels, and where it writes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GradientBuffers {
-    /// `[rows]` f32, of floor 1.
+    /// `[rows]` f32, of `logps`.
     pub logsumexp: DeviceAddress,
-    /// `[rows]` f32, of floor 1.
+    /// `[rows]` f32, of `logps`.
     pub logsumexp_residual: Option<DeviceAddress>,
     /// `[S]` f32: ∂loss/∂logp of each sequence; `None` is 1.
     pub coef: Option<DeviceAddress>,
-    /// `[rows]` f32: a factor of each token; `None` is 1. Floor 1's token weights where the batch has an
+    /// `[rows]` f32: a factor of each token; `None` is 1. `logps`' token weights where the batch has an
     /// [`ld_alpha`](Batch::ld_alpha), times the caller's own factors if there are any.
     pub token_coef: Option<DeviceAddress>,
     /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
@@ -163,13 +163,13 @@ pub struct GradientBuffers {
 /// The argument struct of a launch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Arguments {
-    /// Floors 1 and 2.
+    /// `logps` and `pair_loss`.
     Forward(DpoForward),
-    /// Floor 2 alone.
+    /// `pair_loss` alone.
     PairLoss(DpoPairLossAlone),
-    /// Floor 3.
+    /// `backward`.
     Backward(DpoBackward),
-    /// Floors 1 and 2 and the gradient without its coefficients.
+    /// `logps` and `pair_loss` and the gradient without its coefficients.
     Factored(DpoFactored),
 }
 
@@ -220,9 +220,9 @@ pub const KERNELS: [(&str, &str); 16] = [
     ("backward", "dpo_backward_f32"),
     ("backward", "dpo_backward_f16"),
     ("backward", "dpo_backward_bf16"),
-    ("backward", "dpo_backward_mapped_f32"),
-    ("backward", "dpo_backward_mapped_f16"),
-    ("backward", "dpo_backward_mapped_bf16"),
+    ("backward", "dpo_backward_transformed_f32"),
+    ("backward", "dpo_backward_transformed_f16"),
+    ("backward", "dpo_backward_transformed_bf16"),
     ("factored", "dpo_factored_f32"),
     ("factored", "dpo_factored_f16"),
     ("factored", "dpo_factored_bf16"),
@@ -231,7 +231,7 @@ pub const KERNELS: [(&str, &str); 16] = [
 /// Blocks of a grid at most.
 const MAX_GRID: u32 = i32::MAX as u32;
 
-/// Threads of the single block of floor 2 alone.
+/// Threads of the single block of `pair_loss` alone.
 pub const PAIR_LOSS_THREADS: u32 = 512;
 
 /// The workspace of a forward launch: completion counters first, then what the caller did not ask for but the kernel
@@ -241,7 +241,7 @@ struct Workspace {
     row_slices_done: u64,
     token_logps: u64,
     scored: u64,
-    /// Figures of rows that are summed: logsumexp and those of [`TokenMetricsBuffers`], `[rows]` each.
+    /// Metrics of rows that are summed: logsumexp and those of [`TokenMetricsBuffers`], `[rows]` each.
     summed: [u64; 5],
     slice_sums: u64,
     /// Its elements are aligned to 8, to which the workspace need not be.
@@ -256,7 +256,7 @@ impl Workspace {
         let row_slices_done = sequence_rows_done + 4 * sequences;
         let token_logps = row_slices_done + 4 * rows;
         let scored = token_logps + 4 * rows;
-        let summed = [0, 1, 2, 3, 4].map(|figure| scored + 4 * sequences + 4 * rows * figure);
+        let summed = [0, 1, 2, 3, 4].map(|metric| scored + 4 * sequences + 4 * rows * metric);
         let slice_sums = summed[4] + 4 * rows;
         // Rows of one slice leave nothing there.
         let sums = match u64::from(most_slices(batch.columns())) {
@@ -264,7 +264,7 @@ impl Workspace {
             slices => rows * slices,
         };
         let token_sums = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
-        let bytes = token_sums + 4 + size_of::<DpoTokenSums>() as u64 * sequences;
+        let bytes = token_sums + 4 + size_of::<DpoTokenMetricSums>() as u64 * sequences;
         Workspace {
             sequence_rows_done,
             row_slices_done,
@@ -290,7 +290,7 @@ pub fn workspace_bytes<A: IndexArray>(batch: &Batch<A>) -> Result<usize> {
     Ok(Workspace::of(batch).bytes as usize)
 }
 
-/// Floors 1 and 2 in one launch; without `loss`, floor 1 alone.
+/// `logps` and `pair_loss` in one launch; without `loss`, `logps` alone.
 ///
 /// # Errors
 ///
@@ -305,12 +305,12 @@ pub fn forward(
     workspace: DeviceAddress,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let dealing = Dealing::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
-    let params = forward_params(kernel_batch, batch, inputs, out, loss, &dealing, workspace)?;
-    let figured = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
+    let partition = RowPartition::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
+    let params = forward_params(kernel_batch, batch, inputs, out, loss, &partition, workspace)?;
+    let metrics = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
     Ok(Launch {
         unit: "forward",
-        kernel: match (inputs.dtype, figured) {
+        kernel: match (inputs.dtype, metrics) {
             (DType::F32, false) => "dpo_forward_f32",
             (DType::F16, false) => "dpo_forward_f16",
             (DType::BF16, false) => "dpo_forward_bf16",
@@ -318,9 +318,9 @@ pub fn forward(
             (DType::F16, true) => "dpo_forward_figured_f16",
             (DType::BF16, true) => "dpo_forward_figured_bf16",
         },
-        grid: grid(&dealing, params.batch.rows)?,
+        grid: grid(&partition, params.batch.rows)?,
         cluster: 1,
-        block: dealing.threads,
+        block: partition.threads,
         shared_bytes: 0,
         arguments: Arguments::Forward(params),
     })
@@ -333,7 +333,7 @@ pub fn forward(
 /// ```
 ///
 /// `gradient` is `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it. Rows
-/// that are not scored become 0, rows that floor 1 cannot score NaN. [`cpu::factored`](crate::cpu::factored) says what
+/// that are not scored become 0, rows that `logps` cannot score NaN. [`cpu::factored`](crate::cpu::factored) says what
 /// it is for.
 ///
 /// A row is cut otherwise than by [`forward`], so log-probs may differ from its in the last bits. Where bits matter
@@ -354,9 +354,9 @@ pub fn factored(
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
     batch.check_factored(out.metrics != TokenMetricsBuffers::default())?;
-    let factoring = Factoring::of(device, inputs.dtype, batch.vocab);
-    let dealing = &factoring.dealing;
-    let forward = forward_params(kernel_batch, batch, inputs, out, loss, dealing, workspace)?;
+    let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
+    let partition = &factored.rows;
+    let forward = forward_params(kernel_batch, batch, inputs, out, loss, partition, workspace)?;
     let gradient = address("gradient", inputs.dtype.size(), gradient)?;
     batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
     Ok(Launch {
@@ -366,21 +366,21 @@ pub fn factored(
             DType::F16 => "dpo_factored_f16",
             DType::BF16 => "dpo_factored_bf16",
         },
-        grid: grid(dealing, forward.batch.rows)?,
-        cluster: dealing.params.blocks_per_row,
-        block: dealing.threads,
-        shared_bytes: factoring.shared_bytes(),
+        grid: grid(partition, forward.batch.rows)?,
+        cluster: partition.params.blocks_per_row,
+        block: partition.threads,
+        shared_bytes: factored.shared_bytes(),
         arguments: Arguments::Factored(DpoFactored {
             forward,
             gradient,
-            kept_vectors: factoring.kept_vectors,
+            kept_vectors: factored.kept_vectors,
         }),
     })
 }
 
-/// Floor 2 alone, on log-probs that are already there.
+/// `pair_loss` alone, on log-probs that are already there.
 ///
-/// `scored`, `[S]` u32, is floor 1's numbers of scored rows: what a length-normalised loss divides by unless it is given
+/// `scored`, `[S]` u32, is the numbers of scored rows from `logps`: what a length-normalised loss divides by unless it is given
 /// lengths, and what is counted where tokens are.
 ///
 /// # Errors
@@ -398,7 +398,7 @@ pub fn pair_loss(
     // One row a sequence: the shape checks of a batch, without its rows.
     let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
     shape.validate_shape()?;
-    loss.check_inputs(pairs, sequences, &given(buffers), scored.map(|_| sequences))?;
+    loss.check_inputs(pairs, sequences, &input_lens(buffers), scored.map(|_| sequences))?;
     let params = DpoPairLossAlone {
         logps: address("logps", 4, logps)?,
         scored: optional("scored", scored)?.unwrap_or(0),
@@ -417,7 +417,7 @@ pub fn pair_loss(
     })
 }
 
-/// Floor 3 in one launch.
+/// `backward` in one launch.
 ///
 /// # Errors
 ///
@@ -431,7 +431,7 @@ pub fn backward(
     buffers: &GradientBuffers,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let dealing = Dealing::of(Kernel::Backward, device.capability, inputs.dtype, batch.columns());
+    let partition = RowPartition::of(Kernel::Backward, device.capability, inputs.dtype, batch.columns());
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
     batch.check_gradient("dlogits", inputs.dtype, logits, dlogits)?;
@@ -439,7 +439,7 @@ pub fn backward(
     check_threshold(buffers.threshold.into())?;
     let params = DpoBackward {
         batch: kernel_batch,
-        dealing: dealing.params,
+        partition: partition.params,
         logits,
         dlogits,
         logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
@@ -457,26 +457,26 @@ pub fn backward(
             (DType::F32, true) => "dpo_backward_f32",
             (DType::F16, true) => "dpo_backward_f16",
             (DType::BF16, true) => "dpo_backward_bf16",
-            (DType::F32, false) => "dpo_backward_mapped_f32",
-            (DType::F16, false) => "dpo_backward_mapped_f16",
-            (DType::BF16, false) => "dpo_backward_mapped_bf16",
+            (DType::F32, false) => "dpo_backward_transformed_f32",
+            (DType::F16, false) => "dpo_backward_transformed_f16",
+            (DType::BF16, false) => "dpo_backward_transformed_bf16",
         },
-        grid: grid(&dealing, kernel_batch.rows)?,
+        grid: grid(&partition, kernel_batch.rows)?,
         cluster: 1,
-        block: dealing.threads,
+        block: partition.threads,
         shared_bytes: 0,
         arguments: Arguments::Backward(params),
     })
 }
 
-/// What floors 1 and 2 are told.
+/// What `logps` and `pair_loss` are told.
 fn forward_params(
     kernel_batch: DpoBatch,
     batch: &DeviceBatch,
     inputs: &Inputs,
     out: &LogpsBuffers,
     loss: Option<(&PairLoss, &PairBuffers)>,
-    dealing: &Dealing,
+    partition: &RowPartition,
     workspace: DeviceAddress,
 ) -> Result<DpoForward> {
     let sequences = batch.sequences.count();
@@ -485,7 +485,7 @@ fn forward_params(
     let kernel_loss = match loss {
         Some((loss, buffers)) => {
             // The kernel counts the scored rows itself.
-            loss.check_inputs(&batch.pairs, sequences, &given(buffers), Some(sequences))?;
+            loss.check_inputs(&batch.pairs, sequences, &input_lens(buffers), Some(sequences))?;
             kernel_loss(&batch.pairs, sequences, loss, buffers)?
         }
         None => DpoPairLoss::default(),
@@ -493,7 +493,7 @@ fn forward_params(
     let (logsumexp, metrics) = token_metrics(out, workspace, &offsets)?;
     Ok(DpoForward {
         batch: kernel_batch,
-        dealing: dealing.params,
+        partition: partition.params,
         logits: address("logits", inputs.dtype.size(), inputs.logits)?,
         token_logps: optional("token_logps", out.token_logps)?.unwrap_or(workspace + offsets.token_logps),
         logsumexp,
@@ -517,8 +517,8 @@ fn forward_params(
 }
 
 /// Blocks for a number of rows.
-fn grid(dealing: &Dealing, rows: u32) -> Result<u32> {
-    let blocks = dealing.blocks(rows);
+fn grid(partition: &RowPartition, rows: u32) -> Result<u32> {
+    let blocks = partition.blocks(rows);
     u32::try_from(blocks).ok().filter(|&blocks| blocks <= MAX_GRID).ok_or_else(|| {
         let expected = format!("rows that fill at most {MAX_GRID} blocks");
         Error::value("rows", expected, format!("{rows} rows in {blocks} blocks"))
@@ -581,7 +581,7 @@ fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
     })
 }
 
-fn given(buffers: &PairBuffers) -> Given {
+fn input_lens(buffers: &PairBuffers) -> PairInputLens {
     buffers.inputs.map(|floats| floats.len, |counts| counts.len, |_| ())
 }
 
@@ -627,7 +627,7 @@ fn kernel_loss(
         rejected,
         lengths: inputs.lengths.unwrap_or(0),
         betas: inputs.beta.unwrap_or(0),
-        gammas: inputs.margin.unwrap_or(0),
+        gammas: inputs.gamma.unwrap_or(0),
         weights: inputs.weight.unwrap_or(0),
         label_smoothings: inputs.label_smoothing.unwrap_or(0),
         sequence_log_weights: inputs.sequence_log_weights.unwrap_or(0),
@@ -649,7 +649,7 @@ fn kernel_loss(
         kl_count: buffers.inputs.kl_logps.map_or(0, |array| array.len as u32),
         term_count: loss.terms().len() as u32,
         beta: single("beta", loss.beta())?,
-        gamma: finite("gamma", loss.margin())?,
+        gamma: finite("gamma", loss.gamma())?,
         alpha,
         baseline: finite("baseline", loss.baseline().unwrap_or(0.0))?,
         normalizer: single("normalizer", normalizer)?,

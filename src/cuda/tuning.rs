@@ -1,19 +1,19 @@
-//! How rows are dealt to blocks: one table, by kernel, architecture and bytes of a row; and for the factored forward,
+//! How rows are divided among blocks: one table, by kernel, architecture and bytes of a row; and for the factored forward,
 //! by what of a row the device can keep on chip.
 //!
 //! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
 //! batch (on one device and for one dtype).
 
-use super::params::DpoDealing;
+use super::params::DpoRowPartition;
 use super::plan::Device;
 use crate::batch::DType;
 
 /// A kernel that walks over rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// Floors 1 and 2.
+    /// `logps` and `pair_loss`.
     Forward,
-    /// Floor 3.
+    /// `backward`.
     Backward,
 }
 
@@ -78,24 +78,24 @@ const fn entry(
 /// Bytes of a vector, which is what one thread loads at a time.
 const VECTOR: usize = 16;
 
-/// How one launch deals its rows.
+/// How one launch divides its rows among blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dealing {
+pub struct RowPartition {
     /// Threads per block.
     pub threads: u32,
     /// What the kernel needs to know.
-    pub params: DpoDealing,
+    pub params: DpoRowPartition,
 }
 
 impl Entry {
-    fn deal(&self, row_bytes: usize) -> Dealing {
+    fn partition(&self, row_bytes: usize) -> RowPartition {
         let vectors = row_bytes.div_ceil(VECTOR);
         // Slices of about the same size, of as many vectors for one thread as for another.
         let slices = row_bytes.div_ceil(self.slice_bytes);
         let slice_vectors = vectors.div_ceil(slices).next_multiple_of(self.threads as usize);
-        Dealing {
+        RowPartition {
             threads: self.threads,
-            params: DpoDealing {
+            params: DpoRowPartition {
                 rows_per_block: self.rows_per_block,
                 blocks_per_row: vectors.div_ceil(slice_vectors) as u32,
                 slice_vectors: slice_vectors as u32,
@@ -104,8 +104,8 @@ impl Entry {
     }
 }
 
-impl Dealing {
-    /// The dealing of rows of `vocab` elements, for a device of compute capability (major, minor).
+impl RowPartition {
+    /// The partition of rows of `vocab` elements, for a device of compute capability (major, minor).
     pub fn of(kernel: Kernel, capability: (u32, u32), dtype: DType, vocab: usize) -> Self {
         let capability = 10 * capability.0 + capability.1;
         let row_bytes = vocab * dtype.size();
@@ -116,7 +116,7 @@ impl Dealing {
                 entry.kernel == kernel && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
             })
             .expect("each kernel's last entry takes every row on every device")
-            .deal(row_bytes)
+            .partition(row_bytes)
     }
 
     /// Blocks for a number of rows.
@@ -130,7 +130,9 @@ impl Dealing {
 pub fn most_slices(vocab: usize) -> u32 {
     let slices = |(capability, dtype)| {
         let capability: u32 = capability;
-        Dealing::of(Kernel::Forward, (capability / 10, capability % 10), dtype, vocab).params.blocks_per_row
+        RowPartition::of(Kernel::Forward, (capability / 10, capability % 10), dtype, vocab)
+            .params
+            .blocks_per_row
     };
     // The choice changes only where an entry's capabilities begin or end.
     let borders =
@@ -147,17 +149,17 @@ pub const FACTORED_STATIC_SHARED: u32 = 3 << 10;
 /// Threads of a block of the factored forward at most: two blocks of 72 registers a thread fit on a multiprocessor.
 pub const FACTORED_THREADS: u32 = 448;
 
-/// How the factored forward deals rows: one row to a block, or a cluster of blocks to a row.
+/// How the factored forward divides rows among blocks: one row to a block, or a cluster of blocks to a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Factoring {
+pub struct FactoredPartition {
     /// Blocks and slices.
-    pub dealing: Dealing,
+    pub rows: RowPartition,
     /// Vectors of a slice that stay in shared memory from the sum to the gradient. The others are read again.
     pub kept_vectors: u32,
 }
 
-impl Factoring {
-    /// The dealing of rows of `vocab` elements.
+impl FactoredPartition {
+    /// The partition of rows of `vocab` elements.
     ///
     /// Derived, and not yet measured: two blocks share a multiprocessor, so that one reads while the other writes, and
     /// the cluster is the smallest that then has the row in shared memory: a power of two, since clusters of other sizes
@@ -179,10 +181,10 @@ impl Factoring {
         let slice_vectors = vectors.div_ceil(blocks);
         let read_again = VECTOR as u64 * u64::from(slice_vectors.saturating_sub(room(2)));
         let crowded = read_again * 2 * u64::from(device.multiprocessors) > u64::from(device.l2_bytes / 2);
-        Factoring {
-            dealing: Dealing {
+        FactoredPartition {
+            rows: RowPartition {
                 threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, FACTORED_THREADS),
-                params: DpoDealing { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
+                params: DpoRowPartition { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
             },
             kept_vectors: slice_vectors.min(room(if crowded { 1 } else { 2 })),
         }

@@ -24,7 +24,7 @@ pub enum Divergence {
 const ALPHA_CLAMP: f64 = 80.0;
 
 /// f′(x) and its derivative.
-pub(super) struct Score {
+pub(super) struct ValueSlope {
     pub value: f64,
     pub slope: f64,
 }
@@ -39,21 +39,21 @@ impl Divergence {
         }
     }
 
-    pub(super) fn score(self, x: f64) -> Score {
+    pub(super) fn f_prime(self, x: f64) -> ValueSlope {
         match self {
-            Divergence::ReverseKl => Score { value: x, slope: 1.0 },
-            Divergence::ForwardKl => Score { value: -(-x).exp_m1(), slope: (-x).exp() },
+            Divergence::ReverseKl => ValueSlope { value: x, slope: 1.0 },
+            Divergence::ForwardKl => ValueSlope { value: -(-x).exp_m1(), slope: (-x).exp() },
             Divergence::JensenShannon => {
-                Score { value: std::f64::consts::LN_2 - super::softplus(-x), slope: super::sigmoid(-x) }
+                ValueSlope { value: std::f64::consts::LN_2 - super::softplus(-x), slope: super::sigmoid(-x) }
             }
-            Divergence::Alpha(1.0) => Score { value: x, slope: 1.0 },
+            Divergence::Alpha(1.0) => ValueSlope { value: x, slope: 1.0 },
             Divergence::Alpha(alpha) => {
                 let order = alpha - 1.0;
                 let exponent = order * x;
                 if exponent > ALPHA_CLAMP {
-                    Score { value: ALPHA_CLAMP.exp_m1() / order, slope: 0.0 }
+                    ValueSlope { value: ALPHA_CLAMP.exp_m1() / order, slope: 0.0 }
                 } else {
-                    Score { value: exponent.exp_m1() / order, slope: exponent.exp() }
+                    ValueSlope { value: exponent.exp_m1() / order, slope: exponent.exp() }
                 }
             }
         }

@@ -1,8 +1,8 @@
-//! What floor 2 reads besides log-probs, each of it optional.
+//! What `pair_loss` reads besides log-probs, each of it optional.
 
 use crate::error::{Error, Result};
 
-/// What floor 2 reads besides log-probs; all of it may be left out. S sequences, N pairs.
+/// What `pair_loss` reads besides log-probs; all of it may be left out. S sequences, N pairs.
 ///
 /// Values of the loss are replaced by those of their tensors, pair by pair, and have the same ranges.
 ///
@@ -17,9 +17,9 @@ pub struct PairTensors<Floats, Counts, Number> {
     pub lengths: Option<Counts>,
     /// `[N]`: β, finite and above 0.
     pub beta: Option<Floats>,
-    /// `[N]`: γ, the margin of rewards to be won by: the difference of ground-truth rewards, say
+    /// `[N]`: γ, the target margin that rewards are to be won by: the difference of ground-truth rewards, say
     /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
-    pub margin: Option<Floats>,
+    pub gamma: Option<Floats>,
     /// `[N]`: a factor of the pair's loss, from 0, finite.
     pub weight: Option<Floats>,
     /// `[N]`: ε.
@@ -49,7 +49,7 @@ pub struct PairTensors<Floats, Counts, Number> {
 ///
 /// // Two pairs; the second is worth half, and is to be won by a margin of 1.
 /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.5)?);
-/// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), margin: Some(&[0.0, 1.0]), ..PairInputs::default() };
+/// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), gamma: Some(&[0.0, 1.0]), ..PairInputs::default() };
 /// let mut out = PairOutputs::default();
 /// cpu::pair_loss_with(&batch, &[-3.0, -3.0, -3.0, -5.0], None, &inputs, &loss, &mut out)?;
 /// assert_eq!(out.pair_losses[0], 2.0 * out.pair_losses[1]);
@@ -61,7 +61,7 @@ pub type PairInputs<'a, F> = PairTensors<&'a [F], &'a [u32], F>;
 macro_rules! fields {
     ($each:ident) => {
         $each! {
-            floats: ref_logps beta margin weight label_smoothing sequence_log_weights kl_logps kl_ref_logps;
+            floats: ref_logps beta gamma weight label_smoothing sequence_log_weights kl_logps kl_ref_logps;
             counts: lengths;
             number: normalizer chosen_tokens;
         }
@@ -132,7 +132,7 @@ impl<Floats, Counts, Number> Default for PairTensors<Floats, Counts, Number> {
 }
 
 /// Which inputs are given, and how long they are.
-pub(crate) type Given = PairTensors<usize, usize, ()>;
+pub(crate) type PairInputLens = PairTensors<usize, usize, ()>;
 
 impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
     /// Of the reference alone.
@@ -140,7 +140,7 @@ impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
         PairInputs { ref_logps, ..PairInputs::default() }
     }
 
-    pub(crate) fn given(&self) -> Given {
+    pub(crate) fn lens(&self) -> PairInputLens {
         self.map(<[F]>::len, <[u32]>::len, |_| ())
     }
 
@@ -157,7 +157,7 @@ impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
             }
         };
         all("beta", "finite numbers above 0", self.beta, |x| x.is_finite() && x > 0.0)?;
-        all("margin", "finite numbers", self.margin, f64::is_finite)?;
+        all("gamma", "finite numbers", self.gamma, f64::is_finite)?;
         all("weight", "finite numbers from 0", self.weight, |x| x.is_finite() && x >= 0.0)?;
         for (argument, number) in [("normalizer", self.normalizer), ("chosen_tokens", self.chosen_tokens)] {
             number.map(|number| Error::check_positive(argument, number.into())).transpose()?;

@@ -59,7 +59,7 @@ pub(crate) type Range = (&'static str, fn(f64) -> bool);
 
 impl Kind {
     /// Looks at z = β(s_w − s_l) − γ, and so takes margins γ and f-divergences.
-    pub(crate) fn takes_margin(self) -> bool {
+    pub(crate) fn is_of_margin(self) -> bool {
         matches!(
             self,
             Kind::Sigmoid | Kind::Hinge | Kind::Ipo | Kind::ExoPair | Kind::Robust | Kind::Discopop { .. }
@@ -125,17 +125,17 @@ pub(super) struct Side {
     /// β, or β/n.
     pub scale: f64,
     /// The other sequences' number that [`Kind::AotUnpaired`] sorts beside this one.
-    pub mate: f64,
+    pub sorted_partner: f64,
 }
 
 /// What a loss reads of one pair. Either side may be missing where the loss [is sided](Kind::is_sided).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pair {
+pub(super) struct PairNumbers {
     pub chosen: Option<Side>,
     pub rejected: Option<Side>,
     pub beta: f64,
     /// γ.
-    pub margin: f64,
+    pub gamma: f64,
     /// ε.
     pub label_smoothing: f64,
     pub divergence: Divergence,
@@ -144,7 +144,7 @@ pub(super) struct Pair {
     /// What [`Kind::Sft`] multiplies a log-prob with: normaliser ÷ tokens.
     pub per_token: f64,
     /// The reference margin that [`Kind::Aot`] sorts beside this pair's.
-    pub mate: f64,
+    pub sorted_partner: f64,
 }
 
 /// The loss of one pair and its derivatives by the log-probs.
@@ -156,7 +156,7 @@ pub(super) struct Slopes {
 }
 
 impl Kind {
-    pub(super) fn slopes(self, pair: &Pair) -> Slopes {
+    pub(super) fn slopes(self, pair: &PairNumbers) -> Slopes {
         let epsilon = pair.label_smoothing;
         match self {
             Kind::Sigmoid => pair.of_margin(|z| smoothed_sigmoid(z, epsilon)),
@@ -193,13 +193,14 @@ impl Kind {
             }
             Kind::Aot => pair.of_both_sides(|w, l| {
                 let (loss, slope) =
-                    smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.mate, epsilon);
+                    smoothed_sigmoid(w.scale * w.logp - l.scale * l.logp - pair.sorted_partner, epsilon);
                 (loss, w.scale * slope, -l.scale * slope)
             }),
             // The loss at the rank of the chosen; the rejected stands at a rank of its own.
             Kind::AotUnpaired => pair.of_both_sides(|w, l| {
-                let (loss, slope) = smoothed_sigmoid(w.scale * w.log_ratio - w.mate, epsilon);
-                let (_, slope_of_rejected) = smoothed_sigmoid(l.mate - l.scale * l.log_ratio, epsilon);
+                let (loss, slope) = smoothed_sigmoid(w.scale * w.log_ratio - w.sorted_partner, epsilon);
+                let (_, slope_of_rejected) =
+                    smoothed_sigmoid(l.sorted_partner - l.scale * l.log_ratio, epsilon);
                 (loss, w.scale * slope, -l.scale * slope_of_rejected)
             }),
             Kind::Sft => pair.of_chosen(|w| {
@@ -250,13 +251,14 @@ fn discopop(z: f64, tau: f64) -> (f64, f64) {
     (loss, -sigmoid(-z) * rest - exponential + blend / tau)
 }
 
-impl Pair {
+impl PairNumbers {
     /// Of z, by f′ of each log-ratio.
     fn of_margin(&self, f: impl Fn(f64) -> (f64, f64)) -> Slopes {
         self.of_both_sides(|w, l| {
-            let (score_w, score_l) = (self.divergence.score(w.log_ratio), self.divergence.score(l.log_ratio));
-            let (loss, slope) = f(w.scale * score_w.value - l.scale * score_l.value - self.margin);
-            (loss, w.scale * slope * score_w.slope, -l.scale * slope * score_l.slope)
+            let (f_prime_w, f_prime_l) =
+                (self.divergence.f_prime(w.log_ratio), self.divergence.f_prime(l.log_ratio));
+            let (loss, slope) = f(w.scale * f_prime_w.value - l.scale * f_prime_l.value - self.gamma);
+            (loss, w.scale * slope * f_prime_w.slope, -l.scale * slope * f_prime_l.slope)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Pair losses: functions from the log-probs of a pair to a loss and to one coefficient per sequence.
 //!
-//! This is floor 2, and the whole of the coefficient contract: floors 1 and 3 know nothing of what happens here.
+//! This is `pair_loss`, and the whole of the coefficient contract: `logps` and `backward` know nothing of what happens here.
 //! With log-ratios a = logp_w − ref_logp_w and b = logp_l − ref_logp_l, lengths n_w and n_l, and f′ of the
 //! [`Divergence`], losses are functions of
 //!
@@ -24,10 +24,10 @@
 //! DiscoPOP at z = −1000 is 0, not ∞·0; σ(−z) log σ(−z) of EXO at z = ∞ is 0; odds near 1 go by expm1.
 
 mod divergence;
-mod floor;
 mod inputs;
 mod kind;
 mod math;
+mod pair_stage;
 mod table;
 
 use crate::batch::{IndexArray, Pairs};
@@ -39,8 +39,8 @@ pub use kind::{Kind, Term};
 pub use math::{sigmoid, softplus};
 pub use table::{ALL, LossInfo};
 
-pub(crate) use floor::Floor;
-pub(crate) use inputs::Given;
+pub(crate) use inputs::PairInputLens;
+pub(crate) use pair_stage::PairStage;
 
 /// Losses that one [`PairLoss`] can sum.
 pub const MAX_TERMS: usize = 4;
@@ -85,7 +85,7 @@ pub struct PairLoss {
     terms: [Term; MAX_TERMS],
     term_count: usize,
     beta: f64,
-    margin: f64,
+    gamma: f64,
     divergence: Divergence,
     length_normalized: bool,
     reference_free: bool,
@@ -153,7 +153,7 @@ impl PairLoss {
     pub fn simpo(beta: impl Into<f64>, gamma: impl Into<f64>) -> Result<Self> {
         let gamma = check_from_zero("gamma", gamma.into())?;
         let loss = PairLoss::sigmoid_norm(beta)?;
-        Ok(PairLoss { margin: gamma, reference_free: true, ..loss })
+        Ok(PairLoss { gamma, reference_free: true, ..loss })
     }
 
     /// CPO (Xu et al. 2024, arXiv:2401.08417, eq. 5): −log σ(β(logp_w − logp_l)) + α NLL of the chosen, without a
@@ -384,7 +384,7 @@ impl PairLoss {
             terms: [term; MAX_TERMS],
             term_count: 1,
             beta,
-            margin: 0.0,
+            gamma: 0.0,
             divergence: Divergence::ReverseKl,
             length_normalized: false,
             reference_free: false,
@@ -432,10 +432,10 @@ impl PairLoss {
             }
         };
         alike("beta", self.beta, other.beta)?;
-        let margins = [self, other].map(|loss| loss.terms().iter().any(|term| term.kind.takes_margin()));
+        let margins = [self, other].map(|loss| loss.terms().iter().any(|term| term.kind.is_of_margin()));
         match margins {
-            [true, true] => alike("gamma", self.margin, other.margin)?,
-            [false, true] => self.margin = other.margin,
+            [true, true] => alike("gamma", self.gamma, other.gamma)?,
+            [false, true] => self.gamma = other.gamma,
             _ => (),
         }
         if self.divergence != other.divergence {
@@ -500,22 +500,22 @@ impl PairLoss {
         PairLoss { length_normalized: true, ..self }
     }
 
-    /// Lets z be won by `gamma`: z = r̂_w − r̂_l − γ. [`PairInputs::margin`] gives each pair its own.
+    /// Lets z be won by `gamma`: z = r̂_w − r̂_l − γ. [`PairInputs::gamma`] gives each pair its own.
     ///
     /// # Errors
     ///
     /// [`Error::Value`] unless it is finite, and for a loss that is not of the margin z.
-    pub fn with_margin(self, gamma: impl Into<f64>) -> Result<Self> {
+    pub fn with_gamma(self, gamma: impl Into<f64>) -> Result<Self> {
         let gamma = gamma.into();
         if !gamma.is_finite() {
             return Err(Error::value("gamma", "a finite number", gamma));
         }
-        self.check_takes_margin("gamma")?;
-        Ok(PairLoss { margin: gamma, ..self })
+        self.check_takes_gamma("gamma")?;
+        Ok(PairLoss { gamma, ..self })
     }
 
-    fn check_takes_margin(&self, argument: &'static str) -> Result<()> {
-        if self.terms().iter().any(|term| term.kind.takes_margin()) {
+    fn check_takes_gamma(&self, argument: &'static str) -> Result<()> {
+        if self.terms().iter().any(|term| term.kind.is_of_margin()) {
             return Ok(());
         }
         Err(Error::value(argument, "none, for a loss that is not of the margin z", "one"))
@@ -529,7 +529,7 @@ impl PairLoss {
     /// than the reverse KL.
     pub fn with_divergence(self, divergence: Divergence) -> Result<Self> {
         let divergence = divergence.check()?;
-        let takes_it = self.terms().iter().all(|term| term.kind.takes_margin());
+        let takes_it = self.terms().iter().all(|term| term.kind.is_of_margin());
         if divergence != Divergence::ReverseKl && !takes_it {
             let expected = "the reverse KL, for a loss that is not of the margin z";
             return Err(Error::value("divergence", expected, format!("{divergence:?}")));
@@ -625,8 +625,8 @@ impl PairLoss {
     }
 
     /// γ.
-    pub fn margin(&self) -> f64 {
-        self.margin
+    pub fn gamma(&self) -> f64 {
+        self.gamma
     }
 
     /// What log-ratios are valued by.
@@ -647,7 +647,7 @@ impl PairLoss {
     /// The loss of one pair alone and its derivatives, with k = 1.
     pub fn pair(&self, chosen: Sequence, rejected: Sequence) -> PairTerms {
         let ref_logps = [chosen.ref_logp, rejected.ref_logp];
-        let floor = Floor {
+        let stage = PairStage {
             pairs: Pairs::Concatenated,
             logps: &[chosen.logp, rejected.logp],
             scored: Some(&[chosen.length, rejected.length]),
@@ -655,7 +655,7 @@ impl PairLoss {
             loss: self,
         };
         let mut out = crate::batch::PairOutputs::default();
-        floor.run(&mut out);
+        stage.run(&mut out);
         PairTerms {
             loss: out.pair_losses[0],
             chosen_reward: out.chosen_rewards[0],
@@ -665,13 +665,13 @@ impl PairLoss {
         }
     }
 
-    /// Checks what floor 2 is given, for `sequences` sequences: what the loss needs is there, what it has no use for is
-    /// not, and all of it has the length it should have. `scored` is that of the numbers of scored rows, of floor 1.
+    /// Checks what `pair_loss` is given, for `sequences` sequences: what the loss needs is there, what it has no use for is
+    /// not, and all of it has the length it should have. `scored` is that of the numbers of scored rows, of `logps`.
     pub(crate) fn check_inputs<A: IndexArray>(
         &self,
         pairs: &Pairs<A>,
         sequences: usize,
-        given: &Given,
+        given: &PairInputLens,
         scored: Option<usize>,
     ) -> Result<()> {
         let unpaired = match pairs {
@@ -691,7 +691,7 @@ impl PairLoss {
             ("lengths", "[sequences]", sequences, given.lengths.or(scored)),
             ("scored", "[sequences]", sequences, scored),
             ("beta", "[pairs]", count, given.beta),
-            ("margin", "[pairs]", count, given.margin),
+            ("gamma", "[pairs]", count, given.gamma),
             ("weight", "[pairs]", count, given.weight),
             ("label_smoothing", "[pairs]", count, given.label_smoothing),
             ("sequence_log_weights", "[sequences]", sequences, given.sequence_log_weights),
@@ -704,12 +704,12 @@ impl PairLoss {
         self.check_sufficient(given, scored)
     }
 
-    fn check_useful(&self, given: &Given) -> Result<()> {
+    fn check_useful(&self, given: &PairInputLens) -> Result<()> {
         if self.reference_free && given.ref_logps.is_some() {
             return Err(Error::value("ref_logps", "none, for a loss without a reference", "some"));
         }
-        if given.margin.is_some() {
-            self.check_takes_margin("margin")?;
+        if given.gamma.is_some() {
+            self.check_takes_gamma("gamma")?;
         }
         if given.label_smoothing.is_some() && !self.terms().iter().any(|t| t.kind.label_smoothing().is_some())
         {
@@ -739,7 +739,7 @@ impl PairLoss {
         Ok(())
     }
 
-    fn check_sufficient(&self, given: &Given, scored: Option<usize>) -> Result<()> {
+    fn check_sufficient(&self, given: &PairInputLens, scored: Option<usize>) -> Result<()> {
         let missing = |argument, because| Err(Error::Missing { argument, because });
         let divides = |term: &Term| term.length_normalized || term.kind.needs_lengths();
         if given.lengths.or(scored).is_none() && (self.length_normalized || self.terms().iter().any(divides))

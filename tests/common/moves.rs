@@ -1,4 +1,4 @@
-//! How far the results of floor 2 move when the log-probs do, by evaluating the f64 reference there.
+//! How far the results of `pair_loss` move when the log-probs do, by evaluating the f64 reference there.
 
 use dpo_kernels::batch::PairOutputs;
 

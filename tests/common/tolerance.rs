@@ -126,7 +126,7 @@ impl Precision {
     }
 }
 
-/// One sequence of a pair, as floor 2 sees it.
+/// One sequence of a pair, as `pair_loss` sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Side {
     /// β, or β/n.
@@ -147,7 +147,7 @@ impl Side {
     }
 }
 
-/// Bounds for what floor 2 makes of a batch.
+/// Bounds for what `pair_loss` makes of a batch.
 #[derive(Debug, Clone)]
 pub struct PairBounds {
     pub chosen_rewards: Vec<f64>,
@@ -162,7 +162,7 @@ pub struct PairBounds {
 const NUDGE: f64 = 1e-6;
 
 impl PairBounds {
-    /// `sides` are the sequences, `pairs` the (chosen, rejected) of them; `evaluate` is the reference's floor 2 as a
+    /// `sides` are the sequences, `pairs` the (chosen, rejected) of them; `evaluate` is the reference's `pair_loss` as a
     /// function of the log-probs.
     pub fn new(
         precision: &Precision,

@@ -25,7 +25,7 @@ pub fn sorts(kind: Kind) -> bool {
     matches!(kind, Kind::Aot | Kind::AotUnpaired)
 }
 
-/// What floor 2 reads, in f64.
+/// What `pair_loss` reads, in f64.
 pub struct Numbers<'a, T> {
     pub case: &'a Case<T>,
     pub logps: &'a Logps<f64>,
@@ -110,7 +110,7 @@ impl<T: Logit> Numbers<'_, T> {
         let (beta, tensors) = (self.beta(pair), &self.case.tensors);
         let epsilon =
             tensors.label_smoothing.as_ref().map_or(term.label_smoothing, |given| given[pair].into());
-        let gamma = tensors.margin.as_ref().map_or(self.case.spec.loss.margin(), |given| given[pair].into());
+        let gamma = tensors.gamma.as_ref().map_or(self.case.spec.loss.gamma(), |given| given[pair].into());
 
         // Of the margin: `loss` and `slope` by the size of z, the exponentials of f′ with the error of their arguments.
         let ((score_a, slope_a), (score_b, slope_b)) = (self.score(a), self.score(b));

@@ -49,7 +49,7 @@ fn rounding(dtype: DType, value: f64) -> f64 {
 pub struct Expected {
     logps: Logps<f64>,
     pairs: PairOutputs<f64>,
-    /// What floor 3 multiplied with: `[S]`, and `[rows]`.
+    /// What `backward` multiplied with: `[S]`, and `[rows]`.
     coef: Vec<f64>,
     tokens: Option<Vec<f64>>,
     dlogits: Vec<f64>,
@@ -91,7 +91,7 @@ impl Expected {
         assert_eq!(found.status, expected.status, "{who}: status in {spec:?}");
         assert_eq!(found.scored, expected.scored, "{who}: scored in {spec:?}");
 
-        // Floor 1. A token's log-prob is (z_y − r) − ln s, with r within ln(vocab) of logsumexp.
+        // `logps`. A token's log-prob is (z_y − r) − ln s, with r within ln(vocab) of logsumexp.
         let ln_vocab = (spec.vocab as f64).ln();
         let lse_error = sum_error(spec.vocab) + 2.0 * U * ln_vocab + softcap_error(&spec.transform);
         let mut logp_errors = vec![0.0; spec.sequences];
@@ -132,7 +132,7 @@ impl Expected {
         self.check_gradient(who, case, outcome, &coef_errors, lse_error, &near);
     }
 
-    /// Floor 2: a result moves with the log-probs as the reference's does, and has roundings of its own, of numbers
+    /// `pair_loss`: a result moves with the log-probs as the reference's does, and has roundings of its own, of numbers
     /// whose sizes are those of [`sizes`]. Returns bounds of the coefficients.
     fn check_pairs<T: Logit + Into<f64>>(
         &self,
@@ -156,7 +156,7 @@ impl Expected {
 
         // An argument that is rounded is one that moved: the log-ratio, its product with the scale, the difference of
         // two of them, and γ.
-        let gamma = inputs.margin.map_or(spec.loss.margin().abs(), |margin| {
+        let gamma = inputs.gamma.map_or(spec.loss.gamma().abs(), |margin| {
             margin.iter().fold(0.0, |most, &gamma| f64::from(gamma.abs()).max(most))
         });
         let gamma_error = U * gamma / numbers.least_scale();
@@ -313,7 +313,7 @@ impl Expected {
         }
     }
 
-    /// Floor 3: c(1[v = y] − p), with p off by a factor of 1 ± (the error of logsumexp, of two differences and exp2).
+    /// `backward`: c(1[v = y] − p), with p off by a factor of 1 ± (the error of logsumexp, of two differences and exp2).
     fn check_gradient<T: Logit + Into<f64>>(
         &self,
         who: &str,
@@ -353,7 +353,7 @@ impl Expected {
                         nonfinite_row.get_or_insert(row);
                     }
                     if outcome.factored && !coef.is_finite() && target.is_some() && at - start < columns {
-                        // An infinity times a rounded 1 - p: NaN where floor 3 has an infinity, or the other way round.
+                        // An infinity times a rounded 1 - p: NaN where `backward` has an infinity, or the other way round.
                         assert!(!found.is_finite(), "{who}: dlogits[{at}] is {found} in {spec:?}");
                         continue;
                     }

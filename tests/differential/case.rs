@@ -169,12 +169,12 @@ fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
             tensors.label_smoothing = draw(pairs, 0.2, 0.19);
         }
     }
-    let margin = |kind| {
-        let with_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
-        with_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
+    let is_of_margin = |kind| {
+        let of_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
+        of_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
     };
-    if of_any(margin) {
-        tensors.margin = draw(pairs, 0.0, 1.0);
+    if of_any(is_of_margin) {
+        tensors.gamma = draw(pairs, 0.0, 1.0);
     }
     tensors.normalizer = Some(3.0);
     tensors.chosen_tokens = of_any(|kind| kind == Kind::Sft).then_some(11.0);
@@ -313,13 +313,13 @@ impl<T: Logit> Case<T> {
         }
     }
 
-    /// What floor 2 is given.
+    /// What `pair_loss` is given.
     pub fn inputs(&self) -> PairInputs<'_, f32> {
         let tensors = self.tensors.as_ref().map(Vec::as_slice, Vec::as_slice, |&number| number);
         PairInputs { ref_logps: self.ref_logps.as_deref(), ..tensors }
     }
 
-    /// Floor 2 of the reference, as a function of the log-probs.
+    /// `pair_loss` of the reference, as a function of the log-probs.
     pub fn reference_pairs(&self, logps: &[f64], scored: &[u32]) -> PairOutputs<f64> {
         let widen = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
         let wide: PairTensors<Vec<f64>, _, _> = self.inputs().map(widen, |lengths| lengths, f64::from);
@@ -350,7 +350,7 @@ impl<T: Logit> Case<T> {
         targets
     }
 
-    /// What floor 3 takes for each row: the weights of floor 1, if the batch has them, times the tokens' own factors.
+    /// What `backward` takes for each row: the weights of `logps`, if the batch has them, times the tokens' own factors.
     pub fn token_factors(&self, weights: &[f32]) -> Option<Vec<f32>> {
         let weights = (self.spec.ld_alpha != 1.0).then_some(weights);
         match (weights, &self.token_coef) {

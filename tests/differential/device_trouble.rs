@@ -1,6 +1,6 @@
 //! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
 
-use dpo_kernels::batch::{TokenMeans, TokenMetrics};
+use dpo_kernels::batch::{MeanTokenMetrics, TokenMetrics};
 use dpo_kernels::{Logit, PairLoss};
 
 use crate::case::{Case, Mask, PairKind, Spec, Tensors};
@@ -29,7 +29,7 @@ pub fn bad_cu_seqlens<T: Logit>(metrics: bool, mut run: impl FnMut(&Case<T>) -> 
         assert!(outcome.pairs.metrics.loss.is_nan() && outcome.pairs.coef.iter().all(|c| c.is_nan()));
         if let Some(TokenMetrics { sequence_log_weights, means, .. }) = outcome.logps.metrics {
             assert!(sequence_log_weights.iter().all(|weight| weight.is_nan()), "entry {entry} = {value}");
-            let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
+            let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
             let unknown = [entropy, accuracy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan());
             assert!(scored == 0 && unknown, "entry {entry} = {value}: {means:?}");
         }
@@ -87,7 +87,7 @@ pub fn bad_pair_values<T: Logit>(executor: &mut OnDevice<impl Device>) {
     type Tensor = fn(&mut Tensors) -> &mut Option<Vec<f32>>;
     let bad: [(Tensor, &[f32]); 4] = [
         (|tensors| &mut tensors.beta, &[0.0, -1.0, f32::NAN, f32::INFINITY]),
-        (|tensors| &mut tensors.margin, &[f32::NAN, f32::INFINITY]),
+        (|tensors| &mut tensors.gamma, &[f32::NAN, f32::INFINITY]),
         (|tensors| &mut tensors.weight, &[-1.0, f32::NAN, f32::INFINITY]),
         (|tensors| &mut tensors.label_smoothing, &[-0.25, 0.5, f32::NAN]),
     ];

@@ -1,13 +1,13 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
 #[cfg(feature = "cuda")]
-use dpo_kernels::batch::TokenMeans;
+use dpo_kernels::batch::MeanTokenMetrics;
 use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
 use dpo_kernels::{Coef, GradientStatus, Logit, cpu};
 
 use crate::case::Case;
 
-/// Everything that the three floors give.
+/// Everything that the three stages give.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome<T> {
     pub logps: Logps<f32>,
@@ -125,7 +125,7 @@ mod kernels {
     use cudarc::driver::CudaContext;
     use dpo_kernels::batch::{Batch, LabelType};
     use dpo_kernels::cuda::params::{
-        DPO_NO_TROUBLE, DPO_TROUBLES, DpoMetrics, DpoProgress, DpoStatus, DpoTokenMeans,
+        DPO_NO_TROUBLE, DPO_TROUBLES, DpoMeanTokenMetrics, DpoPairMetrics, DpoProgress, DpoStatus,
     };
     use dpo_kernels::cuda::plan::{
         self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
@@ -186,12 +186,12 @@ mod kernels {
                 mean_logit: place(rows),
                 sum_p2: place(rows),
                 sequence_log_weights: place(sequences),
-                means: place(size_of::<DpoTokenMeans>() / 4),
+                means: place(size_of::<DpoMeanTokenMetrics>() / 4),
             }
         }
 
-        fn fetch_means(&mut self, from: &TokenMetricsBuffers) -> TokenMeans<f32> {
-            self.fetch::<DpoTokenMeans>(from.means.unwrap(), 1)[0].into()
+        fn fetch_means(&mut self, from: &TokenMetricsBuffers) -> MeanTokenMetrics<f32> {
+            self.fetch::<DpoMeanTokenMetrics>(from.means.unwrap(), 1)[0].into()
         }
 
         fn fetch_metrics(
@@ -227,8 +227,8 @@ mod kernels {
             let loss = Some((&case.spec.loss, buffers));
             self.0.launch(&plan::forward(&device, batch, inputs, out, loss, on.workspace).unwrap());
             let (logps, pairs) = self.results(case, &on);
-            self.check_floor_one_alone(batch, inputs, &logps);
-            self.check_floor_two_alone(case, &batch.pairs, out, buffers, &pairs);
+            self.check_logps_alone(batch, inputs, &logps);
+            self.check_pair_loss_alone(case, &batch.pairs, out, buffers, &pairs);
 
             // Half of the upstream gradient comes from the device, half from the host.
             let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
@@ -306,7 +306,7 @@ mod kernels {
                 rejected_rewards: self.0.reserve(4 * pairs),
                 margins: self.0.reserve(4 * pairs),
                 coef: self.0.reserve(4 * sequences),
-                metrics: self.0.reserve(size_of::<DpoMetrics>()),
+                metrics: self.0.reserve(size_of::<DpoPairMetrics>()),
             };
             let gradient = match spec.gradient_phase {
                 None => logits,
@@ -320,7 +320,7 @@ mod kernels {
             Uploaded { batch, inputs, out, buffers, gradient, workspace }
         }
 
-        /// What floors 1 and 2 have written.
+        /// What `logps` and `pair_loss` have written.
         fn results<T: Logit>(&mut self, case: &Case<T>, on: &Uploaded) -> (Logps<f32>, PairOutputs<f32>) {
             let Uploaded { batch, out, buffers, workspace, .. } = on;
             let (rows, sequences, pairs) = (case.rows(), case.spec.sequences, batch.pair_count());
@@ -328,7 +328,7 @@ mod kernels {
             let counters = size_of::<DpoProgress>() + 4 * (sequences + rows);
             assert!(self.0.download(*workspace, counters).iter().all(|&byte| byte == 0), "{:?}", case.spec);
 
-            let [metrics]: [DpoMetrics; 1] = self.fetch(buffers.metrics, 1).try_into().unwrap();
+            let [metrics]: [DpoPairMetrics; 1] = self.fetch(buffers.metrics, 1).try_into().unwrap();
             let status =
                 DpoStatus { first: self.fetch(out.status, DPO_TROUBLES as usize).try_into().unwrap() };
             let logps = Logps {
@@ -365,11 +365,11 @@ mod kernels {
             )
         }
 
-        /// Floor 1 alone, as for a reference model, with no output but what it must have, and means where there are any.
-        fn check_floor_one_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
+        /// `logps` alone, as for a reference model, with no output but what it must have, and means where there are any.
+        fn check_logps_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
             let status = self.0.reserve(size_of::<DpoStatus>());
             let logps = self.0.reserve(4 * fused.logps.len());
-            let means = fused.metrics.as_ref().map(|_| self.0.reserve(size_of::<DpoTokenMeans>()));
+            let means = fused.metrics.as_ref().map(|_| self.0.reserve(size_of::<DpoMeanTokenMetrics>()));
             let metrics = TokenMetricsBuffers { means, ..TokenMetricsBuffers::default() };
             let out = LogpsBuffers { logps, status, metrics, ..LogpsBuffers::default() };
             // Aligned to 4, as it may be.
@@ -377,15 +377,15 @@ mod kernels {
             let device = self.0.properties();
             self.0.launch(&plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
             let found: Vec<f32> = self.fetch(logps, fused.logps.len());
-            assert_eq!(bits(&found), bits(&fused.logps), "logps of floor 1 alone, {batch:?}");
+            assert_eq!(bits(&found), bits(&fused.logps), "logps of `logps` alone, {batch:?}");
             if let Some(TokenMetrics { means, .. }) = &fused.metrics {
                 let alone = self.fetch_means(&metrics);
-                assert_eq!(format!("{alone:?}"), format!("{means:?}"), "means of floor 1 alone, {batch:?}");
+                assert_eq!(format!("{alone:?}"), format!("{means:?}"), "means of `logps` alone, {batch:?}");
             }
         }
 
-        /// Floor 2 as a launch of its own gives the bits that the fused pass gave.
-        fn check_floor_two_alone<T: Logit>(
+        /// `pair_loss` as a launch of its own gives the bits that the fused pass gave.
+        fn check_pair_loss_alone<T: Logit>(
             &mut self,
             case: &Case<T>,
             pairs: &Pairs<DeviceArray>,
@@ -402,7 +402,7 @@ mod kernels {
                 rejected_rewards: self.0.reserve(4 * count),
                 margins: self.0.reserve(4 * count),
                 coef: self.0.reserve(4 * sequences),
-                metrics: self.0.reserve(size_of::<DpoMetrics>()),
+                metrics: self.0.reserve(size_of::<DpoPairMetrics>()),
             };
             let loss = &case.spec.loss;
             let launch =
@@ -416,7 +416,7 @@ mod kernels {
                 ("coef", alone.coef, &outputs.coef),
             ] {
                 let found: Vec<f32> = self.fetch(address, expected.len());
-                assert_eq!(bits(&found), bits(expected), "{name} of floor 2 alone, {:?}", case.spec);
+                assert_eq!(bits(&found), bits(expected), "{name} of `pair_loss` alone, {:?}", case.spec);
             }
         }
     }

@@ -14,7 +14,7 @@ pub fn skipped_rows_are_not_read<T: Logit>(executor: &mut impl Executor) {
         let spec = Spec { threshold: 1e-3, gradient_phase, row_stride: vocab + 1, ..Spec::plain(vocab) };
         let mut case = Case::<T>::draw(spec);
         case.own_coef = Some(vec![0.0, -1e-3, 2e-3, f32::NAN]);
-        // Not read in floor 3: their NaN would show.
+        // Not read in `backward`: their NaN would show.
         for row in 0..6 {
             case.row_mut(row).fill(T::from_f32(f32::NAN));
         }

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice};
-use dpo_kernels::batch::{Metrics, TokenMeans, TokenMetrics};
+use dpo_kernels::batch::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::{self, BatchFigures, DeviceLabels, DpoPass, Kernels, PairSlices};
+use dpo_kernels::cuda::{self, BatchMetrics, DeviceLabels, DpoPass, Kernels, PairSlices};
 use dpo_kernels::loss::PairInputs;
 use dpo_kernels::{Error, Logit, PairLoss, cpu};
 use half::{bf16, f16};
@@ -68,7 +68,7 @@ fn ptx(context: &Arc<CudaContext>) {
         Expected::of(&case).check("PTX on a GPU", &case, &found);
         assert_eq!(found.logps.status, expected.logps.status);
         assert_eq!(found.logps.scored, expected.logps.scored);
-        // Sequence sums and floor 2's differences are exact arithmetic on the same token log-probs, where those agree.
+        // Sequence sums and `pair_loss`'s differences are exact arithmetic on the same token log-probs, where those agree.
         if found.logps.token_logps == expected.logps.token_logps {
             assert_eq!(found.logps.logps, expected.logps.logps);
             assert_eq!(found.pairs.margins, expected.pairs.margins);
@@ -148,20 +148,20 @@ fn figures(context: &Arc<CudaContext>) {
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
     let pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
-    assert!(pass.read_figures().unwrap().tokens.is_none() && pass.device_token_means().is_none());
+    assert!(pass.read_metrics().unwrap().tokens.is_none() && pass.device_token_means().is_none());
     let mut pass = pass.with_token_metrics().unwrap();
     let logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
     pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
-    let BatchFigures { status, pairs, tokens } = pass.read_figures().unwrap();
+    let BatchMetrics { status, pairs, tokens } = pass.read_metrics().unwrap();
     assert_eq!(status, expected.logps.status);
     // The bad label's pair is NaN, and its row in every mean but the accuracy.
-    let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = pairs;
+    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = pairs;
     assert!(loss.is_nan() && chosen_reward.is_finite() != rejected_reward.is_finite() && margin.is_nan());
     let on_device = stream.clone_dtoh(&pass.device_metrics()).unwrap();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&on_device), bits(&[loss, chosen_reward, rejected_reward, margin, accuracy]));
-    let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = tokens.unwrap();
+    let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = tokens.unwrap();
     let of_cpu = expected.logps.metrics.unwrap().means;
     assert_eq!((scored, accuracy), (of_cpu.scored, of_cpu.accuracy));
     let on_device = stream.clone_dtoh(&pass.device_token_means().unwrap()).unwrap();

@@ -13,7 +13,7 @@ use dpo_kernels::cuda::params::DpoStatus;
 use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, KERNELS, Launch, LogpsBuffers,
 };
-use dpo_kernels::cuda::tuning::Factoring;
+use dpo_kernels::cuda::tuning::FactoredPartition;
 use dpo_kernels::{Batch, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
@@ -300,7 +300,7 @@ fn other_dealings() {
     let own = Interpreter::new(Options::default()).properties();
     for device in devices::ALL.into_iter().filter(|&device| device != own) {
         let mut executor = OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });
-        crate::dealing::sliced_rows::<bf16>(&mut executor);
+        crate::row_partition::sliced_rows::<bf16>(&mut executor);
     }
 }
 
@@ -338,7 +338,7 @@ fn further_architectures() {
 /// Rows that several blocks share, where the architecture has clusters, and rows that shared memory does not hold: the
 /// same numbers as ever, in place and not, and the same bits for every schedule and every place in memory.
 fn factored_on_little_shared_memory<T: Logit + Into<f64> + Debug>(interpreter: impl Fn(u64) -> Interpreter) {
-    let mut dealt = Vec::new();
+    let mut divided = Vec::new();
     for case in samples::<T>() {
         let run = |case: &Case<T>, schedule_seed| {
             let mut executor = OnDevice(interpreter(schedule_seed).cramped());
@@ -347,7 +347,7 @@ fn factored_on_little_shared_memory<T: Logit + Into<f64> + Debug>(interpreter: i
             outcome
         };
         let device = interpreter(0).cramped().device;
-        dealt.push(Factoring::of(&device, T::DTYPE, case.spec.vocab));
+        divided.push(FactoredPartition::of(&device, T::DTYPE, case.spec.vocab));
         let outcome = run(&case, 0);
         Expected::of(&case).check(&format!("factored for {:?}", device.capability), &case, &outcome);
         let bits = |outcome: &Outcome<T>| format!("{outcome:?}");
@@ -361,10 +361,10 @@ fn factored_on_little_shared_memory<T: Logit + Into<f64> + Debug>(interpreter: i
             token_logps.iter().map(|x| x.to_bits()).eq(outcome.logps.token_logps.iter().map(|x| x.to_bits()))
         );
     }
-    let kept = |factoring: &Factoring| factoring.kept_vectors == factoring.dealing.params.slice_vectors;
-    assert!(dealt.iter().any(kept) && !dealt.iter().all(kept), "all or nothing is kept: {dealt:?}");
-    let most = dealt.iter().map(|factoring| factoring.dealing.params.blocks_per_row).max();
-    assert_eq!(most, Some(interpreter(0).device.cluster_blocks), "{dealt:?}");
+    let kept = |partition: &FactoredPartition| partition.kept_vectors == partition.rows.params.slice_vectors;
+    assert!(divided.iter().any(kept) && !divided.iter().all(kept), "all or nothing is kept: {divided:?}");
+    let most = divided.iter().map(|partition| partition.rows.params.blocks_per_row).max();
+    assert_eq!(most, Some(interpreter(0).device.cluster_blocks), "{divided:?}");
 }
 
 /// The kernels as PTX for a capability, by unit; for the mutants, those of the folder which DPO_KERNELS_DIR names.

@@ -27,7 +27,7 @@ fn losses() -> Vec<PairLoss> {
     let mpo = named("sigmoid").weighted(0.75).unwrap();
     losses.extend([
         mpo.and(named("bco_pair"), 0.25).unwrap().and(named("sft"), 1.0).unwrap(),
-        named("ipo").and(named("hinge"), 2.0).unwrap().with_margin(0.5).unwrap(),
+        named("ipo").and(named("hinge"), 2.0).unwrap().with_gamma(0.5).unwrap(),
         named("aot").and(named("aot_unpaired"), 0.5).unwrap().with_label_smoothing(0.125).unwrap(),
         named("aot_unpaired").with_length_normalization(),
         named("kto").with_baseline(1.5).unwrap().with_kto_weights(1.25, 0.75).unwrap(),

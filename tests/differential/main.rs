@@ -9,8 +9,6 @@ mod case;
 #[allow(dead_code)] // the build script uses all of it
 mod compile;
 #[cfg(feature = "cuda")]
-mod dealing;
-#[cfg(feature = "cuda")]
 mod device_trouble;
 #[cfg(feature = "cuda")]
 #[path = "../common/devices.rs"]
@@ -30,6 +28,8 @@ mod moves;
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
+#[cfg(feature = "cuda")]
+mod row_partition;
 mod trouble;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it
@@ -50,7 +50,7 @@ fn largest_vocab() -> usize {
     if std::env::var_os("DPO_REDUCED").is_some() { 4096 } else { usize::MAX }
 }
 
-/// Every vocab × stride × phase of the base pointer; the other ways a batch can differ are dealt over these in turn, so
+/// Every vocab × stride × phase of the base pointer; the other ways a batch can differ are spread over these in turn, so
 /// that each value of each meets each vocab.
 fn matrix(element: usize) -> Vec<Spec> {
     let mut specs = Vec::new();
@@ -169,9 +169,9 @@ fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
 fn run_checks_on_device<T: Logit + Element + Into<f64>>(
     executor: &mut executor::OnDevice<impl executor::Device>,
 ) {
-    dealing::short_rows::<T>(executor);
-    dealing::sliced_rows::<T>(executor);
-    dealing::sliced_rows_keep_their_bits::<T>(executor);
+    row_partition::short_rows::<T>(executor);
+    row_partition::sliced_rows::<T>(executor);
+    row_partition::sliced_rows_keep_their_bits::<T>(executor);
     device_trouble::bad_cu_seqlens::<T>(true, |case| executor.run(case));
     device_trouble::bad_cu_seqlens::<T>(false, |case| executor.factored(case));
     device_trouble::bad_pairs::<T>(executor);

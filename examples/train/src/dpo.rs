@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use dpo_kernels::ref_cache::RefCache;
-use dpo_kernels_candle::{DpoOutput, Metrics, PairLoss, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{DpoOutput, PairLoss, PairMetrics, dpo_loss, sequence_logps};
 
 use crate::batches::{PairTokens, collate_pairs};
 use crate::model::Transformer;
@@ -22,7 +22,7 @@ pub struct ScoredPair {
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluation {
     /// Loss, and means of rewards, margin and reward accuracy.
-    pub metrics: Metrics<f32>,
+    pub metrics: PairMetrics<f32>,
     /// Share of pairs with logp_w > logp_l, whatever the reference.
     pub preference_accuracy: f32,
 }
@@ -85,11 +85,11 @@ pub fn evaluate(
     pair_loss: &PairLoss,
     device: &Device,
 ) -> Result<Evaluation> {
-    let mut sums = Metrics::<f64>::default();
+    let mut sums = PairMetrics::<f64>::default();
     let mut preferred = 0;
     for pairs in pairs.chunks(EVAL_PAIRS) {
         let output = loss(policy, &pairs.iter().collect::<Vec<_>>(), pair_loss, device)?;
-        let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = output.metrics()?;
+        let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = output.metrics()?;
         let weight = pairs.len() as f64;
         sums.loss += weight * f64::from(loss);
         sums.chosen_reward += weight * f64::from(chosen_reward);
@@ -102,7 +102,7 @@ pub fn evaluate(
     }
     let mean = |sum: f64| (sum / pairs.len() as f64) as f32;
     Ok(Evaluation {
-        metrics: Metrics {
+        metrics: PairMetrics {
             loss: mean(sums.loss),
             chosen_reward: mean(sums.chosen_reward),
             rejected_reward: mean(sums.rejected_reward),

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dpo_kernels_candle::Metrics;
+use dpo_kernels_candle::PairMetrics;
 
 /// What there is to plot and to keep of a run.
 #[derive(Default)]
@@ -13,9 +13,9 @@ pub struct History {
     /// Warm-up: step and mean negative log-prob per token.
     pub sft: Vec<(usize, f32)>,
     /// DPO: step and figures of its training batch, before the step was taken.
-    pub train: Vec<(usize, Metrics<f32>)>,
+    pub train: Vec<(usize, PairMetrics<f32>)>,
     /// DPO: number of steps taken and figures of all held-out pairs.
-    pub held_out: Vec<(usize, Metrics<f32>)>,
+    pub held_out: Vec<(usize, PairMetrics<f32>)>,
 }
 
 impl History {
@@ -28,7 +28,7 @@ impl History {
             writeln!(csv, "sft,train,{step},{loss},,,,")?;
         }
         for (split, rows) in [("train", &self.train), ("held-out", &self.held_out)] {
-            for (step, Metrics { loss, chosen_reward, rejected_reward, margin, accuracy }) in rows {
+            for (step, PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy }) in rows {
                 writeln!(
                     csv,
                     "dpo,{split},{step},{loss},{chosen_reward},{rejected_reward},{margin},{accuracy}"

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use dpo_kernels_candle::Metrics;
+use dpo_kernels_candle::PairMetrics;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
@@ -34,9 +34,9 @@ pub fn save(history: &History, path: &Path) -> Result<()> {
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let panels = root.split_evenly((3, 1));
-    let train = |name, color, value: fn(&Metrics<f32>) -> f32| curve(name, color, &history.train, value);
+    let train = |name, color, value: fn(&PairMetrics<f32>) -> f32| curve(name, color, &history.train, value);
     let held_out =
-        |name, color, value: fn(&Metrics<f32>) -> f32| curve(name, color, &history.held_out, value);
+        |name, color, value: fn(&PairMetrics<f32>) -> f32| curve(name, color, &history.held_out, value);
     draw(
         &panels[0],
         "loss",
@@ -63,8 +63,8 @@ pub fn save(history: &History, path: &Path) -> Result<()> {
 fn curve(
     name: &'static str,
     color: RGBColor,
-    rows: &[(usize, Metrics<f32>)],
-    value: fn(&Metrics<f32>) -> f32,
+    rows: &[(usize, PairMetrics<f32>)],
+    value: fn(&PairMetrics<f32>) -> f32,
 ) -> Curve {
     let points = rows.iter().map(|(step, metrics)| (*step as f64, f64::from(value(metrics)))).collect();
     Curve { name, color, points }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use dpo_kernels::Error;
 use dpo_kernels::ref_cache::{Problem, RefCache};
-use dpo_kernels_candle::{Metrics, PairLoss};
+use dpo_kernels_candle::{PairLoss, PairMetrics};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, DeviceKind};
@@ -187,8 +187,8 @@ fn progress_bar(phase: &'static str, steps: usize) -> ProgressBar {
     ProgressBar::new(steps as u64).with_style(style).with_prefix(phase)
 }
 
-fn write_step(out: &mut impl Write, step: usize, held_out: &Metrics<f32>) -> std::io::Result<()> {
-    let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = held_out;
+fn write_step(out: &mut impl Write, step: usize, held_out: &PairMetrics<f32>) -> std::io::Result<()> {
+    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = held_out;
     writeln!(
         out,
         "DPO step {step}: held-out loss {loss:.4}, rewards {chosen_reward:.3} chosen, \

@@ -9,9 +9,9 @@
  *   coef       c_s      = d loss / d logp_s
  *   logits     dlogits[r, v] = c_s (1[v = y_r] - softmax(z[r])[v])  exactly 0 in rows that are not scored
  *
- * Three floors: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp and c_s to the
- * gradient. dpo_*_logps is floor 1, dpo_*_pair_loss floor 2, dpo_*_forward both in one pass over the logits,
- * dpo_*_backward floor 3. A loss of your own takes logps from floor 1, computes its c_s, and hands them to floor 3.
+ * Three stages: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp and c_s to the
+ * gradient. dpo_*_logps is logps, dpo_*_pair_loss pair_loss, dpo_*_forward both in one pass over the logits,
+ * dpo_*_backward backward. A loss of your own takes logps from logps, computes its c_s, and hands them to backward.
  *
  * MEMORY. dpo_cpu_* take pointers to host memory and return when the work is done. dpo_cuda_* take pointers to memory
  * of the GPU (or managed memory) in the very same structs, queue the work on the caller's stream and return at once.
@@ -110,19 +110,19 @@ typedef enum dpo_label_alignment {
 } dpo_label_alignment;
 
 /** How sequences form pairs. */
-typedef enum dpo_pairing {
+typedef enum dpo_pairs {
     /** S = 2N: sequences 0..N are chosen, N..2N rejected, in the same order. */
-    DPO_CONCATENATED = 0,
+    DPO_PAIRS_CONCATENATED = 0,
     /** S = 2N: sequence 2i is chosen, 2i + 1 rejected. */
-    DPO_INTERLEAVED = 1,
+    DPO_PAIRS_INTERLEAVED = 1,
     /** Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0. */
-    DPO_INDEXED = 2,
+    DPO_PAIRS_INDEXED = 2,
     /** No pairs: log-probs only, such as the reference model's pass. */
-    DPO_UNPAIRED = 3,
+    DPO_PAIRS_NONE = 3,
     /** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
      *  rejected where it is. The missing side has a reward of 0; means are over the sides that are there. */
-    DPO_SINGLE = 4
-} dpo_pairing;
+    DPO_PAIRS_UNPAIRED = 4
+} dpo_pairs;
 
 /** A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows. */
 typedef struct dpo_batch {
@@ -132,7 +132,7 @@ typedef struct dpo_batch {
     size_t vocab;
     /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched. */
     size_t row_stride;
-    /** S, from 1 to 2^31 - 1; even where pairing is DPO_CONCATENATED or DPO_INTERLEAVED. */
+    /** S, from 1 to 2^31 - 1; even where pair_layout is DPO_PAIRS_CONCATENATED or DPO_PAIRS_INTERLEAVED. */
     size_t sequences;
     /** Rows per sequence where cu_seqlens is null: sequence s is rows s * sequence_len .. (s + 1) * sequence_len. */
     size_t sequence_len;
@@ -142,14 +142,14 @@ typedef struct dpo_batch {
     /** Number of rows where cu_seqlens is given, from 1 to 2^31 - 1; not looked at otherwise. */
     size_t rows;
     /** How sequences form pairs. */
-    dpo_pairing pairing;
+    dpo_pairs pair_layout;
     /** Which label a row predicts. */
     dpo_label_alignment label_alignment;
-    /** N where pairing is DPO_INDEXED, from 1 to 2^31 - 1; not looked at otherwise. */
+    /** N where pair_layout is DPO_PAIRS_INDEXED, from 1 to 2^31 - 1; not looked at otherwise. */
     size_t pairs;
-    /** [N] sequence indices where pairing is DPO_INDEXED; [S] flags where it is DPO_SINGLE; not looked at otherwise. */
+    /** [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; [S] flags where it is DPO_PAIRS_UNPAIRED; not looked at otherwise. */
     const int32_t *chosen;
-    /** [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise. */
+    /** [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; not looked at otherwise. */
     const int32_t *rejected;
     /** Label of positions that are not scored; usually DPO_IGNORE_INDEX. */
     int64_t ignore_index;
@@ -167,7 +167,7 @@ typedef struct dpo_batch {
     float ld_alpha;
 } dpo_batch;
 
-/** What floors 1 and 3 read. */
+/** What logps and backward read. */
 typedef struct dpo_inputs {
     /** sizeof(dpo_inputs). */
     size_t struct_size;
@@ -213,7 +213,7 @@ typedef struct dpo_loss_term {
 } dpo_loss_term;
 
 /**
- * What floor 2 reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
+ * What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
  * out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.
  */
 typedef struct dpo_pair_inputs {
@@ -224,7 +224,7 @@ typedef struct dpo_pair_inputs {
     /** [N], or null: temperatures, finite and above 0. */
     const float *beta;
     /** [N], or null: margins of rewards to be won by, finite. */
-    const float *margin;
+    const float *gamma;
     /** [N], or null: factors of the pair losses, finite, from 0. */
     const float *weight;
     /** [N], or null: label smoothing, in the range of the loss. */
@@ -260,7 +260,7 @@ typedef struct dpo_loss {
     /** a of DPO_ALPHA_DIVERGENCE; not looked at otherwise. */
     double alpha;
     /** Margin of rewards to be won by, finite; 0 leaves the loss as it is. */
-    double margin;
+    double gamma;
     /** Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline. */
     double baseline;
     /** Not 0: baseline is one. */
@@ -271,7 +271,7 @@ typedef struct dpo_loss {
     const dpo_loss_term *terms;
     /** Number of terms, at most 4; 0 stands for sigmoid alone. */
     size_t term_count;
-    /** What else floor 2 reads, or null. */
+    /** What else pair_loss reads, or null. */
     const dpo_pair_inputs *inputs;
 } dpo_loss;
 
@@ -294,7 +294,7 @@ typedef struct dpo_status {
  * weighted by `scored`, make those of all together. What is NaN in one of the rows is NaN in the mean, but for accuracy,
  * which counts that row as wrong. CUDA: where cu_seqlens is out of order, scored is 0 and all means are NaN.
  */
-typedef struct dpo_token_means {
+typedef struct dpo_mean_token_metrics {
     /** Number of scored rows. */
     uint32_t scored;
     /** Mean entropy of the softmax, in nats. */
@@ -307,9 +307,9 @@ typedef struct dpo_token_means {
     float logsumexp;
     /** Mean of the sums of the squares of the probabilities. */
     float sum_p2;
-} dpo_token_means;
+} dpo_mean_token_metrics;
 
-/** Where floor 1 writes. */
+/** Where logps writes. */
 typedef struct dpo_logps {
     /** sizeof(dpo_logps). */
     size_t struct_size;
@@ -319,11 +319,11 @@ typedef struct dpo_logps {
     uint32_t *scored;
     /** [rows], or null: log-prob of the label; 0 in rows that are not scored. */
     float *token_logps;
-    /** [rows], or null: log-sum-exp over the vocabulary, which floor 3 needs; 0 in rows that are not scored. */
+    /** [rows], or null: log-sum-exp over the vocabulary, which backward needs; 0 in rows that are not scored. */
     float *logsumexp;
-    /** [rows], or null: what rounding took from logsumexp; with it floor 3 is exact where |logsumexp| is large. */
+    /** [rows], or null: what rounding took from logsumexp; with it backward is exact where |logsumexp| is large. */
     float *logsumexp_residual;
-    /** [rows], or null: what each token counts in its sequence's sum, which floor 3 needs where length_desensitized: 1 or
+    /** [rows], or null: what each token counts in its sequence's sum, which backward needs where length_desensitized: 1 or
      *  ld_alpha; 0 in rows that are not scored. */
     float *token_weights;
     /** [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three. */
@@ -337,13 +337,13 @@ typedef struct dpo_logps {
     /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. */
     float *sequence_log_weights;
     /** [1], or null: means over the batch. Asking for them does not take asking for what they are means of. */
-    dpo_token_means *token_means;
+    dpo_mean_token_metrics *mean_token_metrics;
     /** [1]: what was found in the data. */
     dpo_status *status;
 } dpo_logps;
 
-/** Figures of a batch. */
-typedef struct dpo_metrics {
+/** Metrics of a batch. */
+typedef struct dpo_pair_metrics {
     /** Sum of the pair losses, divided by the normalizer. */
     float loss;
     /** Mean of the chosen rewards. */
@@ -354,22 +354,22 @@ typedef struct dpo_metrics {
     float margin;
     /** Share of pairs whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong. */
     float accuracy;
-} dpo_metrics;
+} dpo_pair_metrics;
 
 /**
- * All figures of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
+ * All metrics of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
  * fields of one such struct.
  */
-typedef struct dpo_figures {
+typedef struct dpo_batch_metrics {
     /** dpo_logps.status */
     dpo_status status;
     /** dpo_pair_outputs.metrics */
-    dpo_metrics metrics;
-    /** dpo_logps.token_means */
-    dpo_token_means token_means;
-} dpo_figures;
+    dpo_pair_metrics metrics;
+    /** dpo_logps.mean_token_metrics */
+    dpo_mean_token_metrics mean_token_metrics;
+} dpo_batch_metrics;
 
-/** Where floor 2 writes. */
+/** Where pair_loss writes. */
 typedef struct dpo_pair_outputs {
     /** sizeof(dpo_pair_outputs). */
     size_t struct_size;
@@ -381,23 +381,23 @@ typedef struct dpo_pair_outputs {
     float *rejected_rewards;
     /** [N]: chosen reward - rejected reward. */
     float *margins;
-    /** [S]: c_s = d loss / d logp_s, what floor 3 takes. */
+    /** [S]: c_s = d loss / d logp_s, what backward takes. */
     float *coef;
     /** [1] */
-    dpo_metrics *metrics;
+    dpo_pair_metrics *metrics;
 } dpo_pair_outputs;
 
-/** What floor 3 reads besides logits and labels, and where it writes. */
+/** What backward reads besides logits and labels, and where it writes. */
 typedef struct dpo_gradient {
     /** sizeof(dpo_gradient). */
     size_t struct_size;
-    /** [rows], of floor 1. */
+    /** [rows], of logps. */
     const float *logsumexp;
-    /** [rows], of floor 1, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself. */
+    /** [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself. */
     const float *logsumexp_residual;
-    /** [S]: d loss / d logp of each sequence, of floor 2 or your own; or null for 1. */
+    /** [S]: d loss / d logp of each sequence, of pair_loss or your own; or null for 1. */
     const float *coef;
-    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, floor 1's token_weights, times your own
+    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, logps' token_weights, times your own
      *  factors if there are any. */
     const float *token_coef;
     /** [1], or null for 1: a factor of every coefficient, the upstream gradient. */
@@ -430,7 +430,7 @@ const char *dpo_last_error(void);
 dpo_result dpo_status_check(const dpo_status *status);
 
 /**
- * Floor 1 on the CPU: log-probs of the labels, per token and per sequence.
+ * logps on the CPU: log-probs of the labels, per token and per sequence.
  *
  * `batch`, `inputs` and `out` are described at their types; the pairs of `batch` are checked and otherwise unused.
  * Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once. What of `out` is
@@ -441,7 +441,7 @@ dpo_result dpo_status_check(const dpo_status *status);
 dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const dpo_logps *out);
 
 /**
- * Floor 2 on the CPU: from log-probs to loss, metrics and coefficients.
+ * pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
  *
  * Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
  * if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
@@ -453,7 +453,7 @@ dpo_result dpo_cpu_pair_loss(const dpo_batch *batch, const float *logps, const f
                              const uint32_t *lengths, const dpo_loss *loss, const dpo_pair_outputs *out);
 
 /**
- * Floors 1 and 2 on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
+ * logps and pair_loss on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
  * rows as lengths. `ref_logps` is [S], or null: as if all were 0.
  *
  * Fails as these two do, before any work.
@@ -462,7 +462,7 @@ dpo_result dpo_cpu_forward(const dpo_batch *batch, const dpo_inputs *inputs, con
                            const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pairs);
 
 /**
- * Floor 3 on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
+ * backward on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
  * inputs->logits (which then is written, const or not), with the same bits either way.
  *
  * dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * token_coef[r] * upstream[0] * upstream_scale,
@@ -526,19 +526,19 @@ dpo_result dpo_cuda_workspace_size(const dpo_batch *batch, size_t *bytes);
  * the work itself show where the stream is next waited for.
  */
 
-/** Floor 1 on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes. */
+/** logps on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes. */
 dpo_result dpo_cuda_logps(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                           const dpo_logps *out, void *workspace, void *stream);
 
 /**
- * Floor 2 on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
+ * pair_loss on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
  * device memory, and only its bad_pair can be set.
  */
 dpo_result dpo_cuda_pair_loss(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const float *logps,
                               const float *ref_logps, const uint32_t *lengths, const dpo_loss *loss,
                               const dpo_pair_outputs *out, dpo_status *status, void *stream);
 
-/** Floors 1 and 2 on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes. */
+/** logps and pair_loss on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes. */
 dpo_result dpo_cuda_forward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                             const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
                             const dpo_pair_outputs *pairs, void *workspace, void *stream);
@@ -548,7 +548,7 @@ dpo_result dpo_cuda_factored(const dpo_cuda_kernels *kernels, const dpo_batch *b
                              const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
                              const dpo_pair_outputs *pairs, void *gradient, void *workspace, void *stream);
 
-/** Floor 3 on a GPU, as dpo_cpu_backward. */
+/** backward on a GPU, as dpo_cpu_backward. */
 dpo_result dpo_cuda_backward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                              const dpo_gradient *gradient, void *stream);
 

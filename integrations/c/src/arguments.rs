@@ -94,18 +94,18 @@ impl IndexArray for Indices {
 
 fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {
     let indices = |argument, pointer| Indices { argument, pointer, len: batch.pairs };
-    match batch.pairing {
-        DPO_CONCATENATED => Ok(Pairs::Concatenated),
-        DPO_INTERLEAVED => Ok(Pairs::Interleaved),
-        DPO_INDEXED => Ok(Pairs::Indexed {
+    match batch.pair_layout {
+        DPO_PAIRS_CONCATENATED => Ok(Pairs::Concatenated),
+        DPO_PAIRS_INTERLEAVED => Ok(Pairs::Interleaved),
+        DPO_PAIRS_INDEXED => Ok(Pairs::Indexed {
             chosen: indices("chosen", batch.chosen),
             rejected: indices("rejected", batch.rejected),
         }),
-        DPO_UNPAIRED => Ok(Pairs::None),
-        DPO_SINGLE => Ok(Pairs::Unpaired {
+        DPO_PAIRS_NONE => Ok(Pairs::None),
+        DPO_PAIRS_UNPAIRED => Ok(Pairs::Unpaired {
             desirable: Indices { argument: "chosen", pointer: batch.chosen, len: batch.sequences },
         }),
-        other => Err(value("pairing", "a dpo_pairing", other)),
+        other => Err(value("pair_layout", "a dpo_pairs", other)),
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
     Ok(batch)
 }
 
-/// What floor 2 needs of a batch: one row a sequence, the pairs, a valid shape.
+/// What `pair_loss` needs of a batch: one row a sequence, the pairs, a valid shape.
 pub(crate) fn paired_sequences(batch: &dpo_batch) -> Result<Batch<Indices>> {
     let batch = Batch { pairs: pairs(batch)?, ..Batch::padded(batch.sequences, 1, 1) };
     batch.validate_shape()?;
@@ -229,8 +229,8 @@ pub(crate) unsafe fn loss(loss: &dpo_loss) -> Result<PairLoss> {
     if loss.label_smoothing != 0.0 {
         pair_loss = pair_loss.with_label_smoothing(loss.label_smoothing)?;
     }
-    if loss.margin != 0.0 {
-        pair_loss = pair_loss.with_margin(loss.margin)?;
+    if loss.gamma != 0.0 {
+        pair_loss = pair_loss.with_gamma(loss.gamma)?;
     }
     if loss.has_baseline != 0 {
         pair_loss = pair_loss.with_baseline(loss.baseline)?;
@@ -254,7 +254,7 @@ pub(crate) unsafe fn loss(loss: &dpo_loss) -> Result<PairLoss> {
     }
 }
 
-/// What floor 2 reads of host memory, for `sequences` sequences in `pairs` pairs.
+/// What `pair_loss` reads of host memory, for `sequences` sequences in `pairs` pairs.
 ///
 /// # Safety
 ///
@@ -278,7 +278,7 @@ pub(crate) unsafe fn host_inputs<'a>(
         };
         inputs.lengths = optional_slice("lengths", given.lengths, sequences)?;
         inputs.beta = optional_slice("beta", given.beta, pairs)?;
-        inputs.margin = optional_slice("margin", given.margin, pairs)?;
+        inputs.gamma = optional_slice("gamma", given.gamma, pairs)?;
         inputs.weight = optional_slice("weight", given.weight, pairs)?;
         inputs.label_smoothing = optional_slice("label_smoothing", given.label_smoothing, pairs)?;
         inputs.sequence_log_weights =

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use dpo_kernels::batch::{Logps, Metrics, PairOutputs, TokenMeans, TokenMetrics};
+use dpo_kernels::batch::{Logps, MeanTokenMetrics, PairMetrics, PairOutputs, TokenMetrics};
 use dpo_kernels::cpu::{self, Forward, Logsumexp};
 use dpo_kernels::{Coef, DType, HostBatch};
 use half::{bf16, f16};
@@ -74,7 +74,7 @@ fn address(pointer: *const c_void) -> u64 {
     pointer.addr() as u64
 }
 
-/// Where floor 1 writes.
+/// Where `logps` writes.
 struct LogpsOutputs {
     logps: Output<f32>,
     scored: Output<u32>,
@@ -93,13 +93,13 @@ struct TokenOutputs {
     mean_logit: Output<f32>,
     sum_p2: Output<f32>,
     sequence_log_weights: Output<f32>,
-    means: Output<dpo_token_means>,
+    means: Output<dpo_mean_token_metrics>,
 }
 
 impl TokenOutputs {
     fn new(out: &dpo_logps, rows: usize, sequences: usize) -> Result<Option<Self>> {
         let wanted = [out.entropy, out.correct, out.mean_logit, out.sum_p2, out.sequence_log_weights];
-        if wanted.iter().all(|to| to.is_null()) && out.token_means.is_null() {
+        if wanted.iter().all(|to| to.is_null()) && out.mean_token_metrics.is_null() {
             return Ok(None);
         }
         Ok(Some(TokenOutputs {
@@ -112,7 +112,7 @@ impl TokenOutputs {
                 out.sequence_log_weights,
                 sequences,
             )?,
-            means: Output::optional("token_means", out.token_means, 1)?,
+            means: Output::optional("mean_token_metrics", out.mean_token_metrics, 1)?,
         }))
     }
 
@@ -120,8 +120,8 @@ impl TokenOutputs {
     ///
     /// The buffers are of the sizes that the header asks for.
     unsafe fn write(&self, results: &TokenMetrics<f32>) {
-        let TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = results.means;
-        let means = dpo_token_means { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
+        let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = results.means;
+        let means = dpo_mean_token_metrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
         // SAFETY: the caller's promise.
         unsafe {
             self.entropy.write(&results.entropy);
@@ -174,14 +174,14 @@ impl LogpsOutputs {
     }
 }
 
-/// Where floor 2 writes.
+/// Where `pair_loss` writes.
 struct PairOutputBuffers {
     pair_losses: Output<f32>,
     chosen_rewards: Output<f32>,
     rejected_rewards: Output<f32>,
     margins: Output<f32>,
     coef: Output<f32>,
-    metrics: Output<dpo_metrics>,
+    metrics: Output<dpo_pair_metrics>,
 }
 
 impl PairOutputBuffers {
@@ -201,7 +201,7 @@ impl PairOutputBuffers {
     ///
     /// The buffers are of the sizes that the header asks for.
     unsafe fn write(&self, results: &PairOutputs<f32>) {
-        let Metrics { loss, chosen_reward, rejected_reward, margin, accuracy } = results.metrics;
+        let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = results.metrics;
         // SAFETY: the caller's promise.
         unsafe {
             self.pair_losses.write(&results.pair_losses);
@@ -209,7 +209,13 @@ impl PairOutputBuffers {
             self.rejected_rewards.write(&results.rejected_rewards);
             self.margins.write(&results.margins);
             self.coef.write(&results.coef);
-            self.metrics.write(&[dpo_metrics { loss, chosen_reward, rejected_reward, margin, accuracy }]);
+            self.metrics.write(&[dpo_pair_metrics {
+                loss,
+                chosen_reward,
+                rejected_reward,
+                margin,
+                accuracy,
+            }]);
         }
     }
 }

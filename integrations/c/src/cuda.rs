@@ -242,7 +242,7 @@ mod device {
                 mean_logit: optional(out.mean_logit),
                 sum_p2: optional(out.sum_p2),
                 sequence_log_weights: optional(out.sequence_log_weights),
-                means: optional(out.token_means),
+                means: optional(out.mean_token_metrics),
             },
             status: address(out.status),
         }
@@ -269,7 +269,7 @@ mod device {
                 ref_logps,
                 lengths: array(given.lengths, sequences),
                 beta: array(given.beta, pairs),
-                margin: array(given.margin, pairs),
+                gamma: array(given.gamma, pairs),
                 weight: array(given.weight, pairs),
                 label_smoothing: array(given.label_smoothing, pairs),
                 sequence_log_weights: array(given.sequence_log_weights, sequences),

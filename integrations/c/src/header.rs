@@ -46,18 +46,18 @@ pub const DPO_NEXT_TOKEN: dpo_label_alignment = 1;
 /// Which label a row of logits predicts.
 pub type dpo_label_alignment = ::core::ffi::c_uint;
 /// S = 2N: sequences 0..N are chosen, N..2N rejected, in the same order.
-pub const DPO_CONCATENATED: dpo_pairing = 0;
+pub const DPO_PAIRS_CONCATENATED: dpo_pairs = 0;
 /// S = 2N: sequence 2i is chosen, 2i + 1 rejected.
-pub const DPO_INTERLEAVED: dpo_pairing = 1;
+pub const DPO_PAIRS_INTERLEAVED: dpo_pairs = 1;
 /// Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0.
-pub const DPO_INDEXED: dpo_pairing = 2;
+pub const DPO_PAIRS_INDEXED: dpo_pairs = 2;
 /// No pairs: log-probs only, such as the reference model's pass.
-pub const DPO_UNPAIRED: dpo_pairing = 3;
+pub const DPO_PAIRS_NONE: dpo_pairs = 3;
 /** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
   rejected where it is. The missing side has a reward of 0; means are over the sides that are there.*/
-pub const DPO_SINGLE: dpo_pairing = 4;
+pub const DPO_PAIRS_UNPAIRED: dpo_pairs = 4;
 /// How sequences form pairs.
-pub type dpo_pairing = ::core::ffi::c_uint;
+pub type dpo_pairs = ::core::ffi::c_uint;
 /// A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -68,7 +68,7 @@ pub struct dpo_batch {
     pub vocab: usize,
     /// Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
     pub row_stride: usize,
-    /// S, from 1 to 2^31 - 1; even where pairing is DPO_CONCATENATED or DPO_INTERLEAVED.
+    /// S, from 1 to 2^31 - 1; even where pair_layout is DPO_PAIRS_CONCATENATED or DPO_PAIRS_INTERLEAVED.
     pub sequences: usize,
     /// Rows per sequence where cu_seqlens is null: sequence s is rows s * sequence_len .. (s + 1) * sequence_len.
     pub sequence_len: usize,
@@ -78,14 +78,14 @@ pub struct dpo_batch {
     /// Number of rows where cu_seqlens is given, from 1 to 2^31 - 1; not looked at otherwise.
     pub rows: usize,
     /// How sequences form pairs.
-    pub pairing: dpo_pairing,
+    pub pair_layout: dpo_pairs,
     /// Which label a row predicts.
     pub label_alignment: dpo_label_alignment,
-    /// N where pairing is DPO_INDEXED, from 1 to 2^31 - 1; not looked at otherwise.
+    /// N where pair_layout is DPO_PAIRS_INDEXED, from 1 to 2^31 - 1; not looked at otherwise.
     pub pairs: usize,
-    /// [N] sequence indices where pairing is DPO_INDEXED; [S] flags where it is DPO_SINGLE; not looked at otherwise.
+    /// [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; [S] flags where it is DPO_PAIRS_UNPAIRED; not looked at otherwise.
     pub chosen: *const i32,
-    /// [N] sequence indices where pairing is DPO_INDEXED; not looked at otherwise.
+    /// [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; not looked at otherwise.
     pub rejected: *const i32,
     /// Label of positions that are not scored; usually DPO_IGNORE_INDEX.
     pub ignore_index: i64,
@@ -128,8 +128,8 @@ const _: () = {
         "Offset of field: dpo_batch::rows",
     ][::core::mem::offset_of!(dpo_batch, rows) - 48usize];
     [
-        "Offset of field: dpo_batch::pairing",
-    ][::core::mem::offset_of!(dpo_batch, pairing) - 56usize];
+        "Offset of field: dpo_batch::pair_layout",
+    ][::core::mem::offset_of!(dpo_batch, pair_layout) - 56usize];
     [
         "Offset of field: dpo_batch::label_alignment",
     ][::core::mem::offset_of!(dpo_batch, label_alignment) - 60usize];
@@ -161,7 +161,7 @@ const _: () = {
         "Offset of field: dpo_batch::ld_alpha",
     ][::core::mem::offset_of!(dpo_batch, ld_alpha) - 116usize];
 };
-/// What floors 1 and 3 read.
+/// What logps and backward read.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_inputs {
@@ -238,7 +238,7 @@ const _: () = {
         "Offset of field: dpo_loss_term::parameters",
     ][::core::mem::offset_of!(dpo_loss_term, parameters) - 16usize];
 };
-/** What floor 2 reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
+/** What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
  out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -250,7 +250,7 @@ pub struct dpo_pair_inputs {
     /// [N], or null: temperatures, finite and above 0.
     pub beta: *const f32,
     /// [N], or null: margins of rewards to be won by, finite.
-    pub margin: *const f32,
+    pub gamma: *const f32,
     /// [N], or null: factors of the pair losses, finite, from 0.
     pub weight: *const f32,
     /// [N], or null: label smoothing, in the range of the loss.
@@ -284,8 +284,8 @@ const _: () = {
         "Offset of field: dpo_pair_inputs::beta",
     ][::core::mem::offset_of!(dpo_pair_inputs, beta) - 16usize];
     [
-        "Offset of field: dpo_pair_inputs::margin",
-    ][::core::mem::offset_of!(dpo_pair_inputs, margin) - 24usize];
+        "Offset of field: dpo_pair_inputs::gamma",
+    ][::core::mem::offset_of!(dpo_pair_inputs, gamma) - 24usize];
     [
         "Offset of field: dpo_pair_inputs::weight",
     ][::core::mem::offset_of!(dpo_pair_inputs, weight) - 32usize];
@@ -330,7 +330,7 @@ pub struct dpo_loss {
     /// a of DPO_ALPHA_DIVERGENCE; not looked at otherwise.
     pub alpha: f64,
     /// Margin of rewards to be won by, finite; 0 leaves the loss as it is.
-    pub margin: f64,
+    pub gamma: f64,
     /// Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline.
     pub baseline: f64,
     /// Not 0: baseline is one.
@@ -341,7 +341,7 @@ pub struct dpo_loss {
     pub terms: *const dpo_loss_term,
     /// Number of terms, at most 4; 0 stands for sigmoid alone.
     pub term_count: usize,
-    /// What else floor 2 reads, or null.
+    /// What else pair_loss reads, or null.
     pub inputs: *const dpo_pair_inputs,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -370,8 +370,8 @@ const _: () = {
         "Offset of field: dpo_loss::alpha",
     ][::core::mem::offset_of!(dpo_loss, alpha) - 40usize];
     [
-        "Offset of field: dpo_loss::margin",
-    ][::core::mem::offset_of!(dpo_loss, margin) - 48usize];
+        "Offset of field: dpo_loss::gamma",
+    ][::core::mem::offset_of!(dpo_loss, gamma) - 48usize];
     [
         "Offset of field: dpo_loss::baseline",
     ][::core::mem::offset_of!(dpo_loss, baseline) - 56usize];
@@ -431,7 +431,7 @@ const _: () = {
  which counts that row as wrong. CUDA: where cu_seqlens is out of order, scored is 0 and all means are NaN.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct dpo_token_means {
+pub struct dpo_mean_token_metrics {
     /// Number of scored rows.
     pub scored: u32,
     /// Mean entropy of the softmax, in nats.
@@ -447,30 +447,32 @@ pub struct dpo_token_means {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_token_means"][::core::mem::size_of::<dpo_token_means>() - 24usize];
     [
-        "Alignment of dpo_token_means",
-    ][::core::mem::align_of::<dpo_token_means>() - 4usize];
+        "Size of dpo_mean_token_metrics",
+    ][::core::mem::size_of::<dpo_mean_token_metrics>() - 24usize];
     [
-        "Offset of field: dpo_token_means::scored",
-    ][::core::mem::offset_of!(dpo_token_means, scored) - 0usize];
+        "Alignment of dpo_mean_token_metrics",
+    ][::core::mem::align_of::<dpo_mean_token_metrics>() - 4usize];
     [
-        "Offset of field: dpo_token_means::entropy",
-    ][::core::mem::offset_of!(dpo_token_means, entropy) - 4usize];
+        "Offset of field: dpo_mean_token_metrics::scored",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, scored) - 0usize];
     [
-        "Offset of field: dpo_token_means::accuracy",
-    ][::core::mem::offset_of!(dpo_token_means, accuracy) - 8usize];
+        "Offset of field: dpo_mean_token_metrics::entropy",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, entropy) - 4usize];
     [
-        "Offset of field: dpo_token_means::mean_logit",
-    ][::core::mem::offset_of!(dpo_token_means, mean_logit) - 12usize];
+        "Offset of field: dpo_mean_token_metrics::accuracy",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, accuracy) - 8usize];
     [
-        "Offset of field: dpo_token_means::logsumexp",
-    ][::core::mem::offset_of!(dpo_token_means, logsumexp) - 16usize];
+        "Offset of field: dpo_mean_token_metrics::mean_logit",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, mean_logit) - 12usize];
     [
-        "Offset of field: dpo_token_means::sum_p2",
-    ][::core::mem::offset_of!(dpo_token_means, sum_p2) - 20usize];
+        "Offset of field: dpo_mean_token_metrics::logsumexp",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, logsumexp) - 16usize];
+    [
+        "Offset of field: dpo_mean_token_metrics::sum_p2",
+    ][::core::mem::offset_of!(dpo_mean_token_metrics, sum_p2) - 20usize];
 };
-/// Where floor 1 writes.
+/// Where logps writes.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_logps {
@@ -482,11 +484,11 @@ pub struct dpo_logps {
     pub scored: *mut u32,
     /// [rows], or null: log-prob of the label; 0 in rows that are not scored.
     pub token_logps: *mut f32,
-    /// [rows], or null: log-sum-exp over the vocabulary, which floor 3 needs; 0 in rows that are not scored.
+    /// [rows], or null: log-sum-exp over the vocabulary, which backward needs; 0 in rows that are not scored.
     pub logsumexp: *mut f32,
-    /// [rows], or null: what rounding took from logsumexp; with it floor 3 is exact where |logsumexp| is large.
+    /// [rows], or null: what rounding took from logsumexp; with it backward is exact where |logsumexp| is large.
     pub logsumexp_residual: *mut f32,
-    /** [rows], or null: what each token counts in its sequence's sum, which floor 3 needs where length_desensitized: 1 or
+    /** [rows], or null: what each token counts in its sequence's sum, which backward needs where length_desensitized: 1 or
   ld_alpha; 0 in rows that are not scored.*/
     pub token_weights: *mut f32,
     /// [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three.
@@ -500,7 +502,7 @@ pub struct dpo_logps {
     /// [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight.
     pub sequence_log_weights: *mut f32,
     /// [1], or null: means over the batch. Asking for them does not take asking for what they are means of.
-    pub token_means: *mut dpo_token_means,
+    pub mean_token_metrics: *mut dpo_mean_token_metrics,
     /// [1]: what was found in the data.
     pub status: *mut dpo_status,
 }
@@ -545,16 +547,16 @@ const _: () = {
         "Offset of field: dpo_logps::sequence_log_weights",
     ][::core::mem::offset_of!(dpo_logps, sequence_log_weights) - 88usize];
     [
-        "Offset of field: dpo_logps::token_means",
-    ][::core::mem::offset_of!(dpo_logps, token_means) - 96usize];
+        "Offset of field: dpo_logps::mean_token_metrics",
+    ][::core::mem::offset_of!(dpo_logps, mean_token_metrics) - 96usize];
     [
         "Offset of field: dpo_logps::status",
     ][::core::mem::offset_of!(dpo_logps, status) - 104usize];
 };
-/// Figures of a batch.
+/// Metrics of a batch.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct dpo_metrics {
+pub struct dpo_pair_metrics {
     /// Sum of the pair losses, divided by the normalizer.
     pub loss: f32,
     /// Mean of the chosen rewards.
@@ -568,51 +570,55 @@ pub struct dpo_metrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_metrics"][::core::mem::size_of::<dpo_metrics>() - 20usize];
-    ["Alignment of dpo_metrics"][::core::mem::align_of::<dpo_metrics>() - 4usize];
+    ["Size of dpo_pair_metrics"][::core::mem::size_of::<dpo_pair_metrics>() - 20usize];
     [
-        "Offset of field: dpo_metrics::loss",
-    ][::core::mem::offset_of!(dpo_metrics, loss) - 0usize];
+        "Alignment of dpo_pair_metrics",
+    ][::core::mem::align_of::<dpo_pair_metrics>() - 4usize];
     [
-        "Offset of field: dpo_metrics::chosen_reward",
-    ][::core::mem::offset_of!(dpo_metrics, chosen_reward) - 4usize];
+        "Offset of field: dpo_pair_metrics::loss",
+    ][::core::mem::offset_of!(dpo_pair_metrics, loss) - 0usize];
     [
-        "Offset of field: dpo_metrics::rejected_reward",
-    ][::core::mem::offset_of!(dpo_metrics, rejected_reward) - 8usize];
+        "Offset of field: dpo_pair_metrics::chosen_reward",
+    ][::core::mem::offset_of!(dpo_pair_metrics, chosen_reward) - 4usize];
     [
-        "Offset of field: dpo_metrics::margin",
-    ][::core::mem::offset_of!(dpo_metrics, margin) - 12usize];
+        "Offset of field: dpo_pair_metrics::rejected_reward",
+    ][::core::mem::offset_of!(dpo_pair_metrics, rejected_reward) - 8usize];
     [
-        "Offset of field: dpo_metrics::accuracy",
-    ][::core::mem::offset_of!(dpo_metrics, accuracy) - 16usize];
+        "Offset of field: dpo_pair_metrics::margin",
+    ][::core::mem::offset_of!(dpo_pair_metrics, margin) - 12usize];
+    [
+        "Offset of field: dpo_pair_metrics::accuracy",
+    ][::core::mem::offset_of!(dpo_pair_metrics, accuracy) - 16usize];
 };
-/** All figures of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
+/** All metrics of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
  fields of one such struct.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct dpo_figures {
+pub struct dpo_batch_metrics {
     /// dpo_logps.status
     pub status: dpo_status,
     /// dpo_pair_outputs.metrics
-    pub metrics: dpo_metrics,
-    /// dpo_logps.token_means
-    pub token_means: dpo_token_means,
+    pub metrics: dpo_pair_metrics,
+    /// dpo_logps.mean_token_metrics
+    pub mean_token_metrics: dpo_mean_token_metrics,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_figures"][::core::mem::size_of::<dpo_figures>() - 64usize];
-    ["Alignment of dpo_figures"][::core::mem::align_of::<dpo_figures>() - 4usize];
+    ["Size of dpo_batch_metrics"][::core::mem::size_of::<dpo_batch_metrics>() - 64usize];
     [
-        "Offset of field: dpo_figures::status",
-    ][::core::mem::offset_of!(dpo_figures, status) - 0usize];
+        "Alignment of dpo_batch_metrics",
+    ][::core::mem::align_of::<dpo_batch_metrics>() - 4usize];
     [
-        "Offset of field: dpo_figures::metrics",
-    ][::core::mem::offset_of!(dpo_figures, metrics) - 20usize];
+        "Offset of field: dpo_batch_metrics::status",
+    ][::core::mem::offset_of!(dpo_batch_metrics, status) - 0usize];
     [
-        "Offset of field: dpo_figures::token_means",
-    ][::core::mem::offset_of!(dpo_figures, token_means) - 40usize];
+        "Offset of field: dpo_batch_metrics::metrics",
+    ][::core::mem::offset_of!(dpo_batch_metrics, metrics) - 20usize];
+    [
+        "Offset of field: dpo_batch_metrics::mean_token_metrics",
+    ][::core::mem::offset_of!(dpo_batch_metrics, mean_token_metrics) - 40usize];
 };
-/// Where floor 2 writes.
+/// Where pair_loss writes.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_pair_outputs {
@@ -626,10 +632,10 @@ pub struct dpo_pair_outputs {
     pub rejected_rewards: *mut f32,
     /// [N]: chosen reward - rejected reward.
     pub margins: *mut f32,
-    /// [S]: c_s = d loss / d logp_s, what floor 3 takes.
+    /// [S]: c_s = d loss / d logp_s, what backward takes.
     pub coef: *mut f32,
     /// [1]
-    pub metrics: *mut dpo_metrics,
+    pub metrics: *mut dpo_pair_metrics,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -659,19 +665,19 @@ const _: () = {
         "Offset of field: dpo_pair_outputs::metrics",
     ][::core::mem::offset_of!(dpo_pair_outputs, metrics) - 48usize];
 };
-/// What floor 3 reads besides logits and labels, and where it writes.
+/// What backward reads besides logits and labels, and where it writes.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_gradient {
     /// sizeof(dpo_gradient).
     pub struct_size: usize,
-    /// [rows], of floor 1.
+    /// [rows], of logps.
     pub logsumexp: *const f32,
-    /// [rows], of floor 1, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
+    /// [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
     pub logsumexp_residual: *const f32,
-    /// [S]: d loss / d logp of each sequence, of floor 2 or your own; or null for 1.
+    /// [S]: d loss / d logp of each sequence, of pair_loss or your own; or null for 1.
     pub coef: *const f32,
-    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, floor 1's token_weights, times your own
+    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, logps' token_weights, times your own
   factors if there are any.*/
     pub token_coef: *const f32,
     /// [1], or null for 1: a factor of every coefficient, the upstream gradient.
@@ -737,7 +743,7 @@ unsafe extern "C" {
     pub fn dpo_status_check(status: *const dpo_status) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Floor 1 on the CPU: log-probs of the labels, per token and per sequence.
+    /** logps on the CPU: log-probs of the labels, per token and per sequence.
 
  `batch`, `inputs` and `out` are described at their types; the pairs of `batch` are checked and otherwise unused.
  Row sums are in f32 over short blocks and f64 beyond, sequence sums in f64; each is rounded once. What of `out` is
@@ -751,7 +757,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Floor 2 on the CPU: from log-probs to loss, metrics and coefficients.
+    /** pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
 
  Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
  if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
@@ -768,7 +774,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Floors 1 and 2 on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
+    /** logps and pair_loss on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
  rows as lengths. `ref_logps` is [S], or null: as if all were 0.
 
  Fails as these two do, before any work.*/
@@ -782,7 +788,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Floor 3 on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
+    /** backward on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
  inputs->logits (which then is written, const or not), with the same bits either way.
 
  dlogits[r, v] = c (1[v = y_r] - softmax(z[r])[v]) with c = coef[s] * token_coef[r] * upstream[0] * upstream_scale,
@@ -851,7 +857,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// Floor 1 on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes.
+    /// logps on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes.
     pub fn dpo_cuda_logps(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
@@ -862,7 +868,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Floor 2 on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
+    /** pair_loss on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
  device memory, and only its bad_pair can be set.*/
     pub fn dpo_cuda_pair_loss(
         kernels: *const dpo_cuda_kernels,
@@ -877,7 +883,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// Floors 1 and 2 on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
+    /// logps and pair_loss on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
     pub fn dpo_cuda_forward(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
@@ -906,7 +912,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// Floor 3 on a GPU, as dpo_cpu_backward.
+    /// backward on a GPU, as dpo_cpu_backward.
     pub fn dpo_cuda_backward(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,

@@ -71,6 +71,6 @@ const _: () = {
             $(assert!(offset_of!($ours, $field) == offset_of!(params::$kernels, $field));)*
         };
     }
-    same_layout!(dpo_metrics, DpoMetrics: loss chosen_reward rejected_reward margin accuracy);
-    same_layout!(dpo_token_means, DpoTokenMeans: scored entropy accuracy mean_logit logsumexp sum_p2);
+    same_layout!(dpo_pair_metrics, DpoPairMetrics: loss chosen_reward rejected_reward margin accuracy);
+    same_layout!(dpo_mean_token_metrics, DpoMeanTokenMetrics: scored entropy accuracy mean_logit logsumexp sum_p2);
 };

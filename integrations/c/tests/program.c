@@ -32,10 +32,10 @@ struct results {
     uint32_t scored[S];
     float pair_losses[S], chosen_rewards[S], rejected_rewards[S], margins[S], coef[S]; /* at most a pair a sequence */
     dpo_status status;
-    dpo_metrics metrics;
+    dpo_pair_metrics metrics;
 };
 
-static dpo_logps floor1(struct results *r) {
+static dpo_logps logps_outputs(struct results *r) {
     dpo_logps out = {.struct_size = sizeof out,
                      .logps = r->logps,
                      .scored = r->scored,
@@ -46,7 +46,7 @@ static dpo_logps floor1(struct results *r) {
     return out;
 }
 
-static dpo_pair_outputs floor2(struct results *r) {
+static dpo_pair_outputs pair_outputs(struct results *r) {
     dpo_pair_outputs out = {.struct_size = sizeof out,
                             .pair_losses = r->pair_losses,
                             .chosen_rewards = r->chosen_rewards,
@@ -57,7 +57,7 @@ static dpo_pair_outputs floor2(struct results *r) {
     return out;
 }
 
-static dpo_gradient floor3(struct results *r, void *dlogits) {
+static dpo_gradient gradient_outputs(struct results *r, void *dlogits) {
     dpo_gradient gradient = {.struct_size = sizeof gradient,
                              .logsumexp = r->logsumexp,
                              .logsumexp_residual = r->residual,
@@ -72,7 +72,7 @@ static const dpo_batch PADDED = {.struct_size = sizeof(dpo_batch),
                                  .row_stride = V,
                                  .sequences = S,
                                  .sequence_len = T,
-                                 .pairing = DPO_CONCATENATED,
+                                 .pair_layout = DPO_PAIRS_CONCATENATED,
                                  .label_alignment = DPO_ALIGNED,
                                  .ignore_index = DPO_IGNORE_INDEX};
 static const dpo_loss SIGMOID = {.struct_size = sizeof(dpo_loss), .beta = 0.5};
@@ -86,7 +86,7 @@ static void fill(float logits[ROWS][V]) {
     logits[3][0] = NAN;                                                            /* not scored, so not read */
 }
 
-/* Forward and backward, f32 and 64-bit labels, apart and in place, and each floor alone. */
+/* Forward and backward, f32 and 64-bit labels, apart and in place, and each stage alone. */
 static void f32_padded(void) {
     float logits[ROWS][V], dlogits[ROWS][V];
     fill(logits);
@@ -96,8 +96,8 @@ static void f32_padded(void) {
                          .label_type = DPO_LABELS_I64,
                          .logits = logits,
                          .labels = LABELS};
-    dpo_logps out = floor1(&r);
-    dpo_pair_outputs pairs = floor2(&r);
+    dpo_logps out = logps_outputs(&r);
+    dpo_pair_outputs pairs = pair_outputs(&r);
     CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &SIGMOID, &out, &pairs) == DPO_OK);
     CHECK(dpo_status_check(&r.status) == DPO_OK);
 
@@ -121,7 +121,7 @@ static void f32_padded(void) {
 
     /* Row 0: c (1[v = 3] - {.1 .2 .3 .4}); row 3 is 0. Twice as much for an upstream gradient of 4 and a scale of 1/2. */
     const float upstream = 4.0f;
-    dpo_gradient gradient = floor3(&r, dlogits);
+    dpo_gradient gradient = gradient_outputs(&r, dlogits);
     gradient.upstream = &upstream;
     gradient.upstream_scale = 0.5f;
     CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);
@@ -133,22 +133,22 @@ static void f32_padded(void) {
         CHECK(dlogits[3][v] == 0.0f);
     }
 
-    /* Floors 1 and 2 apart give the same bits, wanted or not. */
+    /* logps and pair_loss apart give the same bits, wanted or not. */
     struct results alone;
     dpo_batch unpaired = PADDED;
-    unpaired.pairing = DPO_UNPAIRED;
+    unpaired.pair_layout = DPO_PAIRS_NONE;
     dpo_logps few = {.struct_size = sizeof few, .logps = alone.logps, .status = &alone.status};
     CHECK(dpo_cpu_logps(&unpaired, &inputs, &few) == DPO_OK);
     CHECK(memcmp(alone.logps, r.logps, sizeof r.logps) == 0);
-    dpo_pair_outputs alone_pairs = floor2(&alone);
+    dpo_pair_outputs alone_pairs = pair_outputs(&alone);
     CHECK(dpo_cpu_pair_loss(&PADDED, alone.logps, REF_LOGPS, NULL, &SIGMOID, &alone_pairs) == DPO_OK);
     CHECK(memcmp(alone.coef, r.coef, sizeof r.coef) == 0);
 
     /* The factored forward: the same results, and a gradient that lacks its coefficients alone; in place too. */
     struct results factored;
     float without_coef[ROWS][V], over_logits[ROWS][V];
-    dpo_logps factored_out = floor1(&factored);
-    dpo_pair_outputs factored_pairs = floor2(&factored);
+    dpo_logps factored_out = logps_outputs(&factored);
+    dpo_pair_outputs factored_pairs = pair_outputs(&factored);
     CHECK(dpo_cpu_factored(&PADDED, &inputs, REF_LOGPS, &SIGMOID, &factored_out, &factored_pairs, without_coef) ==
           DPO_OK);
     CHECK(memcmp(factored.token_logps, r.token_logps, sizeof r.token_logps) == 0);
@@ -192,7 +192,7 @@ static void half_packed(void) {
                            .sequences = S,
                            .cu_seqlens = cu_seqlens,
                            .rows = ROWS,
-                           .pairing = DPO_INDEXED,
+                           .pair_layout = DPO_PAIRS_INDEXED,
                            .label_alignment = DPO_NEXT_TOKEN,
                            .pairs = 1,
                            .chosen = chosen,
@@ -209,8 +209,8 @@ static void half_packed(void) {
                                .normalizer = 2.0,
                                .length_normalized = 1};
         struct results r;
-        dpo_logps out = floor1(&r);
-        dpo_pair_outputs pairs = floor2(&r);
+        dpo_logps out = logps_outputs(&r);
+        dpo_pair_outputs pairs = pair_outputs(&r);
         CHECK(dpo_cpu_forward(&batch, &inputs, NULL, &loss, &out, &pairs) == DPO_OK);
         CLOSE(r.logps[0], -1.3862943611198906);
         CHECK(r.scored[0] == 1 && r.scored[1] == 0 && r.logps[1] == 0.0f);
@@ -225,7 +225,7 @@ static void half_packed(void) {
 
         /* c/4 per token: a coefficient of one's own, 1, makes it exact in 16 bits. */
         r.coef[0] = -1.0f;
-        dpo_gradient gradient = floor3(&r, logits);
+        dpo_gradient gradient = gradient_outputs(&r, logits);
         CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
         CHECK(logits[0][0] == types[i].quarter && logits[0][3] == types[i].quarter);
         CHECK((logits[0][2] & 0x8000) != 0 && logits[1][0] == 0 && logits[3][3] == 0);
@@ -240,7 +240,7 @@ static void other_losses(void) {
     dpo_batch batch = PADDED;
     batch.sequences = 2;
     struct results r;
-    dpo_pair_outputs out = floor2(&r);
+    dpo_pair_outputs out = pair_outputs(&r);
 
     /* 2 (1 - z) + 1.5 as z = 0, and the negative log-likelihood 3/2; the pair is worth half. */
     const dpo_loss_term terms[] = {{.name = "hinge", .weight = 2.0}, {.name = "nll", .weight = 1.0}};
@@ -256,7 +256,7 @@ static void other_losses(void) {
 
     /* KTO at its baseline of 1: a desirable and an undesirable sequence, each with a loss of one half. */
     const int32_t desirable[] = {0, 1};
-    batch.pairing = DPO_SINGLE;
+    batch.pair_layout = DPO_PAIRS_UNPAIRED;
     batch.chosen = desirable;
     const dpo_loss_term kto = {.name = "kto", .weight = 1.0};
     loss = (dpo_loss){.struct_size = sizeof loss, .beta = 0.5, .terms = &kto, .term_count = 1,
@@ -297,18 +297,18 @@ static void extras(void) {
                          .label_type = DPO_LABELS_I64,
                          .logits = logits,
                          .labels = labels};
-    dpo_logps out = floor1(&r);
+    dpo_logps out = logps_outputs(&r);
     out.token_weights = token_weights;
     out.entropy = entropy;
     out.correct = correct;
     out.mean_logit = mean_logit;
     out.sum_p2 = sum_p2;
     out.sequence_log_weights = log_weights;
-    dpo_figures figures;
-    out.token_means = &figures.token_means;
-    out.status = &figures.status;
+    dpo_batch_metrics batch_metrics;
+    out.mean_token_metrics = &batch_metrics.mean_token_metrics;
+    out.status = &batch_metrics.status;
     CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_OK);
-    CHECK(dpo_status_check(&figures.status) == DPO_OK);
+    CHECK(dpo_status_check(&batch_metrics.status) == DPO_OK);
     const double p[3] = {1 / 14.0, 4 / 14.0, 9 / 14.0};
     CLOSE(r.token_logps[0], log(p[2]));
     CLOSE(r.logps[0], log(p[2]) + 0.5 * log(p[1]));
@@ -320,7 +320,7 @@ static void extras(void) {
     CLOSE(log_weights[0], 0.5 * (log(p[2]) + log(p[1])) - log(0.5));
 
     /* Three rows alike, but for their labels and shifts of 0, 2 and 4; alone the means are the same. */
-    const dpo_token_means means = figures.token_means;
+    const dpo_mean_token_metrics means = batch_metrics.mean_token_metrics;
     CHECK(means.scored == 3);
     CLOSE(means.accuracy, 1 / 3.0);
     CLOSE(means.entropy, entropy[0]);
@@ -329,13 +329,13 @@ static void extras(void) {
     CLOSE(means.sum_p2, 0.5);
     dpo_logps alone = {.struct_size = sizeof alone,
                        .logps = r.logps,
-                       .token_means = &figures.token_means,
-                       .status = &figures.status};
-    memset(&figures, 0x5a, sizeof figures);
+                       .mean_token_metrics = &batch_metrics.mean_token_metrics,
+                       .status = &batch_metrics.status};
+    memset(&batch_metrics, 0x5a, sizeof batch_metrics);
     CHECK(dpo_cpu_logps(&batch, &inputs, &alone) == DPO_OK);
-    CHECK(memcmp(&figures.token_means, &means, sizeof means) == 0);
+    CHECK(memcmp(&batch_metrics.mean_token_metrics, &means, sizeof means) == 0);
 
-    dpo_gradient gradient = floor3(&r, dlogits);
+    dpo_gradient gradient = gradient_outputs(&r, dlogits);
     gradient.coef = NULL;
     REFUSED(dpo_cpu_backward(&batch, &inputs, &gradient), DPO_ERROR_MISSING,
             "token_coef: required when ld_alpha is not 1");
@@ -371,9 +371,9 @@ static void errors(void) {
                          .logits = logits,
                          .labels = LABELS};
     dpo_loss loss = SIGMOID;
-    dpo_logps out = floor1(&r);
-    dpo_pair_outputs pairs = floor2(&r);
-    dpo_gradient gradient = floor3(&r, logits);
+    dpo_logps out = logps_outputs(&r);
+    dpo_pair_outputs pairs = pair_outputs(&r);
+    dpo_gradient gradient = gradient_outputs(&r, logits);
     char expected[128];
 #define FORWARD dpo_cpu_forward(&batch, &inputs, NULL, &loss, &out, &pairs)
 
@@ -399,15 +399,15 @@ static void errors(void) {
     inputs.dtype = DPO_F32;
     out.status = NULL;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "status: expected an address aligned to 4 bytes, found null");
-    out = floor1(&r);
+    out = logps_outputs(&r);
     pairs.coef = NULL;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "coef: expected an address aligned to 4 bytes, found null");
-    pairs = floor2(&r);
+    pairs = pair_outputs(&r);
 
     batch.row_stride = 3;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "row_stride: expected at least vocab = 4, found 3");
     batch = PADDED;
-    batch.pairing = DPO_INDEXED;
+    batch.pair_layout = DPO_PAIRS_INDEXED;
     batch.pairs = 1;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "chosen: expected an address aligned to 4 bytes, found null");
     static const int32_t zero[] = {0}, two[] = {2};
@@ -415,7 +415,7 @@ static void errors(void) {
     batch.rejected = two;
     REFUSED(FORWARD, DPO_ERROR_INDEX, "rejected[0]: expected a sequence index below 2, found 2");
     batch = PADDED;
-    batch.pairing = DPO_UNPAIRED;
+    batch.pair_layout = DPO_PAIRS_NONE;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "pairs: expected a layout with pairs, for a loss, found Pairs::None");
     batch = PADDED;
     loss.beta = 0.0;

@@ -9,7 +9,7 @@ use dpo_kernels::loss::PairTensors;
 use dpo_kernels::{Batch, Coef, HostBatch, Labels, Logit, PairLoss};
 
 use crate::inputs::PairInputs;
-use crate::output::{DpoOutput, Figures, Means, TokenMetrics};
+use crate::output::{BatchMetrics, DpoOutput, Means, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -36,11 +36,11 @@ macro_rules! with_slice {
     }};
 }
 
-/// Log-probs of the sequences, and figures of the tokens where they are asked for.
-pub(crate) fn floor_1(rows: &Rows, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
+/// Log-probs of the sequences, and metrics of the tokens where they are asked for.
+pub(crate) fn logps(rows: &Rows, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
     let host = HostTargets::new(targets, rows.vocab, rows.stride)?;
     let batch = host.batch();
-    let batch = HostBatch { pairs: targets.pairs_of_floor_1(batch.pairs), ..batch };
+    let batch = HostBatch { pairs: targets.pairs_of_logps(batch.pairs), ..batch };
     let mut out = empty_logps(targets);
     with_slice!(rows.logits, |logits| cpu::logps(&batch, logits, host.labels(), &mut out))
         .map_err(Error::wrap)?;
@@ -75,7 +75,7 @@ pub(crate) fn dpo_loss(
         logps: vector(logps.logps.clone())?,
         coef: vector(pairs.coef.clone())?,
         token_metrics: token_metrics(targets, logps.metrics.take())?,
-        figures: Figures::Host { metrics: pairs.metrics, status: logps.status },
+        batch_metrics: BatchMetrics::Host { metrics: pairs.metrics, status: logps.status },
         loss: rows.logits.apply_op1(DpoLoss {
             targets: host,
             logps,
@@ -85,7 +85,7 @@ pub(crate) fn dpo_loss(
     })
 }
 
-/// Where floor 1 is to write.
+/// Where `logps` is to write.
 fn empty_logps(targets: &Targets) -> Logps<f32> {
     Logps { metrics: targets.token_metrics.then(Default::default), ..Logps::default() }
 }

@@ -8,9 +8,9 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Error, Layout, Result, Shape, Storage, Tensor,
 };
-use dpo_kernels::batch::{Metrics, Status, TokenMeans};
+use dpo_kernels::batch::{MeanTokenMetrics, PairMetrics, Status};
 use dpo_kernels::cuda::Kernels;
-use dpo_kernels::cuda::params::{DpoMetrics, DpoStatus, DpoTokenMeans};
+use dpo_kernels::cuda::params::{DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceArray, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
     PairBuffers, TokenMetricsBuffers,
@@ -18,7 +18,7 @@ use dpo_kernels::cuda::plan::{
 use dpo_kernels::{LabelType, PairLoss};
 
 use crate::inputs::PairInputs;
-use crate::output::{DpoOutput, Figures, Means, TokenMetrics};
+use crate::output::{BatchMetrics, DpoOutput, Means, TokenMetrics};
 use crate::rows::Rows;
 use crate::targets::Targets;
 
@@ -27,14 +27,14 @@ const fn words<T>() -> usize {
     size_of::<T>() / 4
 }
 
-/// Log-probs of the sequences, and figures of the tokens where they are asked for.
-pub(crate) fn floor_1(
+/// Log-probs of the sequences, and metrics of the tokens where they are asked for.
+pub(crate) fn logps(
     device: &CudaDevice,
     rows: &Rows,
     targets: &Targets,
 ) -> Result<(Tensor, Option<TokenMetrics>)> {
     let batch = device_batch(rows, targets)?;
-    let batch = DeviceBatch { pairs: targets.pairs_of_floor_1(batch.pairs), ..batch };
+    let batch = DeviceBatch { pairs: targets.pairs_of_logps(batch.pairs), ..batch };
     let logps = zeros(rows, batch.sequences.count(), DType::F32)?;
     let status = zeros(rows, words::<DpoStatus>(), DType::U32)?;
     let metrics = token_metrics(rows, targets)?;
@@ -63,7 +63,7 @@ pub(crate) fn dpo_loss(
     let (logps, coef) = (per_sequence()?, per_sequence()?);
     let (pair_losses, margins) = (per_pair()?, per_pair()?);
     let (chosen_rewards, rejected_rewards) = (per_pair()?, per_pair()?);
-    let metrics = zeros(rows, words::<DpoMetrics>(), DType::F32)?;
+    let metrics = zeros(rows, words::<DpoPairMetrics>(), DType::F32)?;
     let status = zeros(rows, words::<DpoStatus>(), DType::U32)?;
     let token_metrics = token_metrics(rows, targets)?;
     let token_weights = (batch.ld_alpha != 1.0).then(per_row).transpose()?;
@@ -106,11 +106,11 @@ pub(crate) fn dpo_loss(
         logps,
         coef,
         token_metrics,
-        figures: Figures::Device { metrics, status },
+        batch_metrics: BatchMetrics::Device { metrics, status },
     })
 }
 
-/// Tensors for the figures of the tokens, where they are asked for.
+/// Tensors for the metrics of the tokens, where they are asked for.
 fn token_metrics(rows: &Rows, targets: &Targets) -> Result<Option<TokenMetrics>> {
     if !targets.token_metrics {
         return Ok(None);
@@ -122,7 +122,7 @@ fn token_metrics(rows: &Rows, targets: &Targets) -> Result<Option<TokenMetrics>>
         mean_logit: of_tokens()?,
         sum_p2: of_tokens()?,
         sequence_log_weights: zeros(rows, targets.sequences(), DType::F32)?,
-        means: Means::Device(zeros(rows, words::<DpoTokenMeans>(), DType::U32)?),
+        means: Means::Device(zeros(rows, words::<DpoMeanTokenMetrics>(), DType::U32)?),
     }))
 }
 
@@ -202,7 +202,7 @@ impl CustomOp1 for DpoLoss {
     }
 }
 
-/// Queues floor 1, and floor 2 where there is a loss.
+/// Queues `logps`, and `pair_loss` where there is a loss.
 fn forward(
     device: &CudaDevice,
     rows: &Rows,
@@ -304,20 +304,20 @@ fn kernels(device: &CudaDevice) -> Result<Arc<Kernels>> {
     Ok(kernels)
 }
 
-/// Metrics in the order of [`DpoMetrics`].
-pub(crate) fn read_metrics(metrics: &Tensor) -> Result<Metrics<f32>> {
+/// PairMetrics in the order of [`DpoPairMetrics`].
+pub(crate) fn read_metrics(metrics: &Tensor) -> Result<PairMetrics<f32>> {
     let values: Vec<f32> = metrics.to_vec1()?;
     let [loss, chosen_reward, rejected_reward, margin, accuracy] =
-        values.try_into().expect("five figures of a batch");
-    Ok(Metrics { loss, chosen_reward, rejected_reward, margin, accuracy })
+        values.try_into().expect("five metrics of a batch");
+    Ok(PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy })
 }
 
-/// Means in the order of [`DpoTokenMeans`], whose first word is a number and the others are floats.
-pub(crate) fn read_means(means: &Tensor) -> Result<TokenMeans<f32>> {
+/// Means in the order of [`DpoMeanTokenMetrics`], whose first word is a number and the others are floats.
+pub(crate) fn read_means(means: &Tensor) -> Result<MeanTokenMetrics<f32>> {
     let words: [u32; 6] = means.to_vec1()?.try_into().expect("six words");
     let [scored, floats @ ..] = words;
     let [entropy, accuracy, mean_logit, logsumexp, sum_p2] = floats.map(f32::from_bits);
-    Ok(TokenMeans { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 })
+    Ok(MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 })
 }
 
 pub(crate) fn read_status(status: &Tensor) -> Result<Status> {

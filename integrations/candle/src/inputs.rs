@@ -20,7 +20,7 @@ use crate::targets::Targets;
 /// let device = Device::Cpu;
 /// let inputs = PairInputs {
 ///     weight: Some(Tensor::new(&[1f32, 0.5], &device)?),
-///     margin: Some(Tensor::new(&[0f32, 1.0], &device)?),
+///     gamma: Some(Tensor::new(&[0f32, 1.0], &device)?),
 ///     ..PairInputs::default()
 /// };
 /// let targets = Targets::padded(&Tensor::new(&[[0i64, 1], [0, 2], [0, 3], [0, 4]], &device)?)?;

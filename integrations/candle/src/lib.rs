@@ -45,7 +45,7 @@ mod rows;
 mod targets;
 
 use candle_core::{Device, Error, Result, Tensor};
-pub use dpo_kernels::batch::{IGNORE_INDEX, Metrics, Status, TokenMeans};
+pub use dpo_kernels::batch::{IGNORE_INDEX, MeanTokenMetrics, PairMetrics, Status};
 pub use dpo_kernels::loss::ALL;
 pub use dpo_kernels::{LabelAlignment, PairLoss, Pairs, Transform, ref_cache};
 
@@ -110,26 +110,26 @@ pub fn dpo_loss_with(
 /// As [`dpo_loss`]. A bad label or a non-finite row makes the log-prob of its sequence non-finite.
 pub fn sequence_logps(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
     let without = Targets { token_metrics: false, ..targets.clone() };
-    Ok(floor_1(logits, &without)?.0)
+    Ok(logps(logits, &without)?.0)
 }
 
-/// Figures of every token, without a loss and without a gradient: what WPO, for one, weighs sequences by before its loss
+/// Metrics of every token, without a loss and without a gradient: what WPO, for one, weighs sequences by before its loss
 /// is computed. Where they are only to be logged, [`Targets::with_token_metrics`] has them from the loss's own read.
 ///
 /// # Errors
 ///
 /// As [`sequence_logps`].
 pub fn token_metrics(logits: &Tensor, targets: &Targets) -> Result<TokenMetrics> {
-    let (_, metrics) = floor_1(logits, &targets.clone().with_token_metrics())?;
+    let (_, metrics) = logps(logits, &targets.clone().with_token_metrics())?;
     Ok(metrics.expect("they were asked for"))
 }
 
-fn floor_1(logits: &Tensor, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
+fn logps(logits: &Tensor, targets: &Targets) -> Result<(Tensor, Option<TokenMetrics>)> {
     let rows = Rows::new(logits, targets)?;
     match logits.device() {
-        Device::Cpu => cpu::floor_1(&rows, targets),
+        Device::Cpu => cpu::logps(&rows, targets),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => cuda::floor_1(device, &rows, targets),
+        Device::Cuda(device) => cuda::logps(device, &rows, targets),
         other => Err(unsupported(other)),
     }
 }

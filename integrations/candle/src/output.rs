@@ -1,7 +1,7 @@
 //! What a trainer gets from a batch of pairs.
 
 use candle_core::{Result, Tensor};
-use dpo_kernels::batch::{Metrics, Status, TokenMeans};
+use dpo_kernels::batch::{MeanTokenMetrics, PairMetrics, Status};
 
 /// The loss of a batch of pairs, and what there is to know about it.
 ///
@@ -23,9 +23,9 @@ pub struct DpoOutput {
     pub logps: Tensor,
     /// `[S]`: c_s = ∂loss/∂logp_s.
     pub coef: Tensor,
-    /// Figures of every token, where [the targets](crate::Targets::with_token_metrics) ask for them.
+    /// Metrics of every token, where [the targets](crate::Targets::with_token_metrics) ask for them.
     pub token_metrics: Option<TokenMetrics>,
-    pub(crate) figures: Figures,
+    pub(crate) batch_metrics: BatchMetrics,
 }
 
 /// What one read of the logits tells of each token beside its log-prob: [`dpo_kernels::TokenMetrics`] as f32 tensors on
@@ -50,7 +50,7 @@ pub struct TokenMetrics {
 /// Means over the batch, where the pass left them.
 #[derive(Debug, Clone)]
 pub(crate) enum Means {
-    Host(TokenMeans<f32>),
+    Host(MeanTokenMetrics<f32>),
     #[cfg(feature = "cuda")]
     Device(Tensor),
 }
@@ -61,7 +61,7 @@ impl TokenMetrics {
     /// # Errors
     ///
     /// On a GPU, the failure of anything queued before.
-    pub fn means(&self) -> Result<TokenMeans<f32>> {
+    pub fn means(&self) -> Result<MeanTokenMetrics<f32>> {
         match &self.means {
             Means::Host(means) => Ok(*means),
             #[cfg(feature = "cuda")]
@@ -72,9 +72,9 @@ impl TokenMetrics {
 
 /// Metrics and status, where the pass left them.
 #[derive(Debug, Clone)]
-pub(crate) enum Figures {
+pub(crate) enum BatchMetrics {
     Host {
-        metrics: Metrics<f32>,
+        metrics: PairMetrics<f32>,
         status: Status,
     },
     #[cfg(feature = "cuda")]
@@ -90,11 +90,11 @@ impl DpoOutput {
     /// # Errors
     ///
     /// On a GPU, the failure of anything queued before.
-    pub fn metrics(&self) -> Result<Metrics<f32>> {
-        match &self.figures {
-            Figures::Host { metrics, .. } => Ok(*metrics),
+    pub fn metrics(&self) -> Result<PairMetrics<f32>> {
+        match &self.batch_metrics {
+            BatchMetrics::Host { metrics, .. } => Ok(*metrics),
             #[cfg(feature = "cuda")]
-            Figures::Device { metrics, .. } => crate::cuda::read_metrics(metrics),
+            BatchMetrics::Device { metrics, .. } => crate::cuda::read_metrics(metrics),
         }
     }
 
@@ -105,10 +105,10 @@ impl DpoOutput {
     ///
     /// On a GPU, the failure of anything queued before.
     pub fn status(&self) -> Result<Status> {
-        match &self.figures {
-            Figures::Host { status, .. } => Ok(*status),
+        match &self.batch_metrics {
+            BatchMetrics::Host { status, .. } => Ok(*status),
             #[cfg(feature = "cuda")]
-            Figures::Device { status, .. } => crate::cuda::read_status(status),
+            BatchMetrics::Device { status, .. } => crate::cuda::read_status(status),
         }
     }
 }

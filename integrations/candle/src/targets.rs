@@ -200,7 +200,7 @@ impl Targets {
     }
 
     /// The pairs that a pass without a loss looks at: LD-DPO's weights are those of a pair.
-    pub(crate) fn pairs_of_floor_1<A>(&self, pairs: Pairs<A>) -> Pairs<A> {
+    pub(crate) fn pairs_of_logps<A>(&self, pairs: Pairs<A>) -> Pairs<A> {
         if self.ld_alpha == 1.0 { Pairs::None } else { pairs }
     }
 }

@@ -39,7 +39,7 @@ fn pass(logits: &Tensor, targets: &Targets, extras: bool, device: &Device) -> Re
         let inputs = PairInputs {
             ref_logps: Some(ref_logps),
             beta: vector(&[0.2, 0.5])?,
-            margin: vector(&[0.5, -0.25])?,
+            gamma: vector(&[0.5, -0.25])?,
             weight: vector(&[2.0, 0.5])?,
             label_smoothing: vector(&[0.1, 0.3])?,
             sequence_log_weights: Some(token_metrics(&view, targets)?.sequence_log_weights),

@@ -77,7 +77,7 @@ fn inputs_of_another_type_or_shape() {
         PairInputs { kl_logps: Some(zeros(&[3], DType::F32)), ..PairInputs::default() }
     }
     refused!(
-        ref_logps: F32 [2], lengths: U32 [2], beta: F32 [1], margin: F32 [1], weight: F32 [1],
+        ref_logps: F32 [2], lengths: U32 [2], beta: F32 [1], gamma: F32 [1], weight: F32 [1],
         label_smoothing: F32 [1], sequence_log_weights: F32 [2], kl_ref_logps: F32 [3], normalizer: F32 [],
         chosen_tokens: F32 [],
     );
@@ -94,7 +94,7 @@ fn inputs_that_the_loss_has_no_use_for_or_lacks() {
     let number = |value: f32| Some(Tensor::new(value, &Device::Cpu).unwrap());
     let none = PairInputs::default;
     let apo = PairLoss::apo_zero(0.1).unwrap();
-    assert!(run(PairInputs { margin: one(), ..none() }, apo).starts_with("margin: expected none"));
+    assert!(run(PairInputs { gamma: one(), ..none() }, apo).starts_with("gamma: expected none"));
     let without = run(PairInputs { chosen_tokens: number(4.0), ..none() }, loss());
     assert!(without.starts_with("chosen_tokens: expected none, for a loss without sft"));
     assert!(

@@ -1,7 +1,7 @@
 //! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64 reference.
 
 use candle_core::{DType, Device, Tensor, Var};
-use dpo_kernels::batch::{PairOutputs, TokenMeans};
+use dpo_kernels::batch::{MeanTokenMetrics, PairOutputs};
 use dpo_kernels::{
     Coef, HostBatch, LabelAlignment, Labels, Logps, PairLoss, Pairs, Sequences, Transform, loss, reference,
 };
@@ -18,7 +18,7 @@ const UPSTREAM: f64 = 3.0;
 const LABELS: [i64; SEQUENCES * LEN] =
     [-100, 3, 1, 4, 1, -100, -100, -100, 5, 9, -100, 2, 6, 5, -100, -100, 3, 5, 8, 7];
 
-/// f32 sums of a few dozen terms, and figures rounded to f32, relative to the largest.
+/// f32 sums of a few dozen terms, and metrics rounded to f32, relative to the largest.
 const TOLERANCE: f64 = 1e-5;
 
 fn logits() -> Vec<f32> {
@@ -57,7 +57,7 @@ fn assert_close(found: &Tensor, expected: &[f64]) {
     }
 }
 
-/// Floors 1 and 2 of the reference, and the gradient times [`UPSTREAM`].
+/// `logps` and `pair_loss` of the reference, and the gradient times [`UPSTREAM`].
 fn expected(
     batch: &HostBatch<'_>,
     inputs: &PairInputs,
@@ -66,10 +66,10 @@ fn expected(
     let floats = |given: &Option<Tensor>| given.as_ref().map(values);
     let number = |given: &Option<Tensor>| given.as_ref().map(|number| values(number)[0]);
     let lengths: Option<Vec<u32>> = inputs.lengths.as_ref().map(|lengths| lengths.to_vec1().unwrap());
-    let [ref_logps, beta, margin, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] = [
+    let [ref_logps, beta, gamma, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] = [
         &inputs.ref_logps,
         &inputs.beta,
-        &inputs.margin,
+        &inputs.gamma,
         &inputs.weight,
         &inputs.label_smoothing,
         &inputs.sequence_log_weights,
@@ -81,7 +81,7 @@ fn expected(
         ref_logps: ref_logps.as_deref(),
         lengths: lengths.as_deref(),
         beta: beta.as_deref(),
-        margin: margin.as_deref(),
+        gamma: gamma.as_deref(),
         weight: weight.as_deref(),
         label_smoothing: label_smoothing.as_deref(),
         sequence_log_weights: sequence_log_weights.as_deref(),
@@ -163,7 +163,7 @@ fn length_desensitization() {
 fn values_of_each_pair() {
     let all = PairInputs {
         beta: vector(&[0.2, 0.5]),
-        margin: vector(&[0.5, -0.25]),
+        gamma: vector(&[0.5, -0.25]),
         weight: vector(&[2.0, 0.5]),
         label_smoothing: vector(&[0.1, 0.3]),
         sequence_log_weights: vector(&[-0.5, -1.0, -0.25, 0.125]),
@@ -172,7 +172,7 @@ fn values_of_each_pair() {
     };
     // Each alone, and together.
     check(targets(), batch(), &PairInputs { beta: all.beta.clone(), ..ref_logps() }, &sigmoid());
-    check(targets(), batch(), &PairInputs { margin: all.margin.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &PairInputs { gamma: all.gamma.clone(), ..ref_logps() }, &sigmoid());
     check(targets(), batch(), &PairInputs { weight: all.weight.clone(), ..ref_logps() }, &sigmoid());
     let smoothed = PairInputs { label_smoothing: all.label_smoothing.clone(), ..ref_logps() };
     check(targets(), batch(), &smoothed, &sigmoid());
@@ -220,11 +220,11 @@ fn figures_of_each_token() {
     {
         let expected = expected(&batch, &ref_logps(), &sigmoid()).0.metrics.unwrap();
         let asked = dpo_loss_with(&logits, &targets.clone().with_token_metrics(), &ref_logps(), &sigmoid());
-        let figures = [token_metrics(&logits, &targets), asked.map(|output| output.token_metrics.unwrap())];
-        for figures in figures {
-            let figures = figures.unwrap();
-            assert_close_means(&figures, &expected.means);
-            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights, .. } = figures;
+        let metrics = [token_metrics(&logits, &targets), asked.map(|output| output.token_metrics.unwrap())];
+        for metrics in metrics {
+            let metrics = metrics.unwrap();
+            assert_close_means(&metrics, &expected.means);
+            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights, .. } = metrics;
             assert_eq!(entropy.dims(), [SEQUENCES, LEN]);
             assert_close(&entropy, &expected.entropy);
             assert_eq!(values(&correct), expected.correct);
@@ -244,8 +244,8 @@ fn figures_of_each_token() {
 }
 
 /// Means of the batch against those of f64.
-fn assert_close_means(figures: &TokenMetrics, expected: &TokenMeans<f64>) {
-    let found = figures.means().unwrap();
+fn assert_close_means(metrics: &TokenMetrics, expected: &MeanTokenMetrics<f64>) {
+    let found = metrics.means().unwrap();
     assert_eq!(found.scored, expected.scored);
     for (name, found, expected) in [
         ("entropy", found.entropy, expected.entropy),

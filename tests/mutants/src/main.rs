@@ -1,6 +1,6 @@
 //! `make mutants`: applies each mutation to a scratch copy of the kernels, compiles it to PTX, and runs the differential
 //! suite on the interpreter with it. Every mutant must be killed; a table says by what. Arguments restrict the run to the
-//! mutants whose file or description contains one of them: `make mutants ONLY="dealing.cuh slice"`.
+//! mutants whose file or description contains one of them: `make mutants ONLY="row_team.cuh slice"`.
 
 #[path = "../../../build/compile.rs"]
 #[allow(dead_code)] // the build script uses all of it

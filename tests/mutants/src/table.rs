@@ -63,24 +63,24 @@ pub const MUTANTS: [Mutant; 139] = [
         "p.token_weights[row] = not_a_number();",
     ),
     mutant(
-        "the findings of floor 2 start as garbage",
+        "the findings of `pair_loss` start as garbage",
         "pair_loss.cu",
         "reinterpret_cast<u32 *>(&progress)[threadIdx.x] = 0;",
         "return;",
     ),
-    // Rows and slices dealt to blocks.
-    mutant("teams without rows score some", "dealing.cuh", "return row < end_row;", "return true;"),
+    // Rows and slices divided among blocks.
+    mutant("teams without rows row_logp some", "row_team.cuh", "return row < end_row;", "return true;"),
     mutant(
         "the last block counts rows that are not there",
-        "dealing.cuh",
-        "min(first_row + dealing.rows_per_block, rows)",
-        "first_row + dealing.rows_per_block",
+        "row_team.cuh",
+        "min(first_row + partition.rows_per_block, rows)",
+        "first_row + partition.rows_per_block",
     ),
     mutant(
         "a team sums as if it had the block",
-        "dealing.cuh",
-        "rank = threadIdx.x % team;",
-        "rank = threadIdx.x;",
+        "row_team.cuh",
+        "thread = threadIdx.x % threads;",
+        "thread = threadIdx.x;",
     ),
     mutant(
         "teams share their rows' partial sums",
@@ -91,14 +91,14 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "a run of rows passes the end of the sequence",
         "stages.cuh",
-        "min(at.end, share.end_row) - row : 1",
-        "share.end_row - row : 1",
+        "min(at.end, team.end_row) - row : 1",
+        "team.end_row - row : 1",
     ),
     mutant(
         "a slice reads into the next",
         "row.cuh",
-        "first + int(dealing.slice_vectors)",
-        "first + int(dealing.slice_vectors) + 1",
+        "first + int(partition.slice_vectors)",
+        "first + int(partition.slice_vectors) + 1",
     ),
     mutant(
         "whole vectors of the next slice",
@@ -121,19 +121,19 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "the last slice is as long as the others",
         "row.cuh",
-        "slice + 1 < dealing.blocks_per_row",
-        "dealing.blocks_per_row > 1",
+        "slice + 1 < partition.blocks_per_row",
+        "partition.blocks_per_row > 1",
     ),
     mutant(
         "a slice's sum in its neighbour's place",
         "forward.cu",
-        "sums[share.slice] =",
-        "sums[share.slice ^ 1] =",
+        "sums[team.slice] =",
+        "sums[team.slice ^ 1] =",
     ),
     mutant(
         "rows share their slices' sums",
         "forward.cu",
-        "p.slice_sums + i64(share.row) * slices",
+        "p.slice_sums + i64(team.row) * slices",
         "p.slice_sums",
     ),
     mutant(
@@ -145,13 +145,13 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "nobody waits for the other slices",
         "forward.cu",
-        "if (!arrive_last(&p.row_slices_done[share.row], 1, slices)) return false;",
-        "if (share.slice > 0) return false;",
+        "if (!arrive_last(&p.row_slices_done[team.row], 1, slices)) return false;",
+        "if (team.slice > 0) return false;",
     ),
     mutant(
         "every slice of a row that is not scored counts",
         "forward.cu",
-        "        if (share.slice > 0) return false;\n    } else",
+        "        if (team.slice > 0) return false;\n    } else",
         "    } else",
     ),
     mutant(
@@ -169,8 +169,8 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "the last vectors are not differentiated",
         "gradient.cuh",
-        "k + 1 < kGroup; ++k) {\n            if (j + k * team < end) {\n                store",
-        "k + 2 < kGroup; ++k) {\n            if (j + k * team < end) {\n                store",
+        "k + 1 < kGroup; ++k) {\n            if (j + k * threads < end) {\n                store",
+        "k + 2 < kGroup; ++k) {\n            if (j + k * threads < end) {\n                store",
     ),
     // Loads at every phase, heads and tails.
     mutant("bits shift the wrong way", "row.cuh", "__funnelshift_r(", "__funnelshift_l("),
@@ -193,8 +193,8 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "the last vector is skipped",
         "softmax.cuh",
-        "share.rank); j < vectors.end; j +=",
-        "share.rank); j + 1 < vectors.end; j +=",
+        "team.thread); j < vectors.end; j +=",
+        "team.thread); j + 1 < vectors.end; j +=",
     ),
     mutant(
         "bf16 halves swapped",
@@ -248,7 +248,7 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "the residual of infinity is NaN",
         "stages.cuh",
-        "if (!isfinite(score.logsumexp)) score.residual = 0.0f;",
+        "if (!isfinite(row_logp.logsumexp)) row_logp.residual = 0.0f;",
         "",
     ),
     // Rows, labels and sequences.
@@ -288,7 +288,7 @@ pub const MUTANTS: [Mutant; 139] = [
     ),
     mutant("an empty sequence divides by zero", "pair_loss.cuh", "max(lengths[s], 1u)", "lengths[s]"),
     mutant("a tie counts as right", "pair_loss.cuh", "w > l ? 1.0 : 0.0", "w >= l ? 1.0 : 0.0"),
-    mutant("no normaliser for indexed pairs", "pair_loss.cuh", "coef / shared.normalizer", "coef"),
+    mutant("no normaliser for indexed pairs", "pair_loss.cuh", "coef / scalars.normalizer", "coef"),
     mutant(
         "an undesirable sequence counts as desirable",
         "pair_loss.cuh",
@@ -352,7 +352,12 @@ pub const MUTANTS: [Mutant; 139] = [
         "flip - sigmoid(-z)}",
         "-flip - sigmoid(-z)}",
     ),
-    mutant("hinge past its margin has a slope", "losses.cuh", "Value{0.0f, 0.0f} :", "Value{0.0f, -1.0f} :"),
+    mutant(
+        "hinge past its margin has a slope",
+        "losses.cuh",
+        "ValueSlope{0.0f, 0.0f} :",
+        "ValueSlope{0.0f, -1.0f} :",
+    ),
     mutant(
         "ipo is summed, not averaged",
         "losses.cuh",
@@ -370,21 +375,21 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "nca weighs both alike",
         "losses.cuh",
-        "Value{0.5f * softplus(v), 0.5f",
-        "Value{softplus(v), 1.0f",
+        "ValueSlope{0.5f * softplus(v), 0.5f",
+        "ValueSlope{softplus(v), 1.0f",
     ),
     mutant(
         "bco draws the rejected in",
         "losses.cuh",
-        "Value{softplus(v), sigmoid(v)}",
-        "Value{softplus(v), -sigmoid(v)}",
+        "ValueSlope{softplus(v), sigmoid(v)}",
+        "ValueSlope{softplus(v), -sigmoid(v)}",
     ),
     mutant("sppo loses the rejected's target", "losses.cuh", "square((v + 0.5f)", "square((v - 0.5f)"),
     mutant(
         "apo_zero without its slope",
         "losses.cuh",
-        "Value{sigmoid(-u), -bell(u)}",
-        "Value{sigmoid(-u), bell(u)}",
+        "ValueSlope{sigmoid(-u), -bell(u)}",
+        "ValueSlope{sigmoid(-u), bell(u)}",
     ),
     mutant("apo_down forgets the margin", "losses.cuh", "w.scale * (bell(u) - slope)", "w.scale * bell(u)"),
     mutant(
@@ -396,8 +401,8 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "aot pairs the wrong ranks",
         "losses.cuh",
-        "smoothed_sigmoid(l.mate - l.scale",
-        "smoothed_sigmoid(w.mate - l.scale",
+        "smoothed_sigmoid(l.sorted_partner - l.scale",
+        "smoothed_sigmoid(w.sorted_partner - l.scale",
     ),
     mutant(
         "sft counts a pair, not its tokens",
@@ -436,7 +441,7 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "ignored rows are left as they are",
         "backward.cu",
-        "return fill(SliceVectors<Logit>(out, vocab, lead, p.dealing, share.slice), out - lead, share, 0.0f);",
+        "return fill(SliceVectors<Logit>(out, vocab, lead, p.partition, team.slice), out - lead, team, 0.0f);",
         "return;",
     ),
     mutant("writes between the rows", "row.cuh", "if (contains(first(j) + e)) out", "out"),
@@ -447,22 +452,22 @@ pub const MUTANTS: [Mutant; 139] = [
         "i64(row * u32(p.batch.row_stride))",
     ),
     // What stands around the loss.
-    mutant("sum e d stays as the reference rises", "figures.cuh", " - w * fminf(by, kMaxFloat) * s.sum", ""),
-    mutant("squares shrink once", "figures.cuh", "s.squares * w * w", "s.squares * w"),
-    mutant("the last of equal logits", "figures.cuh", "other.first < first)", "other.first > first)"),
+    mutant("sum e d stays as the reference rises", "metrics.cuh", " - w * fminf(by, kMaxFloat) * s.sum", ""),
+    mutant("squares shrink once", "metrics.cuh", "s.squares * w * w", "s.squares * w"),
+    mutant("the last of equal logits", "metrics.cuh", "other.first < first)", "other.first > first)"),
     mutant(
         "the last of equal logits of a thread",
-        "figures.cuh",
+        "metrics.cuh",
         "if (maximum > largest) {",
         "if (maximum >= largest) {",
     ),
     mutant(
         "what lies outside the row is capped",
-        "figures.cuh",
-        "inside ? map.minus(z[e], reference) : -infinity()",
-        "map.minus(z[e], reference)",
+        "metrics.cuh",
+        "inside ? transform.difference(z[e], reference) : -infinity()",
+        "transform.difference(z[e], reference)",
     ),
-    mutant("a masked token's e d is NaN", "figures.cuh", "fmaxf(d, kDeepest)", "d"),
+    mutant("a masked token's e d is NaN", "metrics.cuh", "fmaxf(d, kDeepest)", "d"),
     mutant(
         "means count rows that are not scored",
         "token_sums.cuh",
@@ -479,7 +484,7 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "means of what is out of order",
         "stages.cuh",
-        "            if (kFigures) set_tokens(p, s, not_a_number());\n",
+        "            if (kMetrics) set_tokens(p, s, not_a_number());\n",
         "",
     ),
     mutant(
@@ -507,7 +512,7 @@ pub const MUTANTS: [Mutant; 139] = [
         "copysignf(fmaf(-2.0f * cap, q, cap), z)",
         "fmaf(-2.0f * cap, q, cap)",
     ),
-    mutant("one token too many counts in full", "weights.cuh", "rank < full", "rank <= full"),
+    mutant("one token too many counts in full", "weights.cuh", "index < full", "index <= full"),
     mutant("a sequence is its own partner", "weights.cuh", "sequence ^ 1u : across", "sequence : sequence"),
     mutant(
         "no barrier between the warps' counts and their sum",
@@ -565,20 +570,20 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "factored: the label's logit is read after the merge",
         "factored.cu",
-        "RowScore::of(total, label_logit, map)",
-        "RowScore::of(total, Logit::widen_one(slice.logits[at.label]), map)",
+        "RowLogp::of(total, label_logit, transform)",
+        "RowLogp::of(total, Logit::widen_one(slice.logits[at.label]), transform)",
     ),
     mutant(
         "factored: every block's sum is the first one's",
         "cluster.cuh",
-        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(rank)",
+        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(block)",
         "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(0)",
     ),
     mutant(
         "factored: the first block's sum is left out",
         "factored.cu",
-        "for (u32 rank = 0; rank < blocks; ++rank)",
-        "for (u32 rank = 1; rank < blocks; ++rank)",
+        "for (u32 block = 0; block < blocks; ++block)",
+        "for (u32 block = 1; block < blocks; ++block)",
     ),
     mutant(
         "factored: one vector too many is kept",
@@ -607,13 +612,13 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "factored: what was not kept is not written",
         "factored.cu",
-        "        writer.template write_rest<kStraddling>(j, team);\n",
+        "        writer.template write_rest<kStraddling>(j, threads);\n",
         "",
     ),
     mutant(
         "factored: every thread's next vector is its first",
         "gradient.cuh",
-        "                next += team;\n",
+        "                next += threads;\n",
         "",
     ),
     mutant(
@@ -631,25 +636,25 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "factored: every block finishes its row",
         "factored.cu",
-        "if (share.slice == 0) finish_rows",
+        "if (team.slice == 0) finish_rows",
         "finish_rows",
     ),
     mutant(
         "factored: row * stride in 32 bits",
         "factored.cu",
-        "i64(share.row) * p.forward.batch.row_stride",
-        "i64(share.row * u32(p.forward.batch.row_stride))",
+        "i64(team.row) * p.forward.batch.row_stride",
+        "i64(team.row * u32(p.forward.batch.row_stride))",
     ),
     mutant(
         "factored: rows that are not scored stay as they are",
         "factored.cu",
-        "        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, share, score.logsumexp);\n",
+        "        fill(SliceVectors<Logit>(slice.out, slice.count, lead), slice.out - lead, team, row_logp.logsumexp);\n",
         "",
     ),
     mutant(
         "factored: rows that cannot be scored become 0",
         "factored.cu",
-        "slice.out - lead, share, score.logsumexp)",
-        "slice.out - lead, share, 0.0f)",
+        "slice.out - lead, team, row_logp.logsumexp)",
+        "slice.out - lead, team, 0.0f)",
     ),
 ];

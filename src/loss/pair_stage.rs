@@ -1,10 +1,10 @@
-//! Floor 2 on the host, for the CPU backend in f32 and for the reference in f64: the arithmetic is f64 in both, since
+//! `pair_loss` on the host, for the CPU backend in f32 and for the reference in f64: the arithmetic is f64 in both, since
 //! there are two numbers per pair and width costs nothing.
 
 use super::inputs::PairInputs;
-use super::kind::{Kind, Pair, Side, Slopes, Term};
+use super::kind::{Kind, PairNumbers, Side, Slopes, Term};
 use super::{Normalizer, PairLoss};
-use crate::batch::{HostBatch, Metrics, PairOutputs, Pairs};
+use crate::batch::{HostBatch, PairMetrics, PairOutputs, Pairs};
 use crate::error::{Error, Result};
 
 /// What results are rounded to.
@@ -25,7 +25,7 @@ impl Rounded for f64 {
 }
 
 /// A batch of pairs with all that was given for it; checked.
-pub(crate) struct Floor<'a, F> {
+pub(crate) struct PairStage<'a, F> {
     pub pairs: Pairs<&'a [i32]>,
     pub logps: &'a [F],
     pub scored: Option<&'a [u32]>,
@@ -35,7 +35,7 @@ pub(crate) struct Floor<'a, F> {
 
 /// What all pairs share.
 #[derive(Debug, Clone, Copy)]
-struct Shared {
+struct BatchScalars {
     normalizer: f64,
     baseline: f64,
     per_token: f64,
@@ -66,7 +66,7 @@ fn sort(values: &mut [f64]) -> Vec<usize> {
     rank
 }
 
-impl<F: Rounded> Floor<'_, F> {
+impl<F: Rounded> PairStage<'_, F> {
     fn count(&self) -> usize {
         self.pairs.count(self.logps.len())
     }
@@ -100,7 +100,7 @@ impl<F: Rounded> Floor<'_, F> {
         self.scale(i, s, length_normalized) * (self.logp(s) - self.ref_logp(s))
     }
 
-    fn shared(&self) -> Shared {
+    fn batch_scalars(&self) -> BatchScalars {
         let scored = |s: Option<usize>| match (s, self.scored) {
             (Some(s), Some(scored)) => u64::from(scored[s]),
             _ => 0,
@@ -118,7 +118,7 @@ impl<F: Rounded> Floor<'_, F> {
             (None, Normalizer::Tokens) => (chosen_tokens + rejected_tokens) as f64,
         };
         let chosen_tokens = self.inputs.chosen_tokens.map_or(chosen_tokens as f64, Into::into);
-        Shared { normalizer, baseline: self.baseline(), per_token: normalizer / chosen_tokens }
+        BatchScalars { normalizer, baseline: self.baseline(), per_token: normalizer / chosen_tokens }
     }
 
     fn baseline(&self) -> f64 {
@@ -165,36 +165,37 @@ impl<F: Rounded> Floor<'_, F> {
         sorted
     }
 
-    fn term(&self, i: usize, term: &Term, shared: &Shared, sorted: &Sorted) -> Slopes {
+    fn term(&self, i: usize, term: &Term, scalars: &BatchScalars, sorted: &Sorted) -> Slopes {
         let (w, l) = self.members(i);
-        let side = |s: usize, mate: f64| Side {
+        let side = |s: usize, sorted_partner: f64| Side {
             logp: self.logp(s),
             log_ratio: self.logp(s) - self.ref_logp(s),
             length: self.length(s),
             scale: self.scale(i, s, term.length_normalized),
-            mate,
+            sorted_partner,
         };
-        let mate = |sorted: &[f64], rank: &[usize]| rank.get(i).map_or(f64::NAN, |&rank| sorted[rank]);
+        let sorted_partner =
+            |sorted: &[f64], rank: &[usize]| rank.get(i).map_or(f64::NAN, |&rank| sorted[rank]);
         let given = self.inputs.label_smoothing.filter(|_| term.kind.label_smoothing().is_some());
-        let pair = Pair {
-            chosen: w.map(|w| side(w, mate(&sorted.rejected, &sorted.chosen_rank))),
-            rejected: l.map(|l| side(l, mate(&sorted.chosen, &sorted.rejected_rank))),
+        let pair = PairNumbers {
+            chosen: w.map(|w| side(w, sorted_partner(&sorted.rejected, &sorted.chosen_rank))),
+            rejected: l.map(|l| side(l, sorted_partner(&sorted.chosen, &sorted.rejected_rank))),
             beta: self.beta(i),
-            margin: self.inputs.margin.map_or(self.loss.margin, |margin| margin[i].into()),
+            gamma: self.inputs.gamma.map_or(self.loss.gamma, |gamma| gamma[i].into()),
             label_smoothing: given.map_or(term.label_smoothing, |epsilon| epsilon[i].into()),
             divergence: self.loss.divergence,
-            baseline: shared.baseline,
-            per_token: shared.per_token,
-            mate: mate(&sorted.reference, &sorted.policy_rank),
+            baseline: scalars.baseline,
+            per_token: scalars.per_token,
+            sorted_partner: sorted_partner(&sorted.reference, &sorted.policy_rank),
         };
         term.kind.slopes(&pair)
     }
 
     /// Of all terms, weighted.
-    fn slopes(&self, i: usize, shared: &Shared, sorted: &Sorted) -> Slopes {
+    fn slopes(&self, i: usize, scalars: &BatchScalars, sorted: &Sorted) -> Slopes {
         let mut sum = Slopes::default();
         for term in self.loss.terms() {
-            let slopes = self.term(i, term, shared, sorted);
+            let slopes = self.term(i, term, scalars, sorted);
             sum.loss += term.weight * slopes.loss;
             sum.chosen += term.weight * slopes.chosen;
             sum.rejected += term.weight * slopes.rejected;
@@ -215,7 +216,7 @@ impl<F: Rounded> Floor<'_, F> {
 
     pub(crate) fn run(&self, out: &mut PairOutputs<F>) {
         let count = self.count();
-        let (shared, sorted) = (self.shared(), self.sorted());
+        let (scalars, sorted) = (self.batch_scalars(), self.sorted());
         for per_pair in
             [&mut out.pair_losses, &mut out.chosen_rewards, &mut out.rejected_rewards, &mut out.margins]
         {
@@ -224,11 +225,11 @@ impl<F: Rounded> Floor<'_, F> {
         out.coef.clear();
         out.coef.resize(self.logps.len(), F::default());
 
-        let mut sums = Metrics::<f64>::default();
+        let mut sums = PairMetrics::<f64>::default();
         let (mut chosen_count, mut rejected_count) = (0, 0);
         for i in 0..count {
             let (w, l) = self.members(i);
-            let slopes = self.slopes(i, &shared, &sorted);
+            let slopes = self.slopes(i, &scalars, &sorted);
             let reward = |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
             let (chosen_reward, rejected_reward) = (reward(w), reward(l));
             let margin = chosen_reward - rejected_reward;
@@ -238,7 +239,7 @@ impl<F: Rounded> Floor<'_, F> {
             out.margins.push(F::round(margin));
             for (s, slope) in [(w, slopes.chosen), (l, slopes.rejected)] {
                 if let Some(s) = s {
-                    out.coef[s] = F::round(out.coef[s].into() + slope / shared.normalizer);
+                    out.coef[s] = F::round(out.coef[s].into() + slope / scalars.normalizer);
                 }
             }
             sums.loss += slopes.loss;
@@ -251,8 +252,8 @@ impl<F: Rounded> Floor<'_, F> {
         }
         let chosen_reward = sums.chosen_reward / chosen_count as f64;
         let rejected_reward = sums.rejected_reward / rejected_count as f64;
-        out.metrics = Metrics {
-            loss: F::round(sums.loss / shared.normalizer),
+        out.metrics = PairMetrics {
+            loss: F::round(sums.loss / scalars.normalizer),
             chosen_reward: F::round(chosen_reward),
             rejected_reward: F::round(rejected_reward),
             margin: F::round(match self.pairs {
@@ -265,19 +266,19 @@ impl<F: Rounded> Floor<'_, F> {
 }
 
 impl HostBatch<'_> {
-    /// Floor 2 over this batch, checked.
-    pub(crate) fn floor_two<'a, F: Rounded>(
+    /// `pair_loss` over this batch, checked.
+    pub(crate) fn pair_stage<'a, F: Rounded>(
         &'a self,
         logps: &'a [F],
         scored: Option<&'a [u32]>,
         inputs: &'a PairInputs<'a, F>,
         loss: &'a PairLoss,
-    ) -> Result<Floor<'a, F>> {
+    ) -> Result<PairStage<'a, F>> {
         self.validate()?;
         let sequences = self.sequences.count();
         Error::check_len("logps", "[sequences]", sequences, logps.len())?;
-        loss.check_inputs(&self.pairs, sequences, &inputs.given(), scored.map(<[u32]>::len))?;
+        loss.check_inputs(&self.pairs, sequences, &inputs.lens(), scored.map(<[u32]>::len))?;
         loss.check_values(inputs)?;
-        Ok(Floor { pairs: self.pairs, logps, scored, inputs, loss })
+        Ok(PairStage { pairs: self.pairs, logps, scored, inputs, loss })
     }
 }

@@ -1,6 +1,6 @@
 //! Rows as the tuning table deals them to blocks: every entry, at its borders and at those of its slices.
 
-use dpo_kernels::cuda::tuning::{Dealing, Kernel, TABLE};
+use dpo_kernels::cuda::tuning::{Kernel, RowPartition, TABLE};
 use dpo_kernels::{DType, Logit};
 
 use crate::bounds::Expected;
@@ -31,8 +31,8 @@ pub fn short_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 
 /// Vocabularies of one slice and of several, just below, at and above where slices begin and end.
 fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<usize> {
-    let dealing = |vocab| Dealing::of(kernel, capability, dtype, vocab).params;
-    let sliced = |vocab: &usize| dealing(*vocab).blocks_per_row > 1;
+    let partition = |vocab| RowPartition::of(kernel, capability, dtype, vocab).params;
+    let sliced = |vocab: &usize| partition(*vocab).blocks_per_row > 1;
     let step = 4096 / dtype.size();
     let about = (step..).step_by(step).find(sliced).expect("long rows are sliced");
     let first = (about - step..).find(sliced).expect("that one at the latest");
@@ -41,7 +41,7 @@ fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<us
     let even = (about..)
         .step_by(width)
         .find(|&vocab| {
-            vocab == width * (dealing(vocab).blocks_per_row * dealing(vocab).slice_vectors) as usize
+            vocab == width * (partition(vocab).blocks_per_row * partition(vocab).slice_vectors) as usize
         })
         .expect("some row fills its slices");
     vec![first - 1, first, even - 1, even, even + 1]
@@ -65,7 +65,7 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
                 ..Spec::plain(vocab)
             });
             let border =
-                Dealing::of(kernel, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
+                RowPartition::of(kernel, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
             for (row, label) in [border - 1, border].into_iter().enumerate() {
                 case.labels.set(row, label.min(vocab - 1) as i64);
             }

@@ -1,5 +1,5 @@
 /*
- * The memory floor: what any pass over S bytes of logits must do at the least. The caller gives each thread its part.
+ * The memory bound: what any pass over S bytes of logits must do at the least. The caller gives each thread its part.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -10,12 +10,12 @@
 
 /*
  * Words of a line of the caches, and of a page. The processor's own prefetcher stops at the end of every page; asked for
- * each line a page ahead, memory is up to 1.4 times as fast, and a floor without it is none.
+ * each line a page ahead, memory is up to 1.4 times as fast, and a bound without it is none.
  */
 enum { LINE = 8, PAGE = 512 };
 
 /* A forward pass reads S. The sum keeps the compiler from leaving the reads out. */
-uint64_t floor_read(const uint64_t *from, size_t words) {
+uint64_t memory_bound_read(const uint64_t *from, size_t words) {
     uint64_t sum = 0;
     size_t i = 0;
     for (; i + LINE <= words; i += LINE) {
@@ -27,7 +27,7 @@ uint64_t floor_read(const uint64_t *from, size_t words) {
 }
 
 /* A backward pass reads S and writes S; streaming stores do not read what they are about to overwrite. */
-void floor_copy(uint64_t *restrict to, const uint64_t *restrict from, size_t words) {
+void memory_bound_copy(uint64_t *restrict to, const uint64_t *restrict from, size_t words) {
     size_t i = 0;
 #ifdef __SSE2__
     if ((uintptr_t)to % 16 == 0) {

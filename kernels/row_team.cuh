@@ -1,0 +1,29 @@
+// What a team of threads works on: a row, or one slice of it.
+//
+// The host decides how rows are divided among blocks (src/cuda/tuning.rs): several rows to a block, or several blocks to a
+// row. Which elements a thread meets in which order depends on the index in the row alone, so a row's sum has the same
+// bits wherever the row stands in the batch.
+#pragma once
+
+#include "params.h"
+#include "reduce.cuh"
+
+struct RowTeam {
+    u32 first_row, end_row; // rows of this block
+    u32 row;                // this team's; from end_row on there is none
+    u32 slice;
+    u32 threads; // threads that share the slice, whole warps
+    u32 thread; // of this thread among them
+
+    __device__ RowTeam(const DpoRowPartition &partition, u32 rows) {
+        threads = blockDim.x / partition.rows_per_block;
+        thread = threadIdx.x % threads;
+        first_row = blockIdx.x / partition.blocks_per_row * partition.rows_per_block;
+        end_row = min(first_row + partition.rows_per_block, rows);
+        row = first_row + threadIdx.x / threads;
+        slice = blockIdx.x % partition.blocks_per_row;
+    }
+
+    // The last block may have fewer rows than teams.
+    __device__ bool has_row() const { return row < end_row; }
+};
