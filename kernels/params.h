@@ -10,6 +10,9 @@
 #define DPO_DEVICE(type) unsigned long long
 #endif
 
+// Threads of the one block of pair_loss as a launch of its own.
+#define DPO_PAIR_LOSS_THREADS 512
+
 // How sequences form pairs.
 enum DpoPairLayout {
     DPO_PAIRS_CONCATENATED = 0, // (i, pairs + i)
@@ -181,6 +184,13 @@ struct DpoMeanTokenMetrics {
     float sum_p2;
 };
 
+// Everything that there is one of in a batch, side by side, so that one copy fetches it.
+struct DpoBatchMetrics {
+    struct DpoStatus status;
+    struct DpoPairMetrics pairs;
+    struct DpoMeanTokenMetrics tokens;
+};
+
 // What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
 // summed: logsumexp and the first four.
 struct DpoTokenMetrics {
@@ -190,7 +200,7 @@ struct DpoTokenMetrics {
     DPO_DEVICE(float) sum_p2;
     DPO_DEVICE(struct DpoTokenMetricSums) sums;   // [sequences], or null without the next two
     DPO_DEVICE(float) sequence_log_weights; // [sequences], or null
-    DPO_DEVICE(struct DpoMeanTokenMetrics) means; // or null
+    DPO_DEVICE(struct DpoMeanTokenMetrics) mean; // or null
 };
 
 // logps and pair_loss in one launch.

@@ -58,11 +58,11 @@ __device__ inline void set_tokens(const DpoForward &p, u32 sequence, float value
 // The batch, once all sequences are in. The whole block.
 __device__ inline void mean_tokens(const DpoForward &p) {
     __shared__ TokenSums partials[kMaxWarps];
-    if (!p.metrics.means) return;
+    if (!p.metrics.mean) return;
     TokenSums sum;
     for (u32 s = threadIdx.x; s < p.batch.sequences; s += blockDim.x) sum.merge(TokenSums(p.metrics.sums[s]));
     sum = reduce_block(sum, partials);
     if (threadIdx.x == 0)
-        *p.metrics.means = {u32(sum.scored), sum.mean(sum.entropy), sum.mean(sum.correct), sum.mean(sum.mean_logit),
+        *p.metrics.mean = {u32(sum.scored), sum.mean(sum.entropy), sum.mean(sum.correct), sum.mean(sum.mean_logit),
                             sum.mean(sum.logsumexp), sum.mean(sum.sum_p2)};
 }

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::batch::Status;
-use crate::gradient::GradientStatus;
 use crate::ref_cache::Problem;
+use crate::status::{GradientStatus, Status};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -144,5 +143,23 @@ impl Error {
         found: usize,
     ) -> Result<()> {
         Error::check_len(argument, shape, expected, found.min(expected))
+    }
+}
+
+impl Status {
+    /// # Errors
+    ///
+    /// [`Error::Data`] with this status, unless it is clean.
+    pub fn check(self) -> Result<()> {
+        if self.is_clean() { Ok(()) } else { Err(Error::Data(self)) }
+    }
+}
+
+impl GradientStatus {
+    /// # Errors
+    ///
+    /// [`Error::Gradient`] with this status, unless it is clean.
+    pub fn check(self) -> Result<()> {
+        if self.is_clean() { Ok(()) } else { Err(Error::Gradient(self)) }
     }
 }

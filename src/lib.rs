@@ -20,7 +20,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`batch`] | shapes, layouts, validation, results |
+//! | [`Batch`], [`Labels`], [`Sequences`], [`Pairs`] | shapes and layouts, checked |
+//! | [`Logps`], [`TokenMetrics`], [`PairOutputs`] | results, declared once for every [`memory`] |
 //! | [`loss`] | the losses: `pair_loss` |
 //! | [`cpu`] | the three stages in f32 on threads |
 #![cfg_attr(feature = "cuda", doc = "| [`cuda`] | the three stages on a GPU |")]
@@ -34,25 +35,40 @@
 #![deny(missing_docs)]
 #![warn(unsafe_op_in_unsafe_fn)]
 
-pub mod batch;
+mod batch;
+mod coef;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod error;
-mod gradient;
+mod dtype;
+mod error;
+mod labels;
 pub mod loss;
+pub mod memory;
+mod metrics;
+mod pairs;
 pub mod ref_cache;
 pub mod reference;
+mod results;
+mod sequences;
+mod status;
 pub mod theory;
 mod transform;
 
-pub use batch::{
-    Batch, DType, HostBatch, LabelAlignment, LabelType, Labels, Logit, Logps, PairMetrics, PairOutputs,
-    Pairs, Sequences, Status, TokenMetrics,
-};
+pub use batch::{Batch, HostBatch};
+pub use coef::Coef;
+pub use dtype::{DType, Logit};
 pub use error::{Error, Result};
-pub use gradient::{Coef, GradientStatus};
-pub use loss::PairLoss;
+pub use labels::{IGNORE_INDEX, LabelAlignment, LabelType, Labels};
+pub use loss::{PairInputs, PairLoss};
+pub use metrics::{MeanTokenMetrics, PairMetrics};
+pub use pairs::Pairs;
+pub use results::{
+    Forward, ForwardSlices, ForwardTensors, Logps, LogpsSlices, LogpsTensors, MetricsLevel, PairOutputSlices,
+    PairOutputTensors, PairOutputs, TokenMetricSlices, TokenMetricTensors, TokenMetrics,
+};
+pub use sequences::{IndexArray, Sequences};
+pub use status::{GradientStatus, Status};
 pub use transform::Transform;
 
 #[doc = include_str!("../docs/bring-your-own-loss.md")]

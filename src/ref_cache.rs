@@ -69,8 +69,10 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::batch::{HostBatch, Labels, Pairs};
+use crate::batch::HostBatch;
 use crate::error::{Error, Result};
+use crate::labels::Labels;
+use crate::pairs::Pairs;
 
 const MAGIC: [u8; 8] = *b"DPOREFLP";
 const VERSION: u32 = 1;

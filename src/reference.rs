@@ -8,7 +8,7 @@
 //! whole chain from logits to loss.
 //!
 //! ```
-//! use dpo_kernels::{HostBatch, PairLoss, reference};
+//! use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
 //!
 //! // One pair of one token each, over two candidates; the reference policy is indifferent.
 //! let batch = HostBatch::padded(2, 1, 2);
@@ -17,16 +17,20 @@
 //! let ref_logps = [0.5f64.ln(); 2];
 //!
 //! // The log-ratios differ by the logits' difference, 1, so u = β.
-//! let out = reference::pair_loss(&batch, &logps.logps, Some(&ref_logps), None, &PairLoss::sigmoid(2.0)?)?;
+//! let inputs = PairInputs::reference(&ref_logps);
+//! let out = reference::pair_loss(&batch, &logps.logps, None, &inputs, &PairLoss::sigmoid(2.0)?)?;
 //! assert!((out.margins[0] - 2.0).abs() < 1e-15);
 //! assert!((out.metrics.loss - (1.0 + (-2.0f64).exp()).ln()).abs() < 1e-15);
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-use crate::batch::{HostBatch, Labels, Logps, MeanTokenMetrics, PairOutputs, TokenMetrics};
+use crate::batch::HostBatch;
+use crate::coef::Coef;
 use crate::error::{Error, Result};
-use crate::gradient::Coef;
-use crate::loss::{PairInputs, PairLoss};
+use crate::labels::Labels;
+use crate::loss::{PairInputs, PairLoss, PairStage};
+use crate::metrics::MeanTokenMetricsSum;
+use crate::results::{Logps, PairOutputs, TokenMetrics};
 
 /// `logps`: log-probs of the labels, per token and per sequence.
 ///
@@ -62,7 +66,7 @@ pub fn logps<T: Copy + Into<f64>>(
         sum_p2: vec![0.0; rows],
         ..TokenMetrics::default()
     };
-    let mut sums = [0.0; 5];
+    let mut mean = MeanTokenMetricsSum::default();
     for s in 0..batch.sequences.count() {
         let full_tokens = batch.full_tokens(labels, s);
         let (mut logp, mut scored, mut adjusted) = (0.0, 0, 0.0);
@@ -109,15 +113,13 @@ pub fn logps<T: Copy + Into<f64>>(
             out.token_weights[r] = if scored < full_tokens { 1.0 } else { batch.ld_alpha.into() };
             logp += out.token_weights[r] * out.token_logps[r];
             adjusted += out.token_logps[r] - metrics.sum_p2[r].ln();
-            for (sum, metric) in sums.iter_mut().zip([
+            mean.add(
                 metrics.entropy[r],
                 metrics.correct[r],
                 metrics.mean_logit[r],
                 out.logsumexp[r],
                 metrics.sum_p2[r],
-            ]) {
-                *sum += metric;
-            }
+            );
             scored += 1;
         }
         if scored == 0 {
@@ -127,9 +129,7 @@ pub fn logps<T: Copy + Into<f64>>(
         out.scored.push(scored as u32);
         metrics.sequence_log_weights.push(adjusted / scored.max(1) as f64);
     }
-    let scored = out.scored.iter().sum::<u32>();
-    let [entropy, accuracy, mean_logit, logsumexp, sum_p2] = sums.map(|sum| sum / f64::from(scored.max(1)));
-    metrics.means = MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 };
+    metrics.mean = mean.mean();
     out.metrics = Some(metrics);
     Ok(out)
 }
@@ -145,27 +145,16 @@ pub fn logps<T: Copy + Into<f64>>(
 pub fn pair_loss(
     batch: &HostBatch<'_>,
     logps: &[f64],
-    ref_logps: Option<&[f64]>,
-    lengths: Option<&[u32]>,
-    loss: &PairLoss,
-) -> Result<PairOutputs<f64>> {
-    pair_loss_with(batch, logps, lengths, &PairInputs::of_reference(ref_logps), loss)
-}
-
-/// [`pair_loss`] with everything it can be given.
-///
-/// # Errors
-///
-/// Those of [`cpu::pair_loss_with`](crate::cpu::pair_loss_with).
-pub fn pair_loss_with(
-    batch: &HostBatch<'_>,
-    logps: &[f64],
     scored: Option<&[u32]>,
     inputs: &PairInputs<'_, f64>,
     loss: &PairLoss,
 ) -> Result<PairOutputs<f64>> {
+    batch.validate()?;
+    let extent = batch.extent();
+    Error::check_len("logps", "[sequences]", extent.sequences, logps.len())?;
+    loss.check_host_inputs(batch, inputs, scored.map(<[u32]>::len))?;
     let mut out = PairOutputs::default();
-    batch.pair_stage(logps, scored, inputs, loss)?.run(&mut out);
+    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out.slices(&extent)?);
     Ok(out)
 }
 

@@ -160,8 +160,8 @@ mod tests {
     use std::fmt::Debug;
 
     use super::*;
-    use crate::batch::Logit;
     use crate::cpu::simd::{Kernel, run_on_each};
+    use crate::dtype::Logit;
 
     /// Widens a chunk, multiplies it by a number, and narrows it again.
     #[derive(Clone)]

@@ -8,7 +8,7 @@ use super::element::{CHUNK, Element, VECTORS, prefetch, store, stream};
 use super::exp::{EXP2, Reference, each_two, exp2};
 use super::simd::{self, Kernel, LANES, Simd};
 use super::transform::{TransformKind, VectorTransform, with_transform};
-use crate::batch::Logit;
+use crate::dtype::Logit;
 
 /// Vectors of a block. A lane adds up this many f32 terms, in two halves, before the block's sum goes on in f64, so the
 /// rounding of a row's sum is bounded by this number, not by the vocabulary.
@@ -92,11 +92,6 @@ impl RowLogp {
 
     /// A row whose label is out of range. Its logsumexp is NaN so that `backward` makes the row's gradient NaN.
     pub const BAD_LABEL: RowLogp = RowLogp { logp: f32::NAN, logsumexp: f32::NAN, residual: 0.0 };
-
-    /// Puts the metrics of a row in their places.
-    pub fn store(self, (logp, logsumexp, residual): (&mut f32, &mut f32, &mut f32)) {
-        (*logp, *logsumexp, *residual) = (self.logp, self.logsumexp, self.residual);
-    }
 }
 
 /// Running reference R and Σ exp(z′ − R), lane by lane, of the logits seen so far; with `METRICS`, what else is summed.
@@ -369,10 +364,10 @@ impl RowSums {
 /// What one read of a scored row tells beside its log-prob: an entry of [`TokenMetrics`](crate::TokenMetrics).
 #[derive(Debug, Clone, Copy)]
 pub struct RowMetrics {
-    entropy: f32,
-    correct: f32,
-    mean_logit: f32,
-    sum_p2: f32,
+    pub entropy: f32,
+    pub correct: f32,
+    pub mean_logit: f32,
+    pub sum_p2: f32,
 }
 
 impl RowMetrics {
@@ -381,12 +376,6 @@ impl RowMetrics {
 
     pub const BAD_LABEL: RowMetrics =
         RowMetrics { entropy: f32::NAN, correct: 0.0, mean_logit: f32::NAN, sum_p2: f32::NAN };
-
-    /// Puts the metrics of a row in their places.
-    pub fn store(self, (entropy, correct, mean_logit, sum_p2): (&mut f32, &mut f32, &mut f32, &mut f32)) {
-        (*entropy, *correct) = (self.entropy, self.correct);
-        (*mean_logit, *sum_p2) = (self.mean_logit, self.sum_p2);
-    }
 }
 
 /// What [`stream`] asks of an address.

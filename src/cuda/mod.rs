@@ -1,19 +1,25 @@
 //! The CUDA backend, from the outside in:
 //!
 //! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
-//! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
-//! - [`plan`]: from shapes and device addresses to launches, without a device;
+//! - [`Kernels`]: the loaded kernels, which run a [`plan::Plan`] on a raw stream handle;
+//! - [`plan`]: from shapes and device addresses to steps, without a device;
+//! - [`kernel`]: the table of kernels;
 //! - [`tuning`]: how rows are divided among blocks, and what of them is kept on chip;
 //! - [`images`]: what build.rs compiled.
 //!
 //! A missing driver, device or kernel image is an [`Error`], never a panic. Nothing in a launch allocates, copies or
 //! synchronises, and everything is asynchronous on the caller's stream.
 
+mod address;
+mod device_buffers;
 pub mod images;
+pub mod kernel;
+mod lowering;
 #[allow(missing_docs, rustdoc::broken_intra_doc_links)] // generated, and compared with a fresh run as it is
 #[rustfmt::skip]
 pub mod params;
 pub mod plan;
+mod properties;
 pub mod tuning;
 
 mod device;

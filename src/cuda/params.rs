@@ -1,5 +1,6 @@
 // Made by bindgen from kernels/params.h (`make params`); a test compares it with a fresh run.
 
+pub const DPO_PAIR_LOSS_THREADS: u32 = 512;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
 pub const DPO_LOSS_TERMS: u32 = 4;
 /// (i, pairs + i)
@@ -535,6 +536,30 @@ const _: () = {
         "Offset of field: DpoMeanTokenMetrics::sum_p2",
     ][::core::mem::offset_of!(DpoMeanTokenMetrics, sum_p2) - 20usize];
 };
+/// Everything that there is one of in a batch, side by side, so that one copy fetches it.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoBatchMetrics {
+    pub status: DpoStatus,
+    pub pairs: DpoPairMetrics,
+    pub tokens: DpoMeanTokenMetrics,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoBatchMetrics"][::core::mem::size_of::<DpoBatchMetrics>() - 64usize];
+    [
+        "Alignment of DpoBatchMetrics",
+    ][::core::mem::align_of::<DpoBatchMetrics>() - 4usize];
+    [
+        "Offset of field: DpoBatchMetrics::status",
+    ][::core::mem::offset_of!(DpoBatchMetrics, status) - 0usize];
+    [
+        "Offset of field: DpoBatchMetrics::pairs",
+    ][::core::mem::offset_of!(DpoBatchMetrics, pairs) - 20usize];
+    [
+        "Offset of field: DpoBatchMetrics::tokens",
+    ][::core::mem::offset_of!(DpoBatchMetrics, tokens) - 40usize];
+};
 /** What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
  summed: logsumexp and the first four.*/
 #[repr(C)]
@@ -550,7 +575,7 @@ pub struct DpoTokenMetrics {
     /// [sequences], or null
     pub sequence_log_weights: ::core::ffi::c_ulonglong,
     /// or null
-    pub means: ::core::ffi::c_ulonglong,
+    pub mean: ::core::ffi::c_ulonglong,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -577,8 +602,8 @@ const _: () = {
         "Offset of field: DpoTokenMetrics::sequence_log_weights",
     ][::core::mem::offset_of!(DpoTokenMetrics, sequence_log_weights) - 40usize];
     [
-        "Offset of field: DpoTokenMetrics::means",
-    ][::core::mem::offset_of!(DpoTokenMetrics, means) - 48usize];
+        "Offset of field: DpoTokenMetrics::mean",
+    ][::core::mem::offset_of!(DpoTokenMetrics, mean) - 48usize];
 };
 /// logps and pair_loss in one launch.
 #[repr(C)]

@@ -43,15 +43,13 @@ pub struct PairTensors<Floats, Counts, Number> {
 /// [`PairTensors`] in host memory. `F` is `f32`, or `f64` in [`reference`](crate::reference).
 ///
 /// ```
-/// use dpo_kernels::batch::PairOutputs;
-/// use dpo_kernels::loss::PairInputs;
-/// use dpo_kernels::{HostBatch, PairLoss, cpu};
+/// use dpo_kernels::{HostBatch, PairInputs, PairLoss, PairOutputs, cpu};
 ///
 /// // Two pairs; the second is worth half, and is to be won by a margin of 1.
 /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.5)?);
 /// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), gamma: Some(&[0.0, 1.0]), ..PairInputs::default() };
 /// let mut out = PairOutputs::default();
-/// cpu::pair_loss_with(&batch, &[-3.0, -3.0, -3.0, -5.0], None, &inputs, &loss, &mut out)?;
+/// cpu::pair_loss(&batch, &[-3.0, -3.0, -3.0, -5.0], None, &inputs, &loss, &mut out)?;
 /// assert_eq!(out.pair_losses[0], 2.0 * out.pair_losses[1]);
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
@@ -135,9 +133,9 @@ impl<Floats, Counts, Number> Default for PairTensors<Floats, Counts, Number> {
 pub(crate) type PairInputLens = PairTensors<usize, usize, ()>;
 
 impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
-    /// Of the reference alone.
-    pub(crate) fn of_reference(ref_logps: Option<&'a [F]>) -> Self {
-        PairInputs { ref_logps, ..PairInputs::default() }
+    /// The log-probs under the reference, `[S]` in nats, and nothing else.
+    pub fn reference(ref_logps: &'a [F]) -> Self {
+        PairInputs { ref_logps: Some(ref_logps), ..PairInputs::default() }
     }
 
     pub(crate) fn lens(&self) -> PairInputLens {

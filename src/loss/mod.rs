@@ -30,8 +30,11 @@ mod math;
 mod pair_stage;
 mod table;
 
-use crate::batch::{IndexArray, Pairs};
 use crate::error::{Error, Result};
+use crate::memory::Extent;
+use crate::pairs::Pairs;
+use crate::results::PairOutputs;
+use crate::sequences::IndexArray;
 
 pub use divergence::Divergence;
 pub use inputs::{PairInputs, PairTensors};
@@ -651,11 +654,12 @@ impl PairLoss {
             pairs: Pairs::Concatenated,
             logps: &[chosen.logp, rejected.logp],
             scored: Some(&[chosen.length, rejected.length]),
-            inputs: &PairInputs { normalizer: Some(1.0), ..PairInputs::of_reference(Some(&ref_logps)) },
+            inputs: &PairInputs { normalizer: Some(1.0), ..PairInputs::reference(&ref_logps) },
             loss: self,
         };
-        let mut out = crate::batch::PairOutputs::default();
-        stage.run(&mut out);
+        let mut out = PairOutputs::default();
+        let extent = Extent { sequences: 2, rows: 2, pairs: 1 };
+        stage.run(out.slices(&extent).expect("vectors take any length"));
         PairTerms {
             loss: out.pair_losses[0],
             chosen_reward: out.chosen_rewards[0],

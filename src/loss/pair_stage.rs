@@ -4,25 +4,12 @@
 use super::inputs::PairInputs;
 use super::kind::{Kind, PairNumbers, Side, Slopes, Term};
 use super::{Normalizer, PairLoss};
-use crate::batch::{HostBatch, PairMetrics, PairOutputs, Pairs};
-use crate::error::{Error, Result};
-
-/// What results are rounded to.
-pub(crate) trait Rounded: Copy + Default + Into<f64> {
-    fn round(value: f64) -> Self;
-}
-
-impl Rounded for f32 {
-    fn round(value: f64) -> f32 {
-        value as f32
-    }
-}
-
-impl Rounded for f64 {
-    fn round(value: f64) -> f64 {
-        value
-    }
-}
+use crate::batch::HostBatch;
+use crate::error::Result;
+use crate::memory::Number;
+use crate::metrics::PairMetrics;
+use crate::pairs::Pairs;
+use crate::results::PairOutputSlices;
 
 /// A batch of pairs with all that was given for it; checked.
 pub(crate) struct PairStage<'a, F> {
@@ -66,7 +53,20 @@ fn sort(values: &mut [f64]) -> Vec<usize> {
     rank
 }
 
-impl<F: Rounded> PairStage<'_, F> {
+impl PairLoss {
+    /// Checks what `pair_loss` is given in host memory for a valid batch, which has `scored` numbers of scored rows.
+    pub(crate) fn check_host_inputs<F: Number>(
+        &self,
+        batch: &HostBatch<'_>,
+        inputs: &PairInputs<'_, F>,
+        scored: Option<usize>,
+    ) -> Result<()> {
+        self.check_inputs(&batch.pairs, batch.sequences.count(), &inputs.lens(), scored)?;
+        self.check_values(inputs)
+    }
+}
+
+impl<F: Number> PairStage<'_, F> {
     fn count(&self) -> usize {
         self.pairs.count(self.logps.len())
     }
@@ -214,17 +214,13 @@ impl<F: Rounded> PairStage<'_, F> {
         of_pair * (log_weight(w) + log_weight(l)).exp()
     }
 
-    pub(crate) fn run(&self, out: &mut PairOutputs<F>) {
+    /// Writes what is wanted of the results.
+    pub(crate) fn run(&self, mut out: PairOutputSlices<'_, F>) {
         let count = self.count();
         let (scalars, sorted) = (self.batch_scalars(), self.sorted());
-        for per_pair in
-            [&mut out.pair_losses, &mut out.chosen_rewards, &mut out.rejected_rewards, &mut out.margins]
-        {
-            per_pair.clear();
+        if let Some(coef) = &mut out.coef {
+            coef.fill(F::default());
         }
-        out.coef.clear();
-        out.coef.resize(self.logps.len(), F::default());
-
         let mut sums = PairMetrics::<f64>::default();
         let (mut chosen_count, mut rejected_count) = (0, 0);
         for i in 0..count {
@@ -233,13 +229,19 @@ impl<F: Rounded> PairStage<'_, F> {
             let reward = |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
             let (chosen_reward, rejected_reward) = (reward(w), reward(l));
             let margin = chosen_reward - rejected_reward;
-            out.pair_losses.push(F::round(slopes.loss));
-            out.chosen_rewards.push(F::round(chosen_reward));
-            out.rejected_rewards.push(F::round(rejected_reward));
-            out.margins.push(F::round(margin));
+            for (to, value) in [
+                (&mut out.pair_losses, slopes.loss),
+                (&mut out.chosen_rewards, chosen_reward),
+                (&mut out.rejected_rewards, rejected_reward),
+                (&mut out.margins, margin),
+            ] {
+                if let Some(to) = to {
+                    to[i] = F::round(value);
+                }
+            }
             for (s, slope) in [(w, slopes.chosen), (l, slopes.rejected)] {
-                if let Some(s) = s {
-                    out.coef[s] = F::round(out.coef[s].into() + slope / scalars.normalizer);
+                if let (Some(s), Some(coef)) = (s, &mut out.coef) {
+                    coef[s] = F::round(coef[s].into() + slope / scalars.normalizer);
                 }
             }
             sums.loss += slopes.loss;
@@ -250,9 +252,10 @@ impl<F: Rounded> PairStage<'_, F> {
             chosen_count += usize::from(w.is_some());
             rejected_count += usize::from(l.is_some());
         }
+        let Some(metrics) = out.metrics else { return };
         let chosen_reward = sums.chosen_reward / chosen_count as f64;
         let rejected_reward = sums.rejected_reward / rejected_count as f64;
-        out.metrics = PairMetrics {
+        *metrics = PairMetrics {
             loss: F::round(sums.loss / scalars.normalizer),
             chosen_reward: F::round(chosen_reward),
             rejected_reward: F::round(rejected_reward),
@@ -262,23 +265,5 @@ impl<F: Rounded> PairStage<'_, F> {
             }),
             accuracy: F::round(sums.accuracy / count as f64),
         };
-    }
-}
-
-impl HostBatch<'_> {
-    /// `pair_loss` over this batch, checked.
-    pub(crate) fn pair_stage<'a, F: Rounded>(
-        &'a self,
-        logps: &'a [F],
-        scored: Option<&'a [u32]>,
-        inputs: &'a PairInputs<'a, F>,
-        loss: &'a PairLoss,
-    ) -> Result<PairStage<'a, F>> {
-        self.validate()?;
-        let sequences = self.sequences.count();
-        Error::check_len("logps", "[sequences]", sequences, logps.len())?;
-        loss.check_inputs(&self.pairs, sequences, &inputs.lens(), scored.map(<[u32]>::len))?;
-        loss.check_values(inputs)?;
-        Ok(PairStage { pairs: self.pairs, logps, scored, inputs, loss })
     }
 }

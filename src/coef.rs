@@ -1,9 +1,8 @@
-//! What `backward` is told beside logits and labels, and what it finds.
+//! What `backward` multiplies each row's gradient by.
 
-use std::fmt;
-
-use crate::batch::{Batch, IndexArray};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::sequences::IndexArray;
 
 /// What the gradient of a row's log-prob is multiplied by.
 ///
@@ -101,39 +100,5 @@ pub(crate) fn check_threshold(threshold: f64) -> Result<()> {
         Ok(())
     } else {
         Err(Error::value("threshold", "a finite number that is not below 0", threshold))
-    }
-}
-
-/// What `backward` found in what it wrote.
-///
-/// An f16 ends at 65504: a gradient beyond becomes an infinity, as it does in every framework. Loss scaling goes through
-/// the upstream gradient: multiply it by the scale, divide the optimizer's step by it, and where this is not clean
-/// skip the step and lower the scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GradientStatus {
-    /// First row whose gradient holds an infinity (which is how an overflow shows) or a NaN.
-    pub nonfinite_row: Option<usize>,
-}
-
-impl GradientStatus {
-    /// Whether nothing was found.
-    pub fn is_clean(&self) -> bool {
-        *self == GradientStatus::default()
-    }
-
-    /// # Errors
-    ///
-    /// [`Error::Gradient`] with this status, unless it is clean.
-    pub fn check(self) -> Result<()> {
-        if self.is_clean() { Ok(()) } else { Err(Error::Gradient(self)) }
-    }
-}
-
-impl fmt::Display for GradientStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.nonfinite_row {
-            None => f.write_str("clean"),
-            Some(row) => write!(f, "infinity or NaN, first in row {row}"),
-        }
     }
 }

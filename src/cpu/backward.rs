@@ -1,0 +1,146 @@
+//! From logits and coefficients to the gradient by the logits.
+
+use rayon::prelude::*;
+
+use super::softmax::{RowGradient, Source};
+use super::transform::TransformKind;
+use super::{STREAM_BYTES, task_rows};
+use crate::batch::HostBatch;
+use crate::coef::Coef;
+use crate::dtype::Logit;
+use crate::error::{Error, Result};
+use crate::labels::Labels;
+use crate::results::Logps;
+use crate::status::GradientStatus;
+
+/// What `backward` needs of `logps`: log Σ exp of each row.
+///
+/// ```
+/// use dpo_kernels::batch::Logps;
+/// use dpo_kernels::cpu::Logsumexp;
+///
+/// let logps = Logps { logsumexp: vec![1.5; 4], logsumexp_residual: vec![0.0; 4], ..Logps::default() };
+/// assert_eq!(Logsumexp::from(&logps).values, [1.5; 4]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Logsumexp<'a> {
+    /// `[rows]`: log Σ exp, rounded to f32. Entries of ignored rows are not read.
+    pub values: &'a [f32],
+    /// `[rows]`: what that rounding took away ([`Logps::logsumexp_residual`]). Without it every gradient of a row
+    /// has a relative error of up to |logsumexp|·2⁻²⁴.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
+    fn from(logps: &'a Logps<f32>) -> Self {
+        Logsumexp { values: &logps.logsumexp, residual: Some(&logps.logsumexp_residual) }
+    }
+}
+
+/// `backward`: the gradient of the loss by the logits.
+///
+/// ```text
+/// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
+/// ```
+///
+/// `logits` and `dlogits` are laid out as for [`logps`]; `logsumexp` is what that gave for them. `coef` is the `[S]`
+/// of [`PairOutputs`], a caller's own ∂loss/∂logp_s, or a [`Coef`] that also knows factors of tokens and what to skip.
+/// Ignored rows become exactly 0 and are not read, so they may hold NaN; so do skipped ones and the columns from
+/// [`valid_vocab`](crate::Transform::valid_vocab) on. Elements between `vocab` and `row_stride` are not touched.
+/// Values are rounded once to the type of the logits, the nearest one; for f16 and bf16 the exponential has a relative
+/// error of up to 2⁻¹⁸ before that. A gradient larger than the caches is written past them, so that its old contents
+/// are not read first.
+///
+/// Returns whether all that was written is finite: an f16 may overflow. See [`GradientStatus`].
+///
+/// # Errors
+///
+/// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logits`, `labels`, `logsumexp.values`,
+/// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
+/// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
+pub fn backward<'a, T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: impl Into<Coef<'a>>,
+    upstream: f32,
+    dlogits: &mut [T],
+) -> Result<GradientStatus> {
+    batch.check_pass(logits.len(), labels)?;
+    let coef = coef.into();
+    check_backward(batch, logsumexp, &coef)?;
+    batch.check_logits("dlogits", dlogits.len())?;
+    let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.columns()]);
+    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source))
+}
+
+/// [`backward`] that leaves the gradient where the logits were, bit for bit the same.
+///
+/// # Errors
+///
+/// Those of [`backward`]; `logits` is untouched then.
+pub fn backward_in_place<'a, T: Logit>(
+    batch: &HostBatch<'_>,
+    logits: &mut [T],
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: impl Into<Coef<'a>>,
+    upstream: f32,
+) -> Result<GradientStatus> {
+    batch.check_pass(logits.len(), labels)?;
+    let coef = coef.into();
+    check_backward(batch, logsumexp, &coef)?;
+    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace))
+}
+
+fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'_>) -> Result<()> {
+    Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
+    if let Some(residual) = logsumexp.residual {
+        Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
+    }
+    coef.check(batch)
+}
+
+/// `backward` over rows whose logits, where they are scored, are in `source`.
+fn gradient_rows<'a, T: Logit>(
+    batch: &HostBatch<'_>,
+    labels: Labels<'_>,
+    logsumexp: Logsumexp<'_>,
+    coef: Coef<'_>,
+    upstream: f32,
+    dlogits: &mut [T],
+    source: impl Fn(usize) -> Source<'a, T> + Sync,
+) -> GradientStatus {
+    let transform = TransformKind::from(&batch.transform);
+    let streamed = size_of_val(dlogits) > STREAM_BYTES;
+    let write_row = |row: usize, out: &mut [T]| {
+        let (out, padding) = out[..batch.vocab].split_at_mut(batch.columns());
+        padding.fill(T::from_f32(0.0));
+        let s = batch.sequences.of_row(row);
+        let label = batch.label(labels, row, batch.sequences.range(s).end);
+        let target = label.and_then(|label| batch.column(label));
+        let c = coef.of(s, row, upstream);
+        if label.is_none() || (target.is_some() && coef.skips(c)) {
+            T::write_zeros(out, streamed);
+            return true;
+        }
+        let gradient = RowGradient {
+            target,
+            logsumexp: logsumexp.values[row],
+            residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
+            coef: c,
+            transform,
+        };
+        T::write_gradient(gradient, source(row), streamed, out);
+        // Nothing is larger than |c|, so that hardly a row has to be looked at again.
+        gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
+    };
+    let nonfinite_row = dlogits[..batch.logits_len()]
+        .par_chunks_mut(batch.row_stride)
+        .enumerate()
+        .with_min_len(task_rows(batch.vocab))
+        .filter_map(|(row, out)| (!write_row(row, out)).then_some(row))
+        .min();
+    GradientStatus { nonfinite_row }
+}

@@ -1,0 +1,303 @@
+//! The passes: each plans one launch and runs it.
+
+use std::cell::RefCell;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+
+use super::{DeviceLabels, DpoPass, PairSlices};
+use crate::cuda::address::{DeviceAddress, DeviceArray, ForwardBuffers};
+use crate::cuda::device::driver;
+use crate::cuda::device_buffers::Locate;
+use crate::cuda::plan::{
+    self, Addresses, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan,
+};
+use crate::dtype::Logit;
+use crate::error::{Error, Result};
+use crate::labels::LabelType;
+use crate::loss::PairLoss;
+use crate::memory::Extent;
+use crate::results::{MetricsLevel, TokenMetricTensors};
+
+impl DpoPass {
+    /// `logps` alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    pub fn logps<T: Logit>(&mut self, logits: &impl DevicePtr<T>, labels: DeviceLabels<'_>) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        let (logits, _guard) = logits.device_ptr(&self.stream);
+        self.with_labels(labels, |label_type, labels| {
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            self.plan_forward(&inputs, None, None)
+        })
+    }
+
+    /// `logps` and `pair_loss`: log-probs, then `loss` over the pairs, with all that `pair_loss` is given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers of the wrong length; [`Error::Value`] for a batch without pairs, for an input that
+    /// the loss has no use for, and for a buffer of another context; [`Error::Missing`] for an input that it needs;
+    /// [`Error::Driver`].
+    pub fn forward<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        let (logits, _guard) = logits.device_ptr(&self.stream);
+        self.launch_forward::<T>(logits, None, labels, inputs, loss)
+    }
+
+    /// [`forward`](Self::forward), and the gradient without its coefficients, into a buffer apart from the logits; with
+    /// one read and one write of the logits. [`cpu::factored`](crate::cpu::factored()) says what that is for;
+    /// [`coef_mut`](Self::coef_mut) has the coefficients.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward`](Self::forward); [`Error::Length`] that names `gradient`.
+    pub fn factored<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+        gradient: &mut impl DevicePtrMut<T>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        self.check_logits("gradient", gradient)?;
+        let stream = self.stream.clone();
+        let (from, _guard) = logits.device_ptr(&stream);
+        let (to, _guard_mut) = gradient.device_ptr_mut(&stream);
+        self.launch_forward::<T>(from, Some(to), labels, inputs, loss)
+    }
+
+    /// [`factored`](Self::factored) over the logits themselves, which become the gradient.
+    ///
+    /// # Errors
+    ///
+    /// As [`factored`](Self::factored).
+    pub fn factored_in_place<T: Logit>(
+        &mut self,
+        logits: &mut impl DevicePtrMut<T>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        let stream = self.stream.clone();
+        let (address, _guard) = logits.device_ptr_mut(&stream);
+        self.launch_forward::<T>(address, Some(address), labels, inputs, loss)
+    }
+
+    fn launch_forward<T: Logit>(
+        &self,
+        logits: DeviceAddress,
+        gradient: Option<DeviceAddress>,
+        labels: DeviceLabels<'_>,
+        inputs: &PairSlices<'_>,
+        loss: &PairLoss,
+    ) -> Result<()> {
+        self.with_pair_inputs(inputs, |pair_inputs| {
+            self.with_labels(labels, |label_type, labels| {
+                let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+                self.plan_forward(&inputs, Some((loss, pair_inputs)), gradient)
+            })
+        })
+    }
+
+    /// Plans and runs the forward pass, or the factored one where there is a `gradient` to write.
+    fn plan_forward(
+        &self,
+        inputs: &Inputs,
+        loss: Option<(&PairLoss, DevicePairInputs)>,
+        gradient: Option<DeviceAddress>,
+    ) -> Result<()> {
+        let (device, batch, out) = (self.kernels.device(), self.device_batch(), self.addresses());
+        let loss = loss.map(|(loss, inputs)| PairLossArguments { loss, inputs, out: &out.pairs });
+        let (loss, workspace) = (loss.as_ref(), self.workspace.device_ptr(&self.stream).0);
+        self.run(&match gradient {
+            None => plan::forward(device, &batch, inputs, &out.logps, loss, workspace)?,
+            Some(gradient) => plan::factored(device, &batch, inputs, &out.logps, loss, gradient, workspace)?,
+        })
+    }
+
+    /// `backward` into `dlogits`, a buffer apart from the logits: the gradient of the last [`forward`](Self::forward)'s
+    /// loss, times `upstream` (a scalar on the device, or none) and `upstream_scale`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    pub fn backward<T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+        dlogits: &mut impl DevicePtrMut<T>,
+    ) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        self.check_logits("dlogits", dlogits)?;
+        let stream = self.stream.clone();
+        let (from, _guard) = logits.device_ptr(&stream);
+        let (to, _guard_mut) = dlogits.device_ptr_mut(&stream);
+        self.launch_backward::<T>(from, to, labels, upstream, upstream_scale)
+    }
+
+    /// `backward` over the logits themselves, which become the gradient; otherwise as [`backward`](Self::backward).
+    ///
+    /// # Errors
+    ///
+    /// As [`backward`](Self::backward).
+    pub fn backward_in_place<T: Logit>(
+        &mut self,
+        logits: &mut impl DevicePtrMut<T>,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+    ) -> Result<()> {
+        self.check_logits("logits", logits)?;
+        let stream = self.stream.clone();
+        let (address, _guard) = logits.device_ptr_mut(&stream);
+        self.launch_backward::<T>(address, address, labels, upstream, upstream_scale)
+    }
+
+    fn launch_backward<T: Logit>(
+        &mut self,
+        logits: DeviceAddress,
+        dlogits: DeviceAddress,
+        labels: DeviceLabels<'_>,
+        upstream: Option<&CudaSlice<f32>>,
+        upstream_scale: f32,
+    ) -> Result<()> {
+        if let Some(upstream) = upstream {
+            Error::check_len("upstream", "[1]", 1, upstream.len())?;
+            self.check_context("upstream", upstream.stream())?;
+        }
+        let guarded = upstream.map(|slice| slice.device_ptr(&self.stream));
+        let out = self.addresses();
+        let buffers = GradientBuffers {
+            logsumexp: out.logps.logsumexp.unwrap_or(0),
+            logsumexp_residual: out.logps.logsumexp_residual,
+            coef: out.pairs.coef,
+            token_coef: out.logps.token_weights.filter(|_| self.token_coef),
+            threshold: self.threshold,
+            nonfinite_row: Some(self.nonfinite_row.device_ptr(&self.stream).0),
+            upstream: guarded.as_ref().map(|(address, _)| *address),
+            upstream_scale,
+            dlogits,
+        };
+        self.with_labels(labels, |label_type, labels| {
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            self.run(&plan::backward(self.kernels.device(), &self.device_batch(), &inputs, &buffers)?)
+        })
+    }
+
+    /// Where this value's buffers are: looked up for each launch, since this value owns them and nothing else keeps an
+    /// address. Of token metrics, only those of the level asked for.
+    fn addresses(&self) -> ForwardBuffers {
+        let mut locate = Locate { stream: &self.stream, records: &self.records };
+        let Ok(mut out) = self.out.convert::<Addresses, _>(&mut locate);
+        if self.metrics == MetricsLevel::Entropy {
+            out.logps.metrics = out.logps.metrics.map(|metrics| TokenMetricTensors {
+                entropy: metrics.entropy,
+                ..TokenMetricTensors::default()
+            });
+        }
+        out
+    }
+
+    fn device_batch(&self) -> DeviceBatch {
+        let array = |place: usize| {
+            let array = &self.indices[place];
+            Ok(DeviceArray { address: array.device_ptr(&self.stream).0, len: array.len() })
+        };
+        self.batch.try_map_indices(array).expect("every place has an array")
+    }
+
+    pub(super) fn host_batch_extent(&self) -> Extent {
+        self.device_batch().extent()
+    }
+
+    /// Hands the addresses of `inputs` to `f`, and keeps those for as long as it runs.
+    fn with_pair_inputs(
+        &self,
+        inputs: &PairSlices<'_>,
+        f: impl FnOnce(DevicePairInputs) -> Result<()>,
+    ) -> Result<()> {
+        fn hold<'a, T>(
+            guards: &RefCell<Vec<SyncOnDrop<'a>>>,
+            slice: &'a CudaSlice<T>,
+            stream: &'a CudaStream,
+        ) -> DeviceArray {
+            let (address, guard) = slice.device_ptr(stream);
+            guards.borrow_mut().push(guard);
+            DeviceArray { address, len: slice.len() }
+        }
+        let (stream, guards) = (&self.stream, RefCell::default());
+        let inputs = inputs.try_map(
+            |argument, floats| {
+                self.check_context(argument, floats.stream())?;
+                Ok(hold(&guards, floats, stream))
+            },
+            |argument, counts| {
+                self.check_context(argument, counts.stream())?;
+                Ok(hold(&guards, counts, stream))
+            },
+            |argument, number| {
+                Error::check_len(argument, "[1]", 1, number.len())?;
+                self.check_context(argument, number.stream())?;
+                Ok(hold(&guards, number, stream).address)
+            },
+        )?;
+        f(inputs)
+    }
+
+    /// Hands the labels' type and address to `f`, and keeps them for as long as it runs.
+    fn with_labels(
+        &self,
+        labels: DeviceLabels<'_>,
+        f: impl FnOnce(LabelType, DeviceAddress) -> Result<()>,
+    ) -> Result<()> {
+        let check = |found, stream| {
+            Error::check_len("labels", "[rows]", self.host_batch_extent().rows, found)?;
+            self.check_context("labels", stream)
+        };
+        match labels {
+            DeviceLabels::I32(slice) => {
+                check(slice.len(), slice.stream())?;
+                let (address, _guard) = slice.device_ptr(&self.stream);
+                f(LabelType::I32, address)
+            }
+            DeviceLabels::I64(slice) => {
+                check(slice.len(), slice.stream())?;
+                let (address, _guard) = slice.device_ptr(&self.stream);
+                f(LabelType::I64, address)
+            }
+        }
+    }
+
+    fn run(&self, plan: &Plan) -> Result<()> {
+        driver("cuCtxSetCurrent", self.stream.context().bind_to_thread())?;
+        // SAFETY: the plan was made for buffers of this value, all of the sizes that the batch asks for, and for
+        // slices whose lengths and context were checked; all are on this stream, so a launch has them to itself.
+        unsafe { self.kernels.run(plan, self.stream.cu_stream()) }
+    }
+
+    fn check_logits<T>(&self, argument: &'static str, slice: &impl DeviceSlice<T>) -> Result<()> {
+        self.check_context(argument, slice.stream())?;
+        let shape = "[rows, vocab] of rows row_stride apart, or more";
+        Error::check_len_at_least(argument, shape, self.device_batch().logits_len(), slice.len())
+    }
+
+    /// An address means something in its own context alone.
+    fn check_context(&self, argument: &'static str, stream: &CudaStream) -> Result<()> {
+        if stream.context() == self.stream.context() {
+            return Ok(());
+        }
+        Err(Error::value(argument, "memory of the context of the pass", "memory of another"))
+    }
+}

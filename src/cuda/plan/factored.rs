@@ -1,0 +1,59 @@
+//! `forward`, and the gradient without its coefficients, in one launch.
+
+use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::forward::{forward_params, metrics_level};
+use super::pair_loss::PairLossArguments;
+use super::{Arguments, Launch, Plan, grid};
+use crate::cuda::address::{DeviceAddress, LogpsBuffers, address};
+use crate::cuda::kernel::Kernel;
+use crate::cuda::params::DpoFactored;
+use crate::cuda::properties::Device;
+use crate::cuda::tuning::FactoredPartition;
+use crate::error::Result;
+
+/// [`forward`], and the gradient without its coefficients, in one launch: the logits are read once, and written once.
+///
+/// ```text
+/// gradient[r, v] = 1[v = y_r] − softmax(z[r])[v]        dlogits[r, v] = c · gradient[r, v],   c = coef[s] · upstream
+/// ```
+///
+/// `gradient` is `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it. Rows
+/// that are not scored become 0, rows that `logps` cannot score NaN. [`cpu::factored`](crate::cpu::factored) says what
+/// it is for.
+///
+/// A row is cut otherwise than by [`forward`], so log-probs may differ from its in the last bits. Where bits matter
+/// (a cached reference that is to equal the policy at step 0), take both from the same pass.
+///
+/// # Errors
+///
+/// Those of [`forward`]; [`Error::Value`] for a gradient buffer that overlaps the logits without being the same, for a
+/// batch with a [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know.
+pub fn factored(
+    device: &Device,
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<&PairLossArguments<'_>>,
+    gradient: DeviceAddress,
+    workspace: DeviceAddress,
+) -> Result<Plan> {
+    let kernel_batch = kernel_batch(batch, inputs)?;
+    batch.check_factored(metrics_level(out))?;
+    let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
+    let partition = &factored.rows;
+    let forward = forward_params(kernel_batch, batch, inputs, out, loss, partition, workspace)?;
+    let gradient = address("gradient", inputs.dtype.size(), gradient)?;
+    batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
+    Ok(Plan::of(Launch {
+        kernel: Kernel::Factored { dtype: inputs.dtype },
+        grid: grid(partition, forward.batch.rows)?,
+        cluster: partition.params.blocks_per_row,
+        block: partition.threads,
+        shared_bytes: factored.shared_bytes(),
+        arguments: Arguments::Factored(DpoFactored {
+            forward,
+            gradient,
+            kept_vectors: factored.kept_vectors,
+        }),
+    }))
+}

@@ -1,0 +1,124 @@
+//! `logps` and `pair_loss` in one launch.
+
+use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::pair_loss::PairLossArguments;
+use super::workspace::Workspace;
+use super::{Arguments, Launch, Plan, grid};
+use crate::cuda::address::{
+    Check, DeviceAddress, KernelAddresses, LogpsBuffers, TokenMetricBuffers, address,
+};
+use crate::cuda::kernel::Kernel;
+use crate::cuda::lowering::kernel_loss;
+use crate::cuda::params::*;
+use crate::cuda::properties::Device;
+use crate::cuda::tuning::{RowPartition, RowPass};
+use crate::error::Result;
+use crate::pairs::Pairs;
+use crate::results::{LogpsTensors, MetricsLevel};
+
+/// `logps` and `pair_loss` in one launch; without `loss`, `logps` alone.
+///
+/// # Errors
+///
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
+/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
+pub fn forward(
+    device: &Device,
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<&PairLossArguments<'_>>,
+    workspace: DeviceAddress,
+) -> Result<Plan> {
+    let kernel_batch = kernel_batch(batch, inputs)?;
+    let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
+    let params = forward_params(kernel_batch, batch, inputs, out, loss, &partition, workspace)?;
+    Ok(Plan::of(Launch {
+        kernel: Kernel::Forward {
+            metrics: metrics_level(out),
+            softcap: !batch.transform.is_identity(),
+            dtype: inputs.dtype,
+        },
+        grid: grid(&partition, params.batch.rows)?,
+        cluster: 1,
+        block: partition.threads,
+        shared_bytes: 0,
+        arguments: Arguments::Forward(params),
+    }))
+}
+
+/// The least level that has all that is wanted.
+pub(super) fn metrics_level(out: &LogpsBuffers) -> MetricsLevel {
+    let level = |metrics: &TokenMetricBuffers| metrics.level(Option::is_some, Option::is_some);
+    out.metrics.as_ref().map_or(MetricsLevel::None, level)
+}
+
+/// What the forward kernels, and the forward half of the factored ones, are told.
+pub(super) fn forward_params(
+    kernel_batch: DpoBatch,
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    out: &LogpsBuffers,
+    loss: Option<&PairLossArguments<'_>>,
+    partition: &RowPartition,
+    workspace: DeviceAddress,
+) -> Result<DpoForward> {
+    let sequences = batch.sequences.count();
+    let offsets = Workspace::of(batch);
+    let workspace = address("workspace", 4, workspace)?;
+    // The kernel counts the scored rows itself.
+    let loss = loss.map(|loss| kernel_loss(&batch.pairs, sequences, loss, Some(sequences)));
+    let out: LogpsTensors<KernelAddresses> = out.convert(&mut Check)?;
+    let (logsumexp, metrics) = token_metrics(&out, workspace, &offsets);
+    Ok(DpoForward {
+        batch: kernel_batch,
+        partition: partition.params,
+        logits: address("logits", inputs.dtype.size(), inputs.logits)?,
+        token_logps: or(out.token_logps, workspace + offsets.token_logps),
+        logsumexp,
+        logsumexp_residual: out.logsumexp_residual,
+        logps: address("logps", 4, out.logps)?,
+        scored: or(out.scored, workspace + offsets.scored),
+        sequence_rows_done: workspace + offsets.sequence_rows_done,
+        row_slices_done: workspace + offsets.row_slices_done,
+        slice_sums: workspace + offsets.slice_sums,
+        progress: workspace,
+        status: address("status", 4, out.status)?,
+        token_weights: out.token_weights,
+        metrics,
+        loss: loss.transpose()?.unwrap_or_default(),
+        ld_alpha: batch.ld_alpha,
+        partner_layout: match batch.pairs {
+            Pairs::Interleaved => DPO_PAIRS_INTERLEAVED,
+            _ => DPO_PAIRS_CONCATENATED,
+        },
+    })
+}
+
+/// `given`, or another address where there is none.
+fn or(given: DeviceAddress, otherwise: DeviceAddress) -> DeviceAddress {
+    if given == 0 { otherwise } else { given }
+}
+
+/// Where logsumexp and token metrics go. What the kernel sums over sequences or the batch goes into the workspace where
+/// the caller does not want it.
+fn token_metrics(
+    out: &LogpsTensors<KernelAddresses>,
+    workspace: DeviceAddress,
+    offsets: &Workspace,
+) -> (DeviceAddress, DpoTokenMetrics) {
+    let Some(wanted) = &out.metrics else { return (out.logsumexp, DpoTokenMetrics::default()) };
+    let summed = wanted.mean != 0 || wanted.sequence_log_weights != 0;
+    let in_workspace = |offset: u64| if summed { workspace + offset } else { 0 };
+    let [logsumexp, entropy, correct, mean_logit, sum_p2] = offsets.summed.map(in_workspace);
+    let metrics = DpoTokenMetrics {
+        entropy: or(wanted.entropy, entropy),
+        correct: or(wanted.correct, correct),
+        mean_logit: or(wanted.mean_logit, mean_logit),
+        sum_p2: or(wanted.sum_p2, sum_p2),
+        sums: in_workspace(offsets.token_sums).next_multiple_of(8),
+        sequence_log_weights: wanted.sequence_log_weights,
+        mean: wanted.mean,
+    };
+    (or(out.logsumexp, logsumexp), metrics)
+}

@@ -1,0 +1,64 @@
+//! `pair_loss` as a launch of its own, and what it is told in any launch.
+
+use super::{Arguments, Launch, Plan};
+use crate::batch::Batch;
+use crate::cuda::address::{DeviceAddress, DeviceArray, PairOutputBuffers, address, optional};
+use crate::cuda::kernel::Kernel;
+use crate::cuda::lowering::kernel_loss;
+use crate::cuda::params::{DPO_PAIR_LOSS_THREADS, DpoPairLossAlone};
+use crate::error::Result;
+use crate::loss::{PairLoss, PairTensors};
+use crate::pairs::Pairs;
+
+/// [`PairTensors`] in device memory: f32, lengths u32.
+///
+/// Only the kernels see the values. One that the host would refuse (β of 0, a NaN weight, ε out of its range) gives
+/// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them.
+pub type DevicePairInputs = PairTensors<DeviceArray, DeviceArray, DeviceAddress>;
+
+/// A loss, what it reads besides log-probs, and where its results go.
+#[derive(Debug)]
+pub struct PairLossArguments<'a> {
+    /// The loss.
+    pub loss: &'a PairLoss,
+    /// What there is besides log-probs.
+    pub inputs: DevicePairInputs,
+    /// Where `pair_loss` writes.
+    pub out: &'a PairOutputBuffers,
+}
+
+/// `pair_loss` alone, on log-probs that are already there.
+///
+/// `scored`, `[S]` u32, is the numbers of scored rows from `logps`: what a length-normalised loss divides by unless it is given
+/// lengths, and what is counted where tokens are.
+///
+/// # Errors
+///
+/// [`Error::Missing`] for a loss that needs them; otherwise as [`forward`].
+pub fn pair_loss(
+    pairs: &Pairs<DeviceArray>,
+    sequences: usize,
+    logps: DeviceAddress,
+    scored: Option<DeviceAddress>,
+    loss: &PairLossArguments<'_>,
+    status: DeviceAddress,
+) -> Result<Plan> {
+    // One row a sequence: the shape checks of a batch, without its rows.
+    let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
+    shape.validate_shape()?;
+    let params = DpoPairLossAlone {
+        logps: address("logps", 4, logps)?,
+        scored: optional("scored", scored)?,
+        status: address("status", 4, status)?,
+        loss: kernel_loss(pairs, sequences, loss, scored.map(|_| sequences))?,
+        sequences: sequences as u32,
+    };
+    Ok(Plan::of(Launch {
+        kernel: Kernel::PairLoss,
+        grid: 1,
+        cluster: 1,
+        block: DPO_PAIR_LOSS_THREADS,
+        shared_bytes: 0,
+        arguments: Arguments::PairLoss(params),
+    }))
+}

@@ -1,0 +1,55 @@
+//! How sequences form pairs.
+
+use crate::sequences::IndexArray;
+
+/// Which sequences are chosen and which rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs<A> {
+    /// No pairs: a pass that only computes log-probs, such as the reference model's.
+    None,
+    /// S = 2N: sequences `0..N` are chosen, `N..2N` rejected, in the same order.
+    Concatenated,
+    /// S = 2N: sequence `2i` is chosen, `2i + 1` rejected.
+    Interleaved,
+    /// Pair `i` is (`chosen[i]`, `rejected[i]`). A sequence may stand in several pairs, whose coefficients add up
+    /// in pair order, or in none, and then its coefficient is 0.
+    Indexed {
+        /// `[N]` sequence indices.
+        chosen: A,
+        /// `[N]` sequence indices.
+        rejected: A,
+    },
+    /// Sequences that are judged one by one, for [losses](crate::loss) such as KTO: N = S, and "pair" `i` is sequence
+    /// `i` alone, chosen where it is desirable and rejected where not. The missing side has a reward of 0, and means
+    /// are over those that are there; the mean margin is the difference of the two means.
+    Unpaired {
+        /// `[S]`: not 0 where the sequence is desirable.
+        desirable: A,
+    },
+}
+
+impl<A: IndexArray> Pairs<A> {
+    /// Number of pairs N among `sequences` sequences.
+    pub fn count(&self, sequences: usize) -> usize {
+        match self {
+            Pairs::None => 0,
+            Pairs::Concatenated | Pairs::Interleaved => sequences / 2,
+            Pairs::Indexed { chosen, .. } => chosen.count(),
+            Pairs::Unpaired { .. } => sequences,
+        }
+    }
+}
+
+impl Pairs<&[i32]> {
+    /// Chosen and rejected sequence of pair `i` of `count`, of a validated batch.
+    pub(crate) fn members(&self, i: usize, count: usize) -> (Option<usize>, Option<usize>) {
+        match self {
+            Pairs::None => (None, None),
+            Pairs::Concatenated => (Some(i), Some(count + i)),
+            Pairs::Interleaved => (Some(2 * i), Some(2 * i + 1)),
+            Pairs::Indexed { chosen, rejected } => (Some(chosen[i] as usize), Some(rejected[i] as usize)),
+            Pairs::Unpaired { desirable } if desirable[i] != 0 => (Some(i), None),
+            Pairs::Unpaired { .. } => (None, Some(i)),
+        }
+    }
+}
