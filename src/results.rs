@@ -130,6 +130,16 @@ macro_rules! results {
             }
         }
 
+        impl<M: Memory> Copy for $name<M>
+        where
+            M::Floats: Copy,
+            M::Counts: Copy,
+            $(M::Record<$record_type>: Copy,)*
+            $($set_type<M>: Copy,)*
+            $($optional_type<M>: Copy,)*
+        {
+        }
+
         impl<M: Memory> PartialEq for $name<M>
         where
             M::Floats: PartialEq,

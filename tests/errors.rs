@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
-use dpo_kernels::batch::{Logps, PairOutputs, Status};
-use dpo_kernels::cpu::{self, Forward, Logsumexp};
+use dpo_kernels::cpu::{self, Logsumexp};
 use dpo_kernels::{Coef, Error, HostBatch, Labels, PairLoss, Pairs, Transform, reference, theory};
+use dpo_kernels::{Forward, PairInputs};
+use dpo_kernels::{Logps, PairOutputs, Status};
 
 const SEQUENCES: usize = 4;
 const LEN: usize = 2;
@@ -183,12 +184,16 @@ mod shapes {
         let logsumexp = Logsumexp { values: &[0.0; ROWS], residual: None };
         let (coef, mut dlogits) = ([0.0; SEQUENCES], LOGITS);
         refused!(cpu::logps(&bad, &LOGITS, labels(), &mut logps), Value, text);
-        refused!(cpu::pair_loss(&bad, &[0.0; 4], None, None, &loss(), &mut pairs), Value, text);
-        refused!(cpu::forward(&bad, &LOGITS, labels(), None, &loss(), &mut forward), Value, text);
+        refused!(cpu::pair_loss(&bad, &[0.0; 4], None, &PairInputs::NONE, &loss(), &mut pairs), Value, text);
+        refused!(
+            cpu::forward(&bad, &LOGITS, labels(), &PairInputs::NONE, &loss(), &mut forward),
+            Value,
+            text
+        );
         refused!(cpu::backward(&bad, &LOGITS, labels(), logsumexp, &coef, 1.0, &mut dlogits), Value, text);
         refused!(cpu::backward_in_place(&bad, &mut dlogits, labels(), logsumexp, &coef, 1.0), Value, text);
         refused!(reference::logps(&bad, &LOGITS, labels()), Value, text);
-        refused!(reference::pair_loss(&bad, &[0.0; 4], None, None, &loss()), Value, text);
+        refused!(reference::pair_loss(&bad, &[0.0; 4], None, &PairInputs::NONE, &loss()), Value, text);
         refused!(reference::backward(&bad, &LOGITS, labels(), &[0.0; ROWS], &[0.0; 4], 1.0), Value, text);
         untouched((logps, pairs));
         untouched(forward);
@@ -261,21 +266,36 @@ mod lengths {
         let mut out = PairOutputs::default();
 
         let text = "logps: expected 4 elements ([sequences]), found 3";
-        refused!(cpu::pair_loss(&batch(), &logps[1..], None, None, &loss, &mut out), Length, text);
-        refused!(reference::pair_loss(&batch(), &wide[1..], None, None, &loss), Length, text);
+        refused!(
+            cpu::pair_loss(&batch(), &logps[1..], None, &PairInputs::NONE, &loss, &mut out),
+            Length,
+            text
+        );
+        refused!(reference::pair_loss(&batch(), &wide[1..], None, &PairInputs::NONE, &loss), Length, text);
 
         let ref_logps = Some(&logps[1..]);
-        refused!(cpu::pair_loss(&batch(), &logps, ref_logps, None, &loss, &mut out), Length, SHORT_REF_LOGPS);
         refused!(
-            reference::pair_loss(&batch(), &wide, Some(&wide[1..]), None, &loss),
+            cpu::pair_loss(
+                &batch(),
+                &logps,
+                None,
+                &PairInputs { ref_logps, ..PairInputs::NONE },
+                &loss,
+                &mut out
+            ),
+            Length,
+            SHORT_REF_LOGPS
+        );
+        refused!(
+            reference::pair_loss(&batch(), &wide, None, &PairInputs::reference(&wide[1..]), &loss),
             Length,
             SHORT_REF_LOGPS
         );
 
         let text = "lengths: expected 4 elements ([sequences]), found 3";
         let few = Some(&lengths[1..]);
-        refused!(cpu::pair_loss(&batch(), &logps, None, few, &loss, &mut out), Length, text);
-        refused!(reference::pair_loss(&batch(), &wide, None, few, &loss), Length, text);
+        refused!(cpu::pair_loss(&batch(), &logps, few, &PairInputs::NONE, &loss, &mut out), Length, text);
+        refused!(reference::pair_loss(&batch(), &wide, few, &PairInputs::NONE, &loss), Length, text);
         untouched(out);
     }
 
@@ -283,11 +303,26 @@ mod lengths {
     fn of_the_fused_forward() {
         let mut out = Forward::default();
         let (few, loss) = (Labels::I32(&LABELS[1..]), loss());
-        refused!(cpu::forward(&batch(), &LOGITS[1..], labels(), None, &loss, &mut out), Length, SHORT_LOGITS);
-        refused!(cpu::forward(&batch(), &LOGITS, few, None, &loss, &mut out), Length, SHORT_LABELS);
+        refused!(
+            cpu::forward(&batch(), &LOGITS[1..], labels(), &PairInputs::NONE, &loss, &mut out),
+            Length,
+            SHORT_LOGITS
+        );
+        refused!(
+            cpu::forward(&batch(), &LOGITS, few, &PairInputs::NONE, &loss, &mut out),
+            Length,
+            SHORT_LABELS
+        );
         let ref_logps = Some(&[0.0; 3][..]);
         refused!(
-            cpu::forward(&batch(), &LOGITS, labels(), ref_logps, &loss, &mut out),
+            cpu::forward(
+                &batch(),
+                &LOGITS,
+                labels(),
+                &PairInputs { ref_logps, ..PairInputs::NONE },
+                &loss,
+                &mut out
+            ),
             Length,
             SHORT_REF_LOGPS
         );
@@ -473,13 +508,13 @@ mod losses {
         let mut out = PairOutputs::default();
         let scored = [1; SEQUENCES];
         refused!(
-            cpu::pair_loss_with(&batch(), &[0.0; SEQUENCES], Some(&scored), inputs, loss, &mut out),
+            cpu::pair_loss(&batch(), &[0.0; SEQUENCES], Some(&scored), inputs, loss, &mut out),
             Value,
             text
         );
         untouched(out);
         let mut out = Forward::default();
-        refused!(cpu::forward_with(&batch(), &LOGITS, labels(), inputs, loss, &mut out), Value, text);
+        refused!(cpu::forward(&batch(), &LOGITS, labels(), inputs, loss, &mut out), Value, text);
         untouched(out);
     }
 
@@ -548,11 +583,15 @@ mod losses {
     fn pairs_where_they_are_needed() {
         let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1, 1] }, ..batch() };
         let text = "pairs: expected pairs, for Sigmoid, which compares two sequences, found Pairs::Unpaired";
-        refused!(reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &loss()), Value, text);
+        refused!(
+            reference::pair_loss(&batch, &[0.0; SEQUENCES], None, &PairInputs::NONE, &loss()),
+            Value,
+            text
+        );
         let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1] }, ..batch };
         let text = "desirable: expected 4 elements ([sequences]), found 3";
         refused!(
-            reference::pair_loss(&batch, &[0.0; SEQUENCES], None, None, &named("bco_pair")),
+            reference::pair_loss(&batch, &[0.0; SEQUENCES], None, &PairInputs::NONE, &named("bco_pair")),
             Length,
             text
         );
@@ -560,7 +599,9 @@ mod losses {
 
     #[test]
     fn what_is_missing() {
-        let alone = |loss: &PairLoss| reference::pair_loss(&batch(), &[0.0; SEQUENCES], None, None, loss);
+        let alone = |loss: &PairLoss| {
+            reference::pair_loss(&batch(), &[0.0; SEQUENCES], None, &PairInputs::NONE, loss)
+        };
         for name in ["ipo", "sigmoid_norm", "orpo", "nll", "simpo", "cpo", "rpo"] {
             let text = "lengths: required when the loss is length-normalised";
             refused!(alone(&named(name)), Missing, text);
@@ -586,11 +627,7 @@ mod losses {
         ] {
             let text = format!("{argument}: expected {expected} elements ({shape}), found 1");
             let logps = [0.0; SEQUENCES];
-            refused!(
-                reference::pair_loss_with(&batch(), &logps, Some(&scored), &inputs, &loss()),
-                Length,
-                text
-            );
+            refused!(reference::pair_loss(&batch(), &logps, Some(&scored), &inputs, &loss()), Length, text);
         }
     }
 }
@@ -626,8 +663,12 @@ mod missing {
         let loss = loss().with_length_normalization();
         let text = "lengths: required when the loss is length-normalised";
         let mut out = PairOutputs::default();
-        refused!(cpu::pair_loss(&batch(), &[0.0; 4], None, None, &loss, &mut out), Missing, text);
-        refused!(reference::pair_loss(&batch(), &[0.0; 4], None, None, &loss), Missing, text);
+        refused!(
+            cpu::pair_loss(&batch(), &[0.0; 4], None, &PairInputs::NONE, &loss, &mut out),
+            Missing,
+            text
+        );
+        refused!(reference::pair_loss(&batch(), &[0.0; 4], None, &PairInputs::NONE, &loss), Missing, text);
         untouched(out);
     }
 
@@ -636,9 +677,17 @@ mod missing {
         let batch = HostBatch { pairs: Pairs::None, ..batch() };
         let text = "pairs: expected a layout with pairs, for a loss, found Pairs::None";
         let (mut pairs, mut forward) = (PairOutputs::default(), Forward::default());
-        refused!(cpu::pair_loss(&batch, &[0.0; 4], None, None, &loss(), &mut pairs), Value, text);
-        refused!(cpu::forward(&batch, &LOGITS, labels(), None, &loss(), &mut forward), Value, text);
-        refused!(reference::pair_loss(&batch, &[0.0; 4], None, None, &loss()), Value, text);
+        refused!(
+            cpu::pair_loss(&batch, &[0.0; 4], None, &PairInputs::NONE, &loss(), &mut pairs),
+            Value,
+            text
+        );
+        refused!(
+            cpu::forward(&batch, &LOGITS, labels(), &PairInputs::NONE, &loss(), &mut forward),
+            Value,
+            text
+        );
+        refused!(reference::pair_loss(&batch, &[0.0; 4], None, &PairInputs::NONE, &loss()), Value, text);
         untouched(pairs);
         untouched(forward);
     }

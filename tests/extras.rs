@@ -1,10 +1,12 @@
 //! What stands around the loss, by closed forms: transforms, token metrics, weights, skipping, overflow. On the f64
 //! reference and the CPU backend alike.
 
-use dpo_kernels::batch::{MeanTokenMetrics, TokenMetrics};
+use dpo_kernels::memory::Number;
 use dpo_kernels::{
-    Batch, Coef, Error, GradientStatus, HostBatch, Logit, Logps, PairLoss, Pairs, Transform, cpu, reference,
+    Batch, Coef, Error, Forward, GradientStatus, HostBatch, Logit, Logps, PairInputs, PairLoss, Pairs,
+    Transform, cpu, reference,
 };
+use dpo_kernels::{MeanTokenMetrics, TokenMetrics};
 use half::{bf16, f16};
 
 fn logits(count: usize) -> Vec<f32> {
@@ -78,7 +80,7 @@ fn rows_that_cannot_be_scored() {
         assert_eq!(metrics.correct[row], 0.0);
     }
     assert!(metrics.sequence_log_weights[0].is_nan());
-    let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = metrics.means;
+    let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = metrics.mean;
     assert!([entropy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan()));
     assert_eq!((scored, accuracy), (2, 0.0));
 }
@@ -97,12 +99,7 @@ fn means_are_of_the_scored_rows() {
         MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
     }
     /// Within `error` of its size of the mean of the rows that are scored.
-    fn check<F: Copy + Into<f64>>(
-        logps: &Logps<F>,
-        labels: &[i64],
-        means: MeanTokenMetrics<f64>,
-        error: f64,
-    ) {
+    fn check<F: Number>(logps: &Logps<F>, labels: &[i64], means: MeanTokenMetrics<f64>, error: f64) {
         let metrics = logps.metrics.as_ref().unwrap();
         let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != -100).collect();
         assert_eq!(means.scored as usize, rows.len());
@@ -123,16 +120,16 @@ fn means_are_of_the_scored_rows() {
     let batch = Batch { ld_alpha: 0.0, ..HostBatch::padded(4, 3, 1003) };
     let whole = run(&batch, &values, &labels);
     let exact = reference::logps(&batch, &values, labels[..].into()).unwrap();
-    let means = whole.metrics.as_ref().unwrap().means;
+    let means = whole.metrics.as_ref().unwrap().mean;
     assert_eq!((means.scored, means.accuracy), (8, 0.375));
     // One rounding, and eight additions in f64.
     let unit = f64::from(f32::EPSILON) / 2.0;
     check(&whole, &labels, wide(means), unit + 16.0 * f64::EPSILON);
-    check(&exact, &labels, exact.metrics.as_ref().unwrap().means, 16.0 * f64::EPSILON);
+    check(&exact, &labels, exact.metrics.as_ref().unwrap().mean, 16.0 * f64::EPSILON);
 
     let parts = [0, 1].map(|half| {
         let (values, labels) = (&values[half * 6 * 1003..][..6 * 1003], &labels[half * 6..][..6]);
-        wide(run(&HostBatch::padded(2, 3, 1003), values, labels).metrics.unwrap().means)
+        wide(run(&HostBatch::padded(2, 3, 1003), values, labels).metrics.unwrap().mean)
     });
     assert_eq!(parts.map(|part| part.scored), [5, 3]);
     let [first, second] = parts.map(figures);
@@ -143,7 +140,7 @@ fn means_are_of_the_scored_rows() {
     }
 
     let none = run(&HostBatch::padded(2, 2, 1003), &values, &[-100; 4]);
-    assert_eq!(none.metrics.unwrap().means, MeanTokenMetrics::default());
+    assert_eq!(none.metrics.unwrap().mean, MeanTokenMetrics::default());
 }
 
 /// Metrics are beside the point: asking for them changes no bit of the rest.
@@ -334,8 +331,9 @@ fn policy_equal_to_reference_under_transforms() {
         let batch = Batch { transform, ld_alpha, ..HostBatch::padded(4, 3, 333) };
         let loss = PairLoss::sigmoid(0.1f32).unwrap();
         let ref_logps = run(&batch, &values, &labels).logps;
-        let mut out = cpu::Forward::default();
-        cpu::forward(&batch, &values, labels[..].into(), Some(&ref_logps), &loss, &mut out).unwrap();
+        let mut out = Forward::default();
+        cpu::forward(&batch, &values, labels[..].into(), &PairInputs::reference(&ref_logps), &loss, &mut out)
+            .unwrap();
         assert!(
             out.pairs.chosen_rewards.iter().chain(&out.pairs.rejected_rewards).all(|&reward| reward == 0.0)
         );

@@ -28,7 +28,14 @@ impl Chain<'_> {
     fn loss(&self, logits: &[f64]) -> f64 {
         let logps = reference::logps(&self.batch, logits, self.labels.into()).unwrap();
         let (sums, lengths) = (&logps.logps, Some(&logps.scored[..]));
-        let pairs = reference::pair_loss(&self.batch, sums, self.ref_logps, lengths, &self.loss).unwrap();
+        let pairs = reference::pair_loss(
+            &self.batch,
+            sums,
+            lengths,
+            &PairInputs { ref_logps: self.ref_logps, ..PairInputs::NONE },
+            &self.loss,
+        )
+        .unwrap();
         self.upstream * pairs.metrics.loss
     }
 
@@ -36,7 +43,14 @@ impl Chain<'_> {
         let labels = self.labels.into();
         let logps = reference::logps(&self.batch, logits, labels).unwrap();
         let (sums, lengths) = (&logps.logps, Some(&logps.scored[..]));
-        let pairs = reference::pair_loss(&self.batch, sums, self.ref_logps, lengths, &self.loss).unwrap();
+        let pairs = reference::pair_loss(
+            &self.batch,
+            sums,
+            lengths,
+            &PairInputs { ref_logps: self.ref_logps, ..PairInputs::NONE },
+            &self.loss,
+        )
+        .unwrap();
         let tokens = (self.batch.ld_alpha != 1.0).then_some(&logps.token_weights[..]);
         let coef = Coef { sequences: Some(&pairs.coef[..]), tokens, threshold: 0.0 };
         reference::backward(&self.batch, logits, labels, &logps.logsumexp, coef, self.upstream).unwrap()
@@ -163,7 +177,7 @@ fn loss_of(
     inputs: &PairInputs<'_, f64>,
     loss: &PairLoss,
 ) -> (f64, Vec<f64>) {
-    let out = reference::pair_loss_with(batch, logps, Some(&SCORED), inputs, loss).unwrap();
+    let out = reference::pair_loss(batch, logps, Some(&SCORED), inputs, loss).unwrap();
     (out.metrics.loss, out.coef)
 }
 
@@ -196,7 +210,7 @@ fn check_loss(loss: PairLoss) {
     let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 0, 1, 1, 1, 0, 0] }, ..batch };
     for batch in [batch, indexed, unpaired] {
         let least = least(&loss);
-        if reference::pair_loss_with(&batch, &LOGPS, Some(&SCORED), &least, &loss).is_err() {
+        if reference::pair_loss(&batch, &LOGPS, Some(&SCORED), &least, &loss).is_err() {
             assert_eq!(batch.pairs, unpaired.pairs, "{loss:?}");
             continue;
         }
@@ -308,7 +322,7 @@ mod limits {
         let orpo = PairLoss::orpo(BETA).unwrap();
         let batch = HostBatch::padded(2, 1, 1);
         let logps = [-3.0, -4.5];
-        let out = reference::pair_loss(&batch, &logps, None, Some(&[2, 3]), &orpo).unwrap();
+        let out = reference::pair_loss(&batch, &logps, Some(&[2, 3]), &PairInputs::NONE, &orpo).unwrap();
         assert!((out.metrics.loss - (1.5 + BETA * std::f64::consts::LN_2)).abs() < 1e-15);
     }
 
@@ -319,10 +333,12 @@ mod limits {
         let batch = HostBatch::padded(2, 1, 1);
         let odds = |logp: f64| logp.exp() / (1.0 - logp.exp());
         let ratio = odds(-1.0) / odds(-0.5);
-        let out = reference::pair_loss(&batch, &[-2.0, -0.5], None, Some(&[2, 1]), &loss).unwrap();
+        let out =
+            reference::pair_loss(&batch, &[-2.0, -0.5], Some(&[2, 1]), &PairInputs::NONE, &loss).unwrap();
         assert!((out.metrics.loss - (1.0 + 1.0 / ratio).ln()).abs() < 1e-15);
         // Near 1, log(1 − p) by its textbook form would be −∞.
-        let out = reference::pair_loss(&batch, &[-1e-17, -1e-17], None, Some(&[1, 1]), &loss).unwrap();
+        let out =
+            reference::pair_loss(&batch, &[-1e-17, -1e-17], Some(&[1, 1]), &PairInputs::NONE, &loss).unwrap();
         assert_eq!(out.metrics.loss, std::f64::consts::LN_2);
     }
 
@@ -331,7 +347,9 @@ mod limits {
         let kto = PairLoss::kto(BETA).unwrap().with_kto_weights(1.5, 0.75).unwrap();
         let kto = kto.with_baseline(2.0).unwrap();
         let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::padded(2, 1, 1) };
-        let out = reference::pair_loss(&batch, &[-3.0, -5.0], Some(&[-5.0, -7.0]), None, &kto).unwrap();
+        let out =
+            reference::pair_loss(&batch, &[-3.0, -5.0], None, &PairInputs::reference(&[-5.0, -7.0]), &kto)
+                .unwrap();
         assert_eq!(out.pair_losses, [0.75, 0.375]);
         assert_eq!(out.coef, [-1.5 * BETA / 8.0, 0.75 * BETA / 8.0]);
     }
@@ -367,7 +385,8 @@ mod limits {
         let (beta, epsilon) = (1.0, 0.2f64);
         let exo = PairLoss::exo_pair(beta, epsilon).unwrap();
         let z = ((1.0 - epsilon) / epsilon).ln();
-        let out = reference::pair_loss(&HostBatch::padded(2, 1, 1), &[z, 0.0], None, None, &exo).unwrap();
+        let out = reference::pair_loss(&HostBatch::padded(2, 1, 1), &[z, 0.0], None, &PairInputs::NONE, &exo)
+            .unwrap();
         assert!(out.metrics.loss.abs() < 1e-15 && out.coef[0].abs() < 1e-15, "{out:?}");
     }
 
@@ -376,7 +395,7 @@ mod limits {
     fn tails_have_their_limits() {
         let batch = HostBatch::padded(2, 1, 1);
         let at = |loss: &PairLoss, z: f64| {
-            let out = reference::pair_loss(&batch, &[z, 0.0], None, None, loss).unwrap();
+            let out = reference::pair_loss(&batch, &[z, 0.0], None, &PairInputs::NONE, loss).unwrap();
             (out.metrics.loss, out.coef[0])
         };
         let discopop = PairLoss::discopop(1.0, 0.05).unwrap();
@@ -394,7 +413,14 @@ mod limits {
     fn aot_of_one_pair_is_dpo() {
         let batch = HostBatch::padded(2, 1, 1);
         let of = |loss: PairLoss| {
-            let out = reference::pair_loss(&batch, &[-3.0, -4.0], Some(&[-2.0, -5.0]), None, &loss).unwrap();
+            let out = reference::pair_loss(
+                &batch,
+                &[-3.0, -4.0],
+                None,
+                &PairInputs::reference(&[-2.0, -5.0]),
+                &loss,
+            )
+            .unwrap();
             (out.metrics.loss, out.coef)
         };
         let dpo = of(PairLoss::sigmoid(BETA).unwrap());
@@ -407,7 +433,7 @@ mod limits {
         let batch = HostBatch::padded(8, 1, 1);
         let logps = [-1.0, f64::NAN, -1.0, -3.0, 0.0, 0.0, 0.0, 0.0];
         for loss in [PairLoss::aot(BETA).unwrap(), PairLoss::aot_unpaired(BETA).unwrap()] {
-            let out = reference::pair_loss(&batch, &logps, None, None, &loss).unwrap();
+            let out = reference::pair_loss(&batch, &logps, None, &PairInputs::NONE, &loss).unwrap();
             let nan: Vec<bool> = out.pair_losses.iter().map(|loss| loss.is_nan()).collect();
             assert_eq!(nan, [false, true, false, false]);
             assert_eq!(out.pair_losses[0], out.pair_losses[2]);
@@ -475,7 +501,7 @@ fn of_splits() {
                 let inputs = PairInputs { ref_logps: ref_logps.as_deref(), ..inputs };
                 let batch = HostBatch::padded(members.len(), 1, 1);
                 let part =
-                    reference::pair_loss_with(&batch, &pick(&LOGPS), Some(&scored), &inputs, &loss).unwrap();
+                    reference::pair_loss(&batch, &pick(&LOGPS), Some(&scored), &inputs, &loss).unwrap();
                 value += part.metrics.loss;
                 members.iter().zip(&part.coef).for_each(|(&s, &c)| coef[s] = c);
                 begin = end;

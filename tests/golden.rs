@@ -11,9 +11,9 @@ use std::path::Path;
 use common::golden::{Case, Element, Golden, Tensors, splitmix};
 use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding, short_exp};
 use common::{bits, widen};
-use dpo_kernels::batch::{IGNORE_INDEX, Logps, PairOutputs};
 use dpo_kernels::loss::{Kind, PairInputs};
-use dpo_kernels::{HostBatch, LabelAlignment, Logit, PairLoss, Pairs, cpu, reference};
+use dpo_kernels::{Forward, HostBatch, LabelAlignment, Logit, PairLoss, Pairs, cpu, reference};
+use dpo_kernels::{IGNORE_INDEX, Logps, PairOutputs};
 use half::{bf16, f16};
 
 #[test]
@@ -358,10 +358,10 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
         ..PairInputs::default()
     };
     let evaluate =
-        |logps: &[f64]| reference::pair_loss_with(&batch, logps, Some(scored), &inputs_f64, loss).unwrap();
+        |logps: &[f64]| reference::pair_loss(&batch, logps, Some(scored), &inputs_f64, loss).unwrap();
     let found_f64 = evaluate(&logps_f64);
     let mut found_f32 = PairOutputs::default();
-    cpu::pair_loss_with(&batch, &logps_f32, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
+    cpu::pair_loss(&batch, &logps_f32, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
     fused_agrees(rows, &inputs_f32, loss, in_f32, judge);
 
     let same_policy = ref_f32.as_ref().is_some_and(|ref_logps| bits(ref_logps) == bits(&in_f32.logps));
@@ -377,7 +377,7 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
     let pairs: Vec<(usize, usize)> = (0..case.pairs).map(|i| (i, case.pairs + i)).collect();
     let truth_evaluated = |logps: &[f64]| {
         let inputs = PairInputs { ref_logps: Some(&true_ref), ..inputs_f64 };
-        reference::pair_loss_with(&batch, logps, Some(scored), &inputs, loss).unwrap()
+        reference::pair_loss(&batch, logps, Some(scored), &inputs, loss).unwrap()
     };
     let bounds =
         [(&REFERENCE, &found_f64, &ref_uncertain[0]), (&CPU, &widen_pairs(&found_f32), &ref_uncertain[1])]
@@ -497,10 +497,10 @@ fn fused_agrees<T: Element + Logit + Into<f64>>(
     judge: &mut Judge,
 ) {
     let batch = rows.batch();
-    let mut fused = cpu::Forward::default();
-    cpu::forward_with(&batch, &rows.logits, rows.labels[..].into(), inputs, loss, &mut fused).unwrap();
+    let mut fused = Forward::default();
+    cpu::forward(&batch, &rows.logits, rows.labels[..].into(), inputs, loss, &mut fused).unwrap();
     let mut alone = PairOutputs::default();
-    cpu::pair_loss_with(&batch, &logps.logps, Some(&logps.scored), inputs, loss, &mut alone).unwrap();
+    cpu::pair_loss(&batch, &logps.logps, Some(&logps.scored), inputs, loss, &mut alone).unwrap();
     let same = bits(&fused.logps.logps) == bits(&logps.logps)
         && bits(&fused.pairs.pair_losses) == bits(&alone.pair_losses)
         && bits(&fused.pairs.coef) == bits(&alone.coef)

@@ -8,9 +8,9 @@
 //! Held against finite differences in f64 of the whole chain from X and W to the loss; and the CPU backend, from logits
 //! in its own types, against the same products of the reference's gradient.
 
-use dpo_kernels::batch::IGNORE_INDEX;
-use dpo_kernels::loss::PairInputs;
-use dpo_kernels::{HostBatch, Logit, PairLoss, cpu, reference};
+use dpo_kernels::IGNORE_INDEX;
+use dpo_kernels::PairInputs;
+use dpo_kernels::{Forward, HostBatch, Logit, PairLoss, cpu, reference};
 use half::{bf16, f16};
 
 const SEQUENCES: usize = 4;
@@ -99,8 +99,14 @@ impl Head {
         let logps = reference::logps(&self.batch, logits, LABELS[..].into()).unwrap();
         let ref_logps = REF_LOGPS.map(f64::from);
         let lengths = Some(&logps.scored[..]);
-        let pairs =
-            reference::pair_loss(&self.batch, &logps.logps, Some(&ref_logps), lengths, &self.loss).unwrap();
+        let pairs = reference::pair_loss(
+            &self.batch,
+            &logps.logps,
+            lengths,
+            &PairInputs::reference(&ref_logps),
+            &self.loss,
+        )
+        .unwrap();
         let gradient =
             reference::factored_gradient(&self.batch, logits, LABELS[..].into(), &logps.logsumexp).unwrap();
         (UPSTREAM * pairs.metrics.loss, Matrix { values: gradient, columns: VOCAB }, of_rows(&pairs.coef))
@@ -160,8 +166,8 @@ fn cpu_agrees<T: Logit + Into<f64> + PartialEq>(unit: f64) {
     let logits: Vec<T> = head.logits().iter().map(|&z| T::from_f32(z as f32)).collect();
     let labels = || LABELS[..].into();
     let inputs = PairInputs { ref_logps: Some(&REF_LOGPS[..]), ..PairInputs::default() };
-    let [mut plain, mut apart, mut in_place] = [(); 3].map(|()| cpu::Forward::default());
-    cpu::forward_with(&head.batch, &logits, labels(), &inputs, &head.loss, &mut plain).unwrap();
+    let [mut plain, mut apart, mut in_place] = [(); 3].map(|()| Forward::default());
+    cpu::forward(&head.batch, &logits, labels(), &inputs, &head.loss, &mut plain).unwrap();
     let mut gradient = vec![T::from_f32(9.0); logits.len()];
     cpu::factored(&head.batch, &logits, labels(), &inputs, &head.loss, &mut apart, &mut gradient).unwrap();
     let mut over = logits.clone();

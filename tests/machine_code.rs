@@ -16,8 +16,12 @@ use std::process::Command;
 
 use dpo_kernels::DType;
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
-use dpo_kernels::cuda::plan::{Device, KERNELS, PAIR_LOSS_THREADS};
-use dpo_kernels::cuda::tuning::{FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, Kernel, TABLE};
+use dpo_kernels::cuda::kernel::Kernel;
+use dpo_kernels::cuda::params::DPO_PAIR_LOSS_THREADS;
+use dpo_kernels::cuda::plan::Device;
+use dpo_kernels::cuda::tuning::{
+    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, RowPass, TABLE,
+};
 
 /// What a multiprocessor has.
 struct Multiprocessor {
@@ -40,13 +44,13 @@ fn multiprocessor(capability: u32) -> Multiprocessor {
 /// Threads of the largest block that a unit's kernels are launched with.
 fn block(unit: &str) -> u32 {
     let kernel = match unit {
-        "forward" => Kernel::Forward,
-        "backward" => Kernel::Backward,
+        "forward" => RowPass::Forward,
+        "backward" => RowPass::Backward,
         "factored" => return FACTORED_THREADS,
-        "pair_loss" => return PAIR_LOSS_THREADS,
+        "pair_loss" => return DPO_PAIR_LOSS_THREADS,
         other => panic!("no block size for {other}"),
     };
-    let threads = TABLE.iter().filter(|entry| entry.kernel == kernel).map(|entry| entry.threads);
+    let threads = TABLE.iter().filter(|entry| entry.pass == kernel).map(|entry| entry.threads);
     threads.max().expect("each kernel has entries")
 }
 
@@ -225,9 +229,10 @@ fn kernels_fit_their_budgets() {
     for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
         let resources = resources(image);
         let loops = nvdisasm.as_ref().map(|path| main_loops(&disassemble(Path::new(path), image)));
-        for (_, kernel) in KERNELS.iter().filter(|(unit, _)| *unit == image.unit) {
+        let names = Kernel::ALL.iter().filter(|kernel| kernel.unit() == image.unit).map(Kernel::to_string);
+        for kernel in &std::collections::BTreeSet::from_iter(names) {
             let target = image.target();
-            let found = resources[*kernel];
+            let found = resources[kernel];
             let block = block(image.unit);
             let dynamic_bytes = if image.unit == "factored" {
                 assert!(found.shared_bytes <= FACTORED_STATIC_SHARED, "{kernel} for {target}: {found:?}");
@@ -253,7 +258,7 @@ fn kernels_fit_their_budgets() {
             let enough = if image.unit == "factored" { blocks >= 2 } else { occupancy >= least };
             assert!(enough, "{kernel} for {target}: {found:?} fills {occupancy} of a multiprocessor");
             if let (Some(loops), Some(budget)) = (&loops, budget(image.unit, kernel)) {
-                check_loops(kernel, &target, &loops[*kernel], budget, &mut table);
+                check_loops(kernel, &target, &loops[kernel], budget, &mut table);
             }
             table.push('\n');
         }

@@ -6,47 +6,49 @@
 mod devices;
 
 use devices::{A100, H200};
-use dpo_kernels::batch::LabelType;
+use dpo_kernels::cuda::kernel::Kernel;
 use dpo_kernels::cuda::params::{
     DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
     DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
-    self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
-    PairBuffers, TokenMetricsBuffers,
+    self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Step, TokenMetricBuffers,
 };
 use dpo_kernels::cuda::tuning::{
-    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, Kernel, RowPartition, TABLE, most_slices,
+    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, RowPartition, RowPass, TABLE, most_slices,
 };
-use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences, Transform};
+use dpo_kernels::{
+    Batch, DType, Error, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Sequences, Transform,
+};
 
 const INPUTS: Inputs =
     Inputs { dtype: DType::BF16, logits: 0x1000_0000, label_type: LabelType::I64, labels: 0x2000 };
 const OUT: LogpsBuffers = LogpsBuffers {
-    logps: 0x3000,
+    logps: Some(0x3000),
     scored: None,
     token_logps: None,
     logsumexp: Some(0x4000),
     logsumexp_residual: Some(0x5000),
     token_weights: None,
-    metrics: TokenMetricsBuffers {
-        entropy: None,
-        correct: None,
-        mean_logit: None,
-        sum_p2: None,
-        sequence_log_weights: None,
-        means: None,
-    },
-    status: 0x6000,
+    metrics: None,
+    status: Some(0x6000),
 };
-const PAIRS: PairBuffers = PairBuffers {
-    inputs: DevicePairInputs::NONE,
-    pair_losses: 0x8000,
-    chosen_rewards: 0x9000,
-    rejected_rewards: 0xa000,
-    margins: 0xb000,
-    coef: 0xc000,
-    metrics: 0xd000,
+const NO_METRICS: TokenMetricBuffers = TokenMetricBuffers {
+    entropy: None,
+    correct: None,
+    mean_logit: None,
+    sum_p2: None,
+    sequence_log_weights: None,
+    mean: None,
+};
+const PAIRS: PairOutputBuffers = PairOutputBuffers {
+    pair_losses: Some(0x8000),
+    chosen_rewards: Some(0x9000),
+    rejected_rewards: Some(0xa000),
+    margins: Some(0xb000),
+    coef: Some(0xc000),
+    metrics: Some(0xd000),
 };
 const WORKSPACE: u64 = 0xe000;
 
@@ -56,6 +58,17 @@ fn batch() -> DeviceBatch {
 
 fn loss() -> PairLoss {
     PairLoss::sigmoid(0.1f32).unwrap()
+}
+
+/// A loss with nothing but its outputs.
+fn arguments(loss: &PairLoss) -> PairLossArguments<'_> {
+    PairLossArguments { loss, inputs: DevicePairInputs::NONE, out: &PAIRS }
+}
+
+/// The one step of a plan.
+fn only(plan: Plan) -> Launch {
+    let [Step::Launch(launch)] = plan.steps() else { panic!("not one launch: {plan:?}") };
+    *launch
 }
 
 fn gradient(dlogits: u64) -> GradientBuffers {
@@ -73,20 +86,21 @@ fn gradient(dlogits: u64) -> GradientBuffers {
 }
 
 fn forward_params(batch: &DeviceBatch) -> DpoForward {
-    match plan::forward(&A100, batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap().arguments {
+    let plan = plan::forward(&A100, batch, &INPUTS, &OUT, Some(&arguments(&loss())), WORKSPACE);
+    match only(plan.unwrap()).arguments {
         Arguments::Forward(params) => params,
         other => panic!("not a forward launch: {other:?}"),
     }
 }
 
 fn backward_params(batch: &DeviceBatch, dlogits: u64) -> DpoBackward {
-    match plan::backward(&A100, batch, &INPUTS, &gradient(dlogits)).unwrap().arguments {
+    match only(plan::backward(&A100, batch, &INPUTS, &gradient(dlogits)).unwrap()).arguments {
         Arguments::Backward(params) => params,
         other => panic!("not a backward launch: {other:?}"),
     }
 }
 
-fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
+fn value_error(result: Result<Plan, Error>) -> (&'static str, String) {
     match result.unwrap_err() {
         Error::Value { argument, found, .. } => (argument, found),
         other => panic!("not a value error: {other}"),
@@ -95,8 +109,9 @@ fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
 
 #[test]
 fn forward_is_one_launch() {
-    let launch = plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
-    assert_eq!((launch.unit, launch.kernel), ("forward", "dpo_forward_bf16"));
+    let plan = plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments(&loss())), WORKSPACE);
+    let launch = only(plan.unwrap());
+    assert_eq!((launch.kernel.unit(), launch.kernel.to_string()), ("forward", "dpo_forward_bf16".into()));
     // 32 rows of 2000 bytes, eight to a block.
     assert_eq!((launch.grid, launch.block), (4, 256));
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
@@ -108,71 +123,86 @@ fn forward_is_one_launch() {
 #[test]
 fn every_entry_point_is_planned_for() {
     let mut planned = Vec::new();
+    let entropy = TokenMetricBuffers { entropy: Some(0xf000), ..NO_METRICS };
+    let all = TokenMetricBuffers { mean: Some(0xf000), ..entropy };
     for dtype in DType::ALL {
         let inputs = Inputs { dtype, ..INPUTS };
-        let transform = Transform { scale: 2.0, ..Transform::default() };
+        let transform = Transform { softcap: Some(30.0), ..Transform::default() };
         for batch in [batch(), Batch { transform, ..batch() }] {
-            let forward = plan::forward(&A100, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
-            let backward = plan::backward(&A100, &batch, &inputs, &gradient(INPUTS.logits)).unwrap();
-            planned.extend([(forward.unit, forward.kernel), (backward.unit, backward.kernel)]);
+            for metrics in [None, Some(entropy), Some(all)] {
+                let out = LogpsBuffers { metrics, ..OUT };
+                planned.push(plan::forward(&A100, &batch, &inputs, &out, None, WORKSPACE).unwrap());
+            }
+            planned.push(plan::backward(&A100, &batch, &inputs, &gradient(INPUTS.logits)).unwrap());
         }
-        let factored =
-            plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
-        planned.push((factored.unit, factored.kernel));
+        planned.push(plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap());
     }
-    let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
-    planned.push((alone.unit, alone.kernel));
-    planned.sort();
-    let mut kernels = plan::KERNELS;
-    kernels.sort();
-    assert_eq!(planned, kernels);
+    let loss = loss();
+    planned.push(plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &arguments(&loss), 0x6000).unwrap());
+    let mut planned: Vec<Kernel> = planned.into_iter().map(|plan| only(plan).kernel).collect();
+    planned.sort_by_key(|kernel| kernel.index());
+    assert_eq!(planned, Kernel::ALL);
 }
 
-/// What is off costs nothing: only a transform of z, or a metric, takes the kernels that have them.
+/// What is off costs nothing: only a soft cap, or a metric, takes the kernels that have them.
 #[test]
 fn extras_take_their_own_kernels() {
+    let (dtype, plain) = (DType::BF16, MetricsLevel::None);
     let forward = |batch: &DeviceBatch, out: &LogpsBuffers| {
-        plan::forward(&A100, batch, &INPUTS, out, None, WORKSPACE).unwrap().kernel
+        only(plan::forward(&A100, batch, &INPUTS, out, None, WORKSPACE).unwrap()).kernel
     };
-    let backward =
-        |batch: &DeviceBatch| plan::backward(&A100, batch, &INPUTS, &gradient(INPUTS.logits)).unwrap().kernel;
+    let backward = |batch: &DeviceBatch| {
+        only(plan::backward(&A100, batch, &INPUTS, &gradient(INPUTS.logits)).unwrap()).kernel
+    };
     let transformed = |transform| Batch { transform, ..batch() };
     let padded = transformed(Transform { valid_vocab: Some(900), ..Transform::default() });
-    assert_eq!((forward(&padded, &OUT), backward(&padded)), ("dpo_forward_bf16", "dpo_backward_bf16"));
+    assert_eq!(forward(&padded, &OUT), Kernel::Forward { metrics: plain, softcap: false, dtype });
+    assert_eq!(backward(&padded), Kernel::Backward { softcap: false, dtype });
     let params = forward_params(&padded).batch;
     assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 1.0, 0.0));
     let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
-    let mapped = ("dpo_forward_figured_bf16", "dpo_backward_transformed_bf16");
-    assert_eq!((forward(&capped, &OUT), backward(&capped)), mapped);
+    assert_eq!(forward(&capped, &OUT), Kernel::Forward { metrics: plain, softcap: true, dtype });
+    assert_eq!(backward(&capped), Kernel::Backward { softcap: true, dtype });
     let params = forward_params(&capped).batch;
     assert_eq!((params.columns, params.scale, params.softcap), (1000, 0.5, 30.0));
-    let metrics = TokenMetricsBuffers { entropy: Some(0xf000), ..TokenMetricsBuffers::default() };
-    assert_eq!(forward(&batch(), &LogpsBuffers { metrics, ..OUT }), mapped.0);
+    let level = |metrics| match forward(&batch(), &LogpsBuffers { metrics: Some(metrics), ..OUT }) {
+        Kernel::Forward { metrics, softcap: false, .. } => metrics,
+        other => panic!("not a plain forward kernel: {other}"),
+    };
+    let entropy = TokenMetricBuffers { entropy: Some(0xf000), ..NO_METRICS };
+    assert_eq!((level(NO_METRICS), level(entropy)), (plain, MetricsLevel::Entropy));
+    for more in [
+        TokenMetricBuffers { correct: Some(0xf000), ..NO_METRICS },
+        TokenMetricBuffers { mean_logit: Some(0xf100), ..entropy },
+        TokenMetricBuffers { sum_p2: Some(0xf100), ..entropy },
+        TokenMetricBuffers { sequence_log_weights: Some(0xf100), ..entropy },
+        TokenMetricBuffers { mean: Some(0xf100), ..entropy },
+    ] {
+        assert_eq!(level(more), MetricsLevel::All);
+    }
 
     let weighted = Batch { ld_alpha: 0.25, pairs: Pairs::Interleaved, ..batch() };
-    assert_eq!(forward(&weighted, &LogpsBuffers { token_weights: Some(0xf000), ..OUT }), "dpo_forward_bf16");
+    let out = LogpsBuffers { token_weights: Some(0xf000), ..OUT };
+    assert_eq!(forward(&weighted, &out), Kernel::Forward { metrics: plain, softcap: false, dtype });
     let params = forward_params(&weighted);
     assert_eq!((params.ld_alpha, params.partner_layout), (0.25, DPO_PAIRS_INTERLEAVED));
 }
 
 /// What is summed over rows and not asked for goes by way of the workspace.
 #[test]
-fn means_need_no_buffers_of_rows() {
-    let params = |metrics| match plan::forward(
-        &A100,
-        &batch(),
-        &INPUTS,
-        &LogpsBuffers { logsumexp: None, metrics, ..OUT },
-        None,
-        WORKSPACE + 4,
-    ) {
-        Ok(plan::Launch { arguments: Arguments::Forward(params), .. }) => params,
-        other => panic!("not a forward launch: {other:?}"),
+fn metrics_of_the_batch_need_no_buffers_of_rows() {
+    let params = |metrics| {
+        let out = LogpsBuffers { logsumexp: None, metrics: Some(metrics), ..OUT };
+        let plan = plan::forward(&A100, &batch(), &INPUTS, &out, None, WORKSPACE + 4);
+        match only(plan.unwrap()).arguments {
+            Arguments::Forward(params) => params,
+            other => panic!("not a forward launch: {other:?}"),
+        }
     };
     let bytes = plan::workspace_bytes(&batch()).unwrap() as u64;
     for metrics in [
-        TokenMetricsBuffers { means: Some(0xf000), ..OUT.metrics },
-        TokenMetricsBuffers { sequence_log_weights: Some(0xf000), ..OUT.metrics },
+        TokenMetricBuffers { mean: Some(0xf000), ..NO_METRICS },
+        TokenMetricBuffers { sequence_log_weights: Some(0xf000), ..NO_METRICS },
     ] {
         let params = params(metrics);
         let m = params.metrics;
@@ -182,13 +212,13 @@ fn means_need_no_buffers_of_rows() {
         assert!(rows.windows(2).all(|pair| pair[1] - pair[0] >= 4 * 32), "{rows:?}");
         assert!(m.sums >= params.slice_sums && m.sums.is_multiple_of(8));
         assert!(m.sums + 4 * size_of::<DpoTokenMetricSums>() as u64 <= WORKSPACE + 4 + bytes);
-        let asked = (metrics.means.unwrap_or(0), metrics.sequence_log_weights.unwrap_or(0));
-        assert_eq!((m.means, m.sequence_log_weights), asked);
+        let asked = (metrics.mean.unwrap_or(0), metrics.sequence_log_weights.unwrap_or(0));
+        assert_eq!((m.mean, m.sequence_log_weights), asked);
     }
-    let own = params(TokenMetricsBuffers { means: Some(0xf000), sum_p2: Some(0xf100), ..OUT.metrics });
+    let own = params(TokenMetricBuffers { mean: Some(0xf000), sum_p2: Some(0xf100), ..NO_METRICS });
     assert_eq!(own.metrics.sum_p2, 0xf100);
-    let m = params(TokenMetricsBuffers { sum_p2: Some(0xf100), ..OUT.metrics }).metrics;
-    assert_eq!((m.entropy, m.sum_p2, m.sums, m.means), (0, 0xf100, 0, 0));
+    let m = params(TokenMetricBuffers { sum_p2: Some(0xf100), ..NO_METRICS }).metrics;
+    assert_eq!((m.entropy, m.sum_p2, m.sums, m.mean), (0, 0xf100, 0, 0));
 }
 
 #[test]
@@ -207,18 +237,18 @@ fn extras_that_miss_something_are_refused() {
 #[test]
 fn logps_alone_has_no_pairs() {
     let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000) };
-    let launch = plan::forward(&A100, &batch, &INPUTS, &OUT, None, WORKSPACE).unwrap();
+    let launch = only(plan::forward(&A100, &batch, &INPUTS, &OUT, None, WORKSPACE).unwrap());
     let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
     assert_eq!(params.loss.pairs, 0);
     let (argument, _) =
-        value_error(plan::forward(&A100, &batch, &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE));
+        value_error(plan::forward(&A100, &batch, &INPUTS, &OUT, Some(&arguments(&loss())), WORKSPACE));
     assert_eq!(argument, "pairs");
 }
 
 #[test]
 fn parameters_that_f32_cannot_hold_are_refused() {
     let launch =
-        |loss: &PairLoss| plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((loss, &PAIRS)), WORKSPACE);
+        |loss: &PairLoss| plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments(loss)), WORKSPACE);
     assert_eq!(value_error(launch(&PairLoss::sigmoid(1e-60).unwrap())).0, "beta");
     assert_eq!(value_error(launch(&loss().with_normalizer(1e60).unwrap())).0, "normalizer");
 }
@@ -261,9 +291,11 @@ fn counts_beyond_the_grid_are_refused() {
 #[test]
 fn arrays_of_a_wrong_length_are_named() {
     let beta = Some(DeviceArray { address: 0x7100, len: 3 });
-    let pairs = PairBuffers { inputs: DevicePairInputs { beta, ..PAIRS.inputs }, ..PAIRS };
+    let loss = loss();
+    let inputs = DevicePairInputs { beta, ..DevicePairInputs::NONE };
+    let arguments = PairLossArguments { inputs, ..arguments(&loss) };
     assert_eq!(
-        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &pairs)), WORKSPACE).unwrap_err(),
+        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments), WORKSPACE).unwrap_err(),
         Error::Length { argument: "beta", shape: "[pairs]", expected: 2, found: 3 }
     );
 }
@@ -283,32 +315,48 @@ fn in_place_or_apart_but_never_overlapping() {
 
 #[test]
 fn null_and_misaligned_addresses_are_named() {
-    type Change = fn(&mut Inputs, &mut LogpsBuffers, &mut PairBuffers, &mut u64);
-    let changes: [(&str, Change); 18] = [
-        ("logits", |inputs, _, _, _| inputs.logits = 0),
-        ("logits", |inputs, _, _, _| inputs.logits = 0x1001),
-        ("labels", |inputs, _, _, _| inputs.labels = 0),
-        ("labels", |inputs, _, _, _| inputs.labels = 0x2004),
-        ("logps", |_, out, _, _| out.logps = 0),
-        ("scored", |_, out, _, _| out.scored = Some(0)),
-        ("token_logps", |_, out, _, _| out.token_logps = Some(2)),
-        ("logsumexp", |_, out, _, _| out.logsumexp = Some(2)),
-        ("logsumexp_residual", |_, out, _, _| out.logsumexp_residual = Some(0)),
-        ("status", |_, out, _, _| out.status = 0),
-        ("ref_logps", |_, _, pairs, _| pairs.inputs.ref_logps = Some(DeviceArray { address: 0, len: 4 })),
-        ("weight", |_, _, pairs, _| pairs.inputs.weight = Some(DeviceArray { address: 0x7002, len: 2 })),
-        ("normalizer", |_, _, pairs, _| pairs.inputs.normalizer = Some(0)),
-        ("pair_losses", |_, _, pairs, _| pairs.pair_losses = 0),
-        ("margins", |_, _, pairs, _| pairs.margins = 1),
-        ("coef", |_, _, pairs, _| pairs.coef = 0),
-        ("metrics", |_, _, pairs, _| pairs.metrics = 0),
-        ("workspace", |_, _, _, workspace| *workspace = 0),
+    struct Given {
+        inputs: Inputs,
+        out: LogpsBuffers,
+        pair_inputs: DevicePairInputs,
+        pairs: PairOutputBuffers,
+        workspace: u64,
+    }
+    let changes: [(&str, fn(&mut Given)); 20] = [
+        ("logits", |given| given.inputs.logits = 0),
+        ("logits", |given| given.inputs.logits = 0x1001),
+        ("labels", |given| given.inputs.labels = 0),
+        ("labels", |given| given.inputs.labels = 0x2004),
+        ("logps", |given| given.out.logps = None),
+        ("logps", |given| given.out.logps = Some(0)),
+        ("scored", |given| given.out.scored = Some(0)),
+        ("token_logps", |given| given.out.token_logps = Some(2)),
+        ("logsumexp", |given| given.out.logsumexp = Some(2)),
+        ("logsumexp_residual", |given| given.out.logsumexp_residual = Some(0)),
+        ("status", |given| given.out.status = None),
+        ("sum_p2", |given| given.out.metrics = Some(TokenMetricBuffers { sum_p2: Some(2), ..NO_METRICS })),
+        ("ref_logps", |given| given.pair_inputs.ref_logps = Some(DeviceArray { address: 0, len: 4 })),
+        ("weight", |given| given.pair_inputs.weight = Some(DeviceArray { address: 0x7002, len: 2 })),
+        ("normalizer", |given| given.pair_inputs.normalizer = Some(0)),
+        ("pair_losses", |given| given.pairs.pair_losses = None),
+        ("margins", |given| given.pairs.margins = Some(1)),
+        ("coef", |given| given.pairs.coef = None),
+        ("metrics", |given| given.pairs.metrics = None),
+        ("workspace", |given| given.workspace = 0),
     ];
     for (name, change) in changes {
-        let (mut inputs, mut out, mut pairs, mut workspace) = (INPUTS, OUT, PAIRS, WORKSPACE);
-        change(&mut inputs, &mut out, &mut pairs, &mut workspace);
-        let launch = plan::forward(&A100, &batch(), &inputs, &out, Some((&loss(), &pairs)), workspace);
-        assert_eq!(value_error(launch).0, name);
+        let mut given = Given {
+            inputs: INPUTS,
+            out: OUT,
+            pair_inputs: DevicePairInputs::NONE,
+            pairs: PAIRS,
+            workspace: WORKSPACE,
+        };
+        change(&mut given);
+        let Given { inputs, out, pair_inputs, pairs, workspace } = given;
+        let arguments = PairLossArguments { loss: &loss(), inputs: pair_inputs, out: &pairs };
+        let plan = plan::forward(&A100, &batch(), &inputs, &out, Some(&arguments), workspace);
+        assert_eq!(value_error(plan).0, name);
     }
     let packed = Batch::packed(DeviceArray { address: 0, len: 5 }, 32, 1000);
     assert_eq!(value_error(plan::forward(&A100, &packed, &INPUTS, &OUT, None, WORKSPACE)).0, "cu_seqlens");
@@ -362,7 +410,7 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
         for device in devices::ALL {
             for dtype in DType::ALL {
                 let inputs = Inputs { dtype, ..INPUTS };
-                let launch = plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
+                let launch = only(plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE).unwrap());
                 let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
                 let sums = match u64::from(params.partition.blocks_per_row) {
                     1 => 0,
@@ -398,8 +446,8 @@ fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
 
             let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, 5, vocab) };
             let inputs = Inputs { dtype, ..INPUTS };
-            let launch =
-                plan::factored(device, &batch, &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
+            let plan = plan::factored(device, &batch, &inputs, &OUT, None, INPUTS.logits, WORKSPACE);
+            let launch = only(plan.unwrap());
             assert_eq!((launch.grid, launch.cluster, launch.block), (5 * slices, slices, threads));
             assert_eq!(launch.shared_bytes, partition.shared_bytes());
         }
@@ -423,16 +471,16 @@ fn a_factored_gradient_is_the_logits_or_apart_from_them() {
 
 /// Every row is divided among blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.
 #[test]
-fn rows_are_dealt_alike_in_every_batch() {
-    for (kernel, device) in
-        [Kernel::Forward, Kernel::Backward].into_iter().flat_map(|k| devices::ALL.map(|d| (k, d)))
+fn rows_are_divided_alike_in_every_batch() {
+    for (pass, device) in
+        [RowPass::Forward, RowPass::Backward].into_iter().flat_map(|k| devices::ALL.map(|d| (k, d)))
     {
         for dtype in DType::ALL {
             for vocab in
                 [1, 31, 1000, 4096, 8193, 16_385, 32_000, 50_257, 128_256, 262_144, i32::MAX as usize]
             {
                 let RowPartition { threads, params } =
-                    RowPartition::of(kernel, device.capability, dtype, vocab);
+                    RowPartition::of(pass, device.capability, dtype, vocab);
                 let vectors = (vocab * dtype.size()).div_ceil(16) as u64;
                 let (slices, slice) = (u64::from(params.blocks_per_row), u64::from(params.slice_vectors));
                 assert!((slices - 1) * slice < vectors && vectors <= slices * slice, "{vocab} {params:?}");
@@ -445,13 +493,13 @@ fn rows_are_dealt_alike_in_every_batch() {
                 for rows in [1, 7, 8, 9, 64, 4096] {
                     let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, rows, vocab) };
                     let inputs = Inputs { dtype, ..INPUTS };
-                    let launch = match kernel {
-                        Kernel::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),
-                        Kernel::Backward => {
+                    let launch = match pass {
+                        RowPass::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),
+                        RowPass::Backward => {
                             plan::backward(&device, &batch, &inputs, &gradient(INPUTS.logits))
                         }
                     };
-                    let launch = launch.unwrap();
+                    let launch = only(launch.unwrap());
                     let found = match launch.arguments {
                         Arguments::Forward(params) => params.partition,
                         Arguments::Backward(params) => params.partition,
@@ -468,7 +516,7 @@ fn rows_are_dealt_alike_in_every_batch() {
 
 #[test]
 fn few_long_rows_and_many_short_ones_fill_the_chip() {
-    let forward = |vocab| RowPartition::of(Kernel::Forward, H200.capability, DType::BF16, vocab);
+    let forward = |vocab| RowPartition::of(RowPass::Forward, H200.capability, DType::BF16, vocab);
     // 64 rows make more than two blocks a multiprocessor, and 4096 short ones fewer blocks than rows.
     assert!(forward(128_256).blocks(64) > 2 * u64::from(H200.multiprocessors));
     assert!(forward(1000).blocks(4096) == 512 && forward(4096).blocks(4096) == 1024);
@@ -484,11 +532,9 @@ fn every_entry_of_the_tuning_table_is_of_use() {
                 let capability = 10 * device.capability.0 + device.capability.1;
                 let first = TABLE.iter().find(|other| {
                     let (from, to) = other.capabilities;
-                    other.kernel == entry.kernel
-                        && (from..=to).contains(&capability)
-                        && bytes <= other.row_bytes
+                    other.pass == entry.pass && (from..=to).contains(&capability) && bytes <= other.row_bytes
                 });
-                let divided = RowPartition::of(entry.kernel, device.capability, dtype, bytes / dtype.size());
+                let divided = RowPartition::of(entry.pass, device.capability, dtype, bytes / dtype.size());
                 first == Some(entry) && divided.params.rows_per_block == entry.rows_per_block
             },
         )
@@ -500,17 +546,17 @@ fn every_entry_of_the_tuning_table_is_of_use() {
 
 #[test]
 fn pair_loss_alone_needs_lengths_for_length_normalisation() {
-    let plan = |lengths| {
+    let plan = |scored| {
         let loss = loss().with_length_normalization();
-        plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, lengths, &loss, &PAIRS, 0x6000)
+        plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, scored, &arguments(&loss), 0x6000)
     };
     assert_eq!(
         plan(None).unwrap_err(),
         Error::Missing { argument: "lengths", because: "the loss is length-normalised" }
     );
-    let launch = plan(Some(0x40)).unwrap();
+    let launch = only(plan(Some(0x40)).unwrap());
     assert_eq!(launch.grid, 1);
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoPairLossAlone>());
-    let odd = plan::pair_loss(&Pairs::Concatenated, 3, 0x3000, None, &loss(), &PAIRS, 0x6000);
+    let odd = plan::pair_loss(&Pairs::Concatenated, 3, 0x3000, None, &arguments(&loss()), 0x6000);
     assert_eq!(value_error(odd).0, "sequences");
 }

@@ -5,8 +5,10 @@ mod common;
 use common::golden::{Element, splitmix};
 use common::tolerance::{CPU, Judge, PairBounds, Precision, Side, UNIT_F32, Uncertain, rounding, short_exp};
 use common::{bits, widen};
-use dpo_kernels::batch::{Logps, PairOutputs};
-use dpo_kernels::{HostBatch, LabelAlignment, Labels, Logit, PairLoss, Pairs, Sequences, cpu, reference};
+use dpo_kernels::{
+    Forward, HostBatch, LabelAlignment, Labels, Logit, PairInputs, PairLoss, Pairs, Sequences, cpu, reference,
+};
+use dpo_kernels::{Logps, PairOutputs};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -126,7 +128,7 @@ fn problem() -> impl Strategy<Value = Problem> {
 /// What all three stages of the CPU backend make of a problem.
 #[derive(Debug, Clone)]
 struct Outputs<T> {
-    forward: cpu::Forward,
+    forward: Forward,
     dlogits: Vec<T>,
 }
 
@@ -217,9 +219,16 @@ impl Problem {
 
     fn outputs_of<T: Logit>(&self, batch: &HostBatch<'_>, logits: &[T]) -> Outputs<T> {
         self.with_labels(|labels| {
-            let mut forward = cpu::Forward::default();
-            cpu::forward(batch, logits, labels, self.ref_logps.as_deref(), &self.loss(), &mut forward)
-                .unwrap();
+            let mut forward = Forward::default();
+            cpu::forward(
+                batch,
+                logits,
+                labels,
+                &PairInputs { ref_logps: self.ref_logps.as_deref(), ..PairInputs::NONE },
+                &self.loss(),
+                &mut forward,
+            )
+            .unwrap();
             let mut dlogits = vec![T::from_f32(0.0); logits.len()];
             let logsumexp = (&forward.logps).into();
             let coef = &forward.pairs.coef;
@@ -243,7 +252,14 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
     let (truth, true_pairs, dlogits) = problem.with_labels(|labels| {
         let truth = reference::logps(&batch, &logits, labels).unwrap();
         let lengths = Some(&truth.scored[..]);
-        let pairs = reference::pair_loss(&batch, &truth.logps, ref_logps.as_deref(), lengths, &loss).unwrap();
+        let pairs = reference::pair_loss(
+            &batch,
+            &truth.logps,
+            lengths,
+            &PairInputs { ref_logps: ref_logps.as_deref(), ..PairInputs::NONE },
+            &loss,
+        )
+        .unwrap();
         let dlogits =
             reference::backward(&batch, &logits, labels, &truth.logsumexp, &pairs.coef, upstream).unwrap();
         (truth, pairs, dlogits)
@@ -287,7 +303,14 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
     };
     let sides: Vec<Side> = (0..problem.lens.len()).map(side).collect();
     let evaluate = |logps: &[f64]| {
-        reference::pair_loss(&batch, logps, ref_logps.as_deref(), Some(&truth.scored), &loss).unwrap()
+        reference::pair_loss(
+            &batch,
+            logps,
+            Some(&truth.scored),
+            &PairInputs { ref_logps: ref_logps.as_deref(), ..PairInputs::NONE },
+            &loss,
+        )
+        .unwrap()
     };
     let bounds = PairBounds::new(&DERIVED, &sides, &of_pairs, &evaluate);
     let mut coef_bounds = bounds.coef.clone();
@@ -534,7 +557,7 @@ proptest! {
         let [one, other] = [batch, swapped].map(|batch| {
             let mut out = PairOutputs::default();
             let (logps, ref_logps) = ([pair.0, pair.1], [ref_logps.0, ref_logps.1]);
-            cpu::pair_loss(&batch, &logps, Some(&ref_logps), None, &loss, &mut out).unwrap();
+            cpu::pair_loss(&batch, &logps, None, &PairInputs::reference(&ref_logps), &loss, &mut out).unwrap();
             out
         });
         prop_assert_eq!(&one.chosen_rewards, &other.rejected_rewards);

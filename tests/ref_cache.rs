@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dpo_kernels::cpu::{self, Forward};
+use dpo_kernels::cpu;
 use dpo_kernels::ref_cache::{Fingerprint, Problem, RefCache, SequenceKey};
 use dpo_kernels::{
-    Error, HostBatch, LabelAlignment, Labels, Logps, PairLoss, Pairs, Sequences, Transform, reference,
+    Error, Forward, HostBatch, LabelAlignment, Labels, Logps, PairInputs, PairLoss, Pairs, Sequences,
+    Transform, reference,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -140,7 +141,7 @@ mod round_trip {
         let ref_logps = known(&mut cache, &keys);
         assert_eq!(ref_logps, computed.unwrap());
         let mut out = Forward::default();
-        cpu::forward(&batch, &logits, labels, Some(&ref_logps), &loss, &mut out).unwrap();
+        cpu::forward(&batch, &logits, labels, &PairInputs::reference(&ref_logps), &loss, &mut out).unwrap();
         assert_eq!(out.logps.logps, ref_logps);
         assert_eq!((out.pairs.chosen_rewards, out.pairs.rejected_rewards), (vec![0.0; 2], vec![0.0; 2]));
         assert_eq!(out.pairs.metrics.loss, 2f32.ln());

@@ -4,7 +4,7 @@ use dpo_kernels::theory::{
     bradley_terry, gibbs_policy, kl_divergence, log_partition, reward_difference, reward_from_policy,
     rlhf_objective,
 };
-use dpo_kernels::{HostBatch, PairLoss, cpu, reference};
+use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu, reference};
 use proptest::prelude::*;
 
 /// A policy from unnormalised log-probs.
@@ -106,7 +106,8 @@ fn with_reference(
     loss: &PairLoss,
 ) -> Vec<f64> {
     let logps = reference::logps(batch, logits, labels.into()).unwrap();
-    let pairs = reference::pair_loss(batch, &logps.logps, Some(ref_logps), None, loss).unwrap();
+    let pairs =
+        reference::pair_loss(batch, &logps.logps, None, &PairInputs::reference(ref_logps), loss).unwrap();
     reference::backward(batch, logits, labels.into(), &logps.logsumexp, &pairs.coef, 1.0).unwrap()
 }
 
@@ -119,8 +120,9 @@ fn with_cpu(
 ) -> Vec<f64> {
     let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&value| value as f32).collect() };
     let mut gradient = narrow(logits);
-    let mut out = cpu::Forward::default();
-    cpu::forward(batch, &gradient, labels.into(), Some(&narrow(ref_logps)), loss, &mut out).unwrap();
+    let mut out = Forward::default();
+    cpu::forward(batch, &gradient, labels.into(), &PairInputs::reference(&narrow(ref_logps)), loss, &mut out)
+        .unwrap();
     let logsumexp = (&out.logps).into();
     cpu::backward_in_place(batch, &mut gradient, labels.into(), logsumexp, &out.pairs.coef, 1.0).unwrap();
     gradient.into_iter().map(f64::from).collect()

@@ -1,6 +1,6 @@
 //! How far the results of `pair_loss` move when the log-probs do, by evaluating the f64 reference there.
 
-use dpo_kernels::batch::PairOutputs;
+use dpo_kernels::PairOutputs;
 
 /// Largest changes of pair losses and coefficients.
 #[derive(Debug, Clone)]

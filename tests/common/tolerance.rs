@@ -16,7 +16,7 @@
 //! Well-conditioned results must be as near as [`Precision::relative`], whatever the bound above would allow.
 
 use dpo_kernels::DType;
-use dpo_kernels::batch::PairOutputs;
+use dpo_kernels::PairOutputs;
 
 use super::moves::Moves;
 

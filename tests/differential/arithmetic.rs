@@ -5,7 +5,7 @@
 //! larger ones, which is then the size.
 
 use dpo_kernels::Logit;
-use dpo_kernels::batch::Logps;
+use dpo_kernels::Logps;
 use dpo_kernels::loss::{Divergence, Kind, Normalizer, Term};
 
 use crate::case::Case;

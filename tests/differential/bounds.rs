@@ -3,8 +3,8 @@
 //! u = 2⁻²⁴ is the relative error of one f32 operation. The bounds are worst cases summed by absolute value; nothing in
 //! them is tuned to what comes out.
 
-use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
 use dpo_kernels::{Coef, DType, Logit, Transform, reference};
+use dpo_kernels::{Logps, PairOutputs, TokenMetrics};
 
 use crate::arithmetic::{Numbers, ROUNDINGS, Sizes, sorts};
 use crate::case::Case;
@@ -294,7 +294,7 @@ impl Expected {
         metrics: &TokenMetrics<f32>,
         near: &dyn Fn(&str, usize, f64, f64, f64),
     ) {
-        let TokenMetrics { entropy, correct, mean_logit, sum_p2, means, .. } = metrics;
+        let TokenMetrics { entropy, correct, mean_logit, sum_p2, mean: means, .. } = metrics;
         let scored: Vec<bool> = case.targets().iter().map(Option::is_some).collect();
         let count = scored.iter().filter(|&&scored| scored).count();
         assert_eq!(means.scored as usize, count, "{who}: means.scored in {:?}", case.spec);

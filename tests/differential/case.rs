@@ -1,11 +1,11 @@
 //! One case of the differential suite: a batch with everything that a pass reads, as plain data.
 
-use dpo_kernels::batch::{IGNORE_INDEX, PairOutputs};
 use dpo_kernels::loss::{Kind, PairInputs, PairTensors};
 use dpo_kernels::{
     Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, Transform,
     reference,
 };
+use dpo_kernels::{IGNORE_INDEX, PairOutputs};
 
 /// splitmix64: enough randomness for test data, the same on every machine.
 #[derive(Clone)]
@@ -324,7 +324,7 @@ impl<T: Logit> Case<T> {
         let widen = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
         let wide: PairTensors<Vec<f64>, _, _> = self.inputs().map(widen, |lengths| lengths, f64::from);
         let inputs = wide.as_ref().map(Vec::as_slice, |&lengths| lengths, |&number| number);
-        reference::pair_loss_with(&self.batch(), logps, Some(scored), &inputs, &self.spec.loss).unwrap()
+        reference::pair_loss(&self.batch(), logps, Some(scored), &inputs, &self.spec.loss).unwrap()
     }
 
     pub fn labels(&self) -> Labels<'_> {

@@ -1,7 +1,7 @@
 //! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
 
-use dpo_kernels::batch::{MeanTokenMetrics, TokenMetrics};
 use dpo_kernels::{Logit, PairLoss};
+use dpo_kernels::{MeanTokenMetrics, TokenMetrics};
 
 use crate::case::{Case, Mask, PairKind, Spec, Tensors};
 use crate::executor::{Device, Executor, OnDevice, Outcome};
@@ -27,7 +27,7 @@ pub fn bad_cu_seqlens<T: Logit>(metrics: bool, mut run: impl FnMut(&Case<T>) -> 
         assert_eq!(outcome.logps.status.bad_cu_seqlens, Some(first), "entry {entry} = {value}");
         assert!(outcome.logps.logps.iter().all(|logp| logp.is_nan()), "entry {entry} = {value}");
         assert!(outcome.pairs.metrics.loss.is_nan() && outcome.pairs.coef.iter().all(|c| c.is_nan()));
-        if let Some(TokenMetrics { sequence_log_weights, means, .. }) = outcome.logps.metrics {
+        if let Some(TokenMetrics { sequence_log_weights, mean: means, .. }) = outcome.logps.metrics {
             assert!(sequence_log_weights.iter().all(|weight| weight.is_nan()), "entry {entry} = {value}");
             let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = means;
             let unknown = [entropy, accuracy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan());

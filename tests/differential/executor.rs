@@ -1,9 +1,6 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
-#[cfg(feature = "cuda")]
-use dpo_kernels::batch::MeanTokenMetrics;
-use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
-use dpo_kernels::{Coef, GradientStatus, Logit, cpu};
+use dpo_kernels::{Coef, Forward, GradientStatus, Logit, Logps, PairOutputs, TokenMetrics, cpu};
 
 use crate::case::Case;
 
@@ -74,10 +71,10 @@ impl Executor for Cpu {
 
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
-        let mut forward = cpu::Forward::default();
+        let mut forward = Forward::default();
         forward.logps.metrics = spec.metrics.then(TokenMetrics::default);
-        cpu::forward_with(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
-        let cpu::Forward { logps, pairs } = forward;
+        cpu::forward(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
+        let Forward { logps, pairs } = forward;
         let upstream = spec.upstream;
         let tokens = case.token_factors(&logps.token_weights);
         let coef = Coef {
@@ -98,7 +95,7 @@ impl Executor for Cpu {
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, loss) = (case.batch(), case.labels(), &case.spec.loss);
-        let (mut forward, inputs) = (cpu::Forward::default(), case.inputs());
+        let (mut forward, inputs) = (Forward::default(), case.inputs());
         let dlogits = if case.spec.gradient_phase.is_none() {
             let mut buffer = case.logits.clone();
             cpu::factored_in_place(&batch, &mut buffer, labels, &inputs, loss, &mut forward).unwrap();
@@ -108,7 +105,7 @@ impl Executor for Cpu {
             cpu::factored(&batch, &case.logits, labels, &inputs, loss, &mut forward, &mut buffer).unwrap();
             buffer
         };
-        let cpu::Forward { logps, pairs } = forward;
+        let Forward { logps, pairs } = forward;
         Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
     }
 }
@@ -119,21 +116,22 @@ pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
 #[cfg(feature = "cuda")]
 mod kernels {
     use std::cell::RefCell;
+    use std::convert::Infallible;
     use std::mem::size_of;
     use std::sync::Arc;
 
     use cudarc::driver::CudaContext;
-    use dpo_kernels::batch::{Batch, LabelType};
-    use dpo_kernels::cuda::params::{
-        DPO_NO_TROUBLE, DPO_TROUBLES, DpoMeanTokenMetrics, DpoPairMetrics, DpoProgress, DpoStatus,
-    };
+    use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DpoProgress};
     use dpo_kernels::cuda::plan::{
-        self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
-        PairBuffers, TokenMetricsBuffers,
+        self, Addresses, DeviceAddress, DeviceArray, DevicePairInputs, ForwardBuffers, GradientBuffers,
+        Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, TokenMetricBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
-    use dpo_kernels::loss::PairInputs;
-    use dpo_kernels::{Error, Pairs};
+    use dpo_kernels::memory::{Conversion, Extent, Field, Record, Unallocated, Vectors};
+    use dpo_kernels::{
+        Batch, Error, ForwardTensors, LabelType, MeanTokenMetrics, PairInputs, PairOutputTensors, Pairs,
+        Status, TokenMetricTensors,
+    };
 
     use super::*;
     use crate::case::OwnedLabels;
@@ -151,6 +149,11 @@ mod kernels {
         fn launch(&mut self, launch: &Launch);
         /// Frees everything.
         fn clear(&mut self);
+
+        /// Runs a plan's launches.
+        fn run(&mut self, plan: Plan) {
+            plan.launches().for_each(|launch| self.launch(launch));
+        }
     }
 
     /// Runs plans on a device.
@@ -173,41 +176,67 @@ mod kernels {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
+    /// Makes room for results.
+    struct Reserve<'a, D>(&'a mut D, Extent);
+
+    impl<D: Device> Conversion<Unallocated<f32>, Addresses> for Reserve<'_, D> {
+        type Error = Infallible;
+
+        fn floats(&mut self, field: Field, (): &()) -> Result<Option<DeviceAddress>, Infallible> {
+            Ok(Some(self.0.reserve(4 * field.shape.len(&self.1))))
+        }
+
+        fn counts(&mut self, field: Field, (): &()) -> Result<Option<DeviceAddress>, Infallible> {
+            self.floats(field, &())
+        }
+
+        fn record<T: Record>(
+            &mut self,
+            _: &'static str,
+            (): &(),
+        ) -> Result<Option<DeviceAddress>, Infallible> {
+            Ok(Some(self.0.reserve(size_of::<T::Device>())))
+        }
+    }
+
+    /// Brings results to the host; what is not there is empty.
+    struct Fetch<'a, D>(&'a mut D, Extent);
+
+    impl<D: Device> Fetch<'_, D> {
+        fn array<T: Copy>(
+            &mut self,
+            field: Field,
+            from: &Option<DeviceAddress>,
+        ) -> Result<Vec<T>, Infallible> {
+            let bytes = field.shape.len(&self.1) * size_of::<T>();
+            Ok(from.map(|from| values_of(&self.0.download(from, bytes))).unwrap_or_default())
+        }
+    }
+
+    impl<D: Device> Conversion<Addresses, Vectors<f32>> for Fetch<'_, D> {
+        type Error = Infallible;
+
+        fn floats(&mut self, field: Field, from: &Option<DeviceAddress>) -> Result<Vec<f32>, Infallible> {
+            self.array(field, from)
+        }
+
+        fn counts(&mut self, field: Field, from: &Option<DeviceAddress>) -> Result<Vec<u32>, Infallible> {
+            self.array(field, from)
+        }
+
+        fn record<T: Record>(
+            &mut self,
+            _: &'static str,
+            from: &Option<DeviceAddress>,
+        ) -> Result<T, Infallible> {
+            let Some(from) = *from else { return Ok(T::default()) };
+            Ok(values_of::<T::Device>(&self.0.download(from, size_of::<T::Device>()))[0].into())
+        }
+    }
+
     impl<D: Device> OnDevice<D> {
         fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
             values_of(&self.0.download(address, len * size_of::<T>()))
-        }
-
-        fn metrics(&mut self, wanted: bool, rows: usize, sequences: usize) -> TokenMetricsBuffers {
-            let mut place = |words: usize| wanted.then(|| self.0.reserve(4 * words));
-            TokenMetricsBuffers {
-                entropy: place(rows),
-                correct: place(rows),
-                mean_logit: place(rows),
-                sum_p2: place(rows),
-                sequence_log_weights: place(sequences),
-                means: place(size_of::<DpoMeanTokenMetrics>() / 4),
-            }
-        }
-
-        fn fetch_means(&mut self, from: &TokenMetricsBuffers) -> MeanTokenMetrics<f32> {
-            self.fetch::<DpoMeanTokenMetrics>(from.means.unwrap(), 1)[0].into()
-        }
-
-        fn fetch_metrics(
-            &mut self,
-            from: &TokenMetricsBuffers,
-            rows: usize,
-            sequences: usize,
-        ) -> TokenMetrics<f32> {
-            TokenMetrics {
-                entropy: self.fetch(from.entropy.unwrap(), rows),
-                correct: self.fetch(from.correct.unwrap(), rows),
-                mean_logit: self.fetch(from.mean_logit.unwrap(), rows),
-                sum_p2: self.fetch(from.sum_p2.unwrap(), rows),
-                sequence_log_weights: self.fetch(from.sequence_log_weights.unwrap(), sequences),
-                means: self.fetch_means(from),
-            }
         }
 
         fn indices(&mut self, indices: &[i32]) -> DeviceArray {
@@ -223,12 +252,13 @@ mod kernels {
         fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
             let device = self.0.properties();
             let on = self.upload(case);
-            let Uploaded { batch, inputs, out, buffers, .. } = &on;
-            let loss = Some((&case.spec.loss, buffers));
-            self.0.launch(&plan::forward(&device, batch, inputs, out, loss, on.workspace).unwrap());
+            let Uploaded { batch, inputs, pair_inputs, out, .. } = &on;
+            let loss = PairLossArguments { loss: &case.spec.loss, inputs: *pair_inputs, out: &out.pairs };
+            let plan = plan::forward(&device, batch, inputs, &out.logps, Some(&loss), on.workspace);
+            self.0.run(plan.unwrap());
             let (logps, pairs) = self.results(case, &on);
             self.check_logps_alone(batch, inputs, &logps);
-            self.check_pair_loss_alone(case, &batch.pairs, out, buffers, &pairs);
+            self.check_pair_loss_alone(case, &on, &pairs);
 
             // Half of the upstream gradient comes from the device, half from the host.
             let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
@@ -236,9 +266,9 @@ mod kernels {
             let token_coef = case.token_factors(&logps.token_weights);
             let nonfinite_row = self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0);
             let gradient = GradientBuffers {
-                logsumexp: out.logsumexp.unwrap(),
-                logsumexp_residual: out.logsumexp_residual,
-                coef: Some(own_coef.unwrap_or(buffers.coef)),
+                logsumexp: out.logps.logsumexp.unwrap(),
+                logsumexp_residual: out.logps.logsumexp_residual,
+                coef: own_coef.or(out.pairs.coef),
                 token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
                 upstream: Some(upstream),
                 upstream_scale: case.spec.upstream / 2.0,
@@ -246,7 +276,7 @@ mod kernels {
                 nonfinite_row: Some(nonfinite_row),
                 dlogits: on.gradient,
             };
-            self.0.launch(&plan::backward(&device, batch, inputs, &gradient).unwrap());
+            self.0.run(plan::backward(&device, batch, inputs, &gradient).unwrap());
             let dlogits = self.fetch(on.gradient, case.logits.len());
             let [row]: [u32; 1] = self.fetch(nonfinite_row, 1).try_into().unwrap();
             let gradient = GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) };
@@ -257,10 +287,10 @@ mod kernels {
         fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
             let device = self.0.properties();
             let on = self.upload(case);
-            let Uploaded { batch, inputs, out, buffers, gradient, workspace } = &on;
-            let loss = Some((&case.spec.loss, buffers));
-            let launch = plan::factored(&device, batch, inputs, out, loss, *gradient, *workspace).unwrap();
-            self.0.launch(&launch);
+            let Uploaded { batch, inputs, pair_inputs, out, gradient, workspace } = &on;
+            let loss = PairLossArguments { loss: &case.spec.loss, inputs: *pair_inputs, out: &out.pairs };
+            let plan = plan::factored(&device, batch, inputs, &out.logps, Some(&loss), *gradient, *workspace);
+            self.0.run(plan.unwrap());
             let (logps, pairs) = self.results(case, &on);
             let dlogits = self.fetch(*gradient, case.logits.len());
             self.0.clear();
@@ -272,8 +302,8 @@ mod kernels {
     struct Uploaded {
         batch: Batch<DeviceArray>,
         inputs: Inputs,
-        out: LogpsBuffers,
-        buffers: PairBuffers,
+        pair_inputs: DevicePairInputs,
+        out: ForwardBuffers,
         gradient: DeviceAddress,
         workspace: DeviceAddress,
     }
@@ -283,73 +313,38 @@ mod kernels {
             let spec = &case.spec;
             let batch: Batch<DeviceArray> =
                 case.batch().try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
-            let (rows, sequences, pairs) = (case.rows(), spec.sequences, batch.pair_count());
+            let extent = batch.extent();
             let (label_type, labels) = match &case.labels {
                 OwnedLabels::I32(labels) => (LabelType::I32, self.0.upload(bytes_of(labels), 0)),
                 OwnedLabels::I64(labels) => (LabelType::I64, self.0.upload(bytes_of(labels), 0)),
             };
             let logits = self.0.upload(bytes_of(&case.logits), spec.phase);
-            let out = LogpsBuffers {
-                logps: self.0.reserve(4 * sequences),
-                scored: Some(self.0.reserve(4 * sequences)),
-                token_logps: Some(self.0.reserve(4 * rows)),
-                logsumexp: Some(self.0.reserve(4 * rows)),
-                logsumexp_residual: Some(self.0.reserve(4 * rows)),
-                token_weights: Some(self.0.reserve(4 * rows)),
-                metrics: self.metrics(spec.metrics, rows, sequences),
-                status: self.0.reserve(size_of::<DpoStatus>()),
-            };
-            let buffers = PairBuffers {
-                inputs: self.pair_inputs(&case.inputs()),
-                pair_losses: self.0.reserve(4 * pairs),
-                chosen_rewards: self.0.reserve(4 * pairs),
-                rejected_rewards: self.0.reserve(4 * pairs),
-                margins: self.0.reserve(4 * pairs),
-                coef: self.0.reserve(4 * sequences),
-                metrics: self.0.reserve(size_of::<DpoPairMetrics>()),
-            };
+            let pair_inputs = self.pair_inputs(&case.inputs());
+            let mut unallocated = ForwardTensors::<Unallocated<f32>>::default();
+            unallocated.logps.metrics = spec.metrics.then(TokenMetricTensors::default);
+            let Ok(out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
             let gradient = match spec.gradient_phase {
                 None => logits,
                 Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
             };
             // As an earlier launch might have left it: counters at zero, and anything behind them.
             let mut left = vec![0; plan::workspace_bytes(&batch).unwrap()];
-            left[size_of::<DpoProgress>() + 4 * (sequences + rows)..].fill(0xff);
+            left[size_of::<DpoProgress>() + 4 * (extent.sequences + extent.rows)..].fill(0xff);
             let workspace = self.0.upload(&left, 0);
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
-            Uploaded { batch, inputs, out, buffers, gradient, workspace }
+            Uploaded { batch, inputs, pair_inputs, out, gradient, workspace }
         }
 
         /// What `logps` and `pair_loss` have written.
         fn results<T: Logit>(&mut self, case: &Case<T>, on: &Uploaded) -> (Logps<f32>, PairOutputs<f32>) {
-            let Uploaded { batch, out, buffers, workspace, .. } = on;
-            let (rows, sequences, pairs) = (case.rows(), case.spec.sequences, batch.pair_count());
+            let Uploaded { batch, out, workspace, .. } = on;
+            let extent = batch.extent();
             // Counters and findings are back at zero, so a captured graph replays.
-            let counters = size_of::<DpoProgress>() + 4 * (sequences + rows);
+            let counters = size_of::<DpoProgress>() + 4 * (extent.sequences + extent.rows);
             assert!(self.0.download(*workspace, counters).iter().all(|&byte| byte == 0), "{:?}", case.spec);
-
-            let [metrics]: [DpoPairMetrics; 1] = self.fetch(buffers.metrics, 1).try_into().unwrap();
-            let status =
-                DpoStatus { first: self.fetch(out.status, DPO_TROUBLES as usize).try_into().unwrap() };
-            let logps = Logps {
-                logps: self.fetch(out.logps, sequences),
-                scored: self.fetch(out.scored.unwrap(), sequences),
-                token_logps: self.fetch(out.token_logps.unwrap(), rows),
-                logsumexp: self.fetch(out.logsumexp.unwrap(), rows),
-                logsumexp_residual: self.fetch(out.logsumexp_residual.unwrap(), rows),
-                token_weights: self.fetch(out.token_weights.unwrap(), rows),
-                metrics: case.spec.metrics.then(|| self.fetch_metrics(&out.metrics, rows, sequences)),
-                status: status.into(),
-            };
-            let outputs = PairOutputs {
-                metrics: metrics.into(),
-                pair_losses: self.fetch(buffers.pair_losses, pairs),
-                chosen_rewards: self.fetch(buffers.chosen_rewards, pairs),
-                rejected_rewards: self.fetch(buffers.rejected_rewards, pairs),
-                margins: self.fetch(buffers.margins, pairs),
-                coef: self.fetch(buffers.coef, sequences),
-            };
-            (logps, outputs)
+            let Ok(results) = out.convert(&mut Fetch(&mut self.0, extent));
+            let Forward { logps, pairs } = results;
+            (logps, pairs)
         }
     }
 
@@ -367,57 +362,45 @@ mod kernels {
 
         /// `logps` alone, as for a reference model, with no output but what it must have, and means where there are any.
         fn check_logps_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
-            let status = self.0.reserve(size_of::<DpoStatus>());
-            let logps = self.0.reserve(4 * fused.logps.len());
-            let means = fused.metrics.as_ref().map(|_| self.0.reserve(size_of::<DpoMeanTokenMetrics>()));
-            let metrics = TokenMetricsBuffers { means, ..TokenMetricsBuffers::default() };
-            let out = LogpsBuffers { logps, status, metrics, ..LogpsBuffers::default() };
+            let mut reserve = |bytes| Some(self.0.reserve(bytes));
+            let out = LogpsBuffers {
+                logps: reserve(4 * fused.logps.len()),
+                status: reserve(size_of::<<Status as Record>::Device>()),
+                metrics: fused.metrics.as_ref().map(|_| TokenMetricBuffers {
+                    mean: reserve(size_of::<<MeanTokenMetrics<f32> as Record>::Device>()),
+                    ..TokenMetricBuffers::default()
+                }),
+                ..LogpsBuffers::default()
+            };
             // Aligned to 4, as it may be.
             let workspace = self.0.upload(&vec![0; plan::workspace_bytes(batch).unwrap()], 4);
             let device = self.0.properties();
-            self.0.launch(&plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
-            let found: Vec<f32> = self.fetch(logps, fused.logps.len());
-            assert_eq!(bits(&found), bits(&fused.logps), "logps of `logps` alone, {batch:?}");
-            if let Some(TokenMetrics { means, .. }) = &fused.metrics {
-                let alone = self.fetch_means(&metrics);
-                assert_eq!(format!("{alone:?}"), format!("{means:?}"), "means of `logps` alone, {batch:?}");
-            }
+            self.0.run(plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
+            let Ok(alone): Result<Logps, _> = out.convert(&mut Fetch(&mut self.0, batch.extent()));
+            assert_eq!(bits(&alone.logps), bits(&fused.logps), "logps of `logps` alone, {batch:?}");
+            let mean = |logps: &Logps| logps.metrics.as_ref().map(|metrics| format!("{:?}", metrics.mean));
+            assert_eq!(mean(&alone), mean(fused), "mean metrics of `logps` alone, {batch:?}");
         }
 
         /// `pair_loss` as a launch of its own gives the bits that the fused pass gave.
         fn check_pair_loss_alone<T: Logit>(
             &mut self,
             case: &Case<T>,
-            pairs: &Pairs<DeviceArray>,
-            out: &LogpsBuffers,
-            fused: &PairBuffers,
-            outputs: &PairOutputs<f32>,
+            on: &Uploaded,
+            fused: &PairOutputs<f32>,
         ) {
-            let (sequences, count) = (case.spec.sequences, outputs.margins.len());
-            let status = self.0.reserve(size_of::<DpoStatus>());
-            let alone = PairBuffers {
-                inputs: fused.inputs,
-                pair_losses: self.0.reserve(4 * count),
-                chosen_rewards: self.0.reserve(4 * count),
-                rejected_rewards: self.0.reserve(4 * count),
-                margins: self.0.reserve(4 * count),
-                coef: self.0.reserve(4 * sequences),
-                metrics: self.0.reserve(size_of::<DpoPairMetrics>()),
-            };
-            let loss = &case.spec.loss;
-            let launch =
-                plan::pair_loss(pairs, sequences, out.logps, out.scored, loss, &alone, status).unwrap();
-            self.0.launch(&launch);
-            for (name, address, expected) in [
-                ("pair_losses", alone.pair_losses, &outputs.pair_losses),
-                ("chosen_rewards", alone.chosen_rewards, &outputs.chosen_rewards),
-                ("rejected_rewards", alone.rejected_rewards, &outputs.rejected_rewards),
-                ("margins", alone.margins, &outputs.margins),
-                ("coef", alone.coef, &outputs.coef),
-            ] {
-                let found: Vec<f32> = self.fetch(address, expected.len());
-                assert_eq!(bits(&found), bits(expected), "{name} of `pair_loss` alone, {:?}", case.spec);
-            }
+            let (extent, logps) = (on.batch.extent(), &on.out.logps);
+            let status = self.0.reserve(size_of::<<Status as Record>::Device>());
+            let unallocated = PairOutputTensors::<Unallocated<f32>>::default();
+            let Ok(out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
+            let loss = PairLossArguments { loss: &case.spec.loss, inputs: on.pair_inputs, out: &out };
+            let pairs: &Pairs<DeviceArray> = &on.batch.pairs;
+            let plan =
+                plan::pair_loss(pairs, extent.sequences, logps.logps.unwrap(), logps.scored, &loss, status);
+            self.0.run(plan.unwrap());
+            let Ok(alone): Result<PairOutputs, _> = out.convert(&mut Fetch(&mut self.0, extent));
+            // Debug prints every bit of a number but a NaN's, which no launch promises.
+            assert_eq!(format!("{alone:?}"), format!("{fused:?}"), "`pair_loss` alone, {:?}", case.spec);
         }
     }
 

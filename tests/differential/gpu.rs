@@ -4,11 +4,11 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice};
-use dpo_kernels::batch::{MeanTokenMetrics, PairMetrics, TokenMetrics};
+use dpo_kernels::PairInputs;
 use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::{self, BatchMetrics, DeviceLabels, DpoPass, Kernels, PairSlices};
-use dpo_kernels::loss::PairInputs;
-use dpo_kernels::{Error, Logit, PairLoss, cpu};
+use dpo_kernels::{MetricsLevel, Error, Forward, Logit, PairLoss, cpu};
+use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
 
 use crate::bounds::Expected;
@@ -93,9 +93,16 @@ fn close(found: &[f32], expected: &[f32]) {
 fn convenience(context: &Arc<CudaContext>) {
     let case = Case::<bf16>::draw(Spec::plain(5003));
     let loss = PairLoss::sigmoid(0.1f32).unwrap();
-    let mut expected = cpu::Forward::default();
-    cpu::forward(&case.batch(), &case.logits, case.labels(), case.ref_logps.as_deref(), &loss, &mut expected)
-        .unwrap();
+    let mut expected = Forward::default();
+    cpu::forward(
+        &case.batch(),
+        &case.logits,
+        case.labels(),
+        &PairInputs { ref_logps: case.ref_logps.as_deref(), ..PairInputs::NONE },
+        &loss,
+        &mut expected,
+    )
+    .unwrap();
 
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
@@ -103,7 +110,8 @@ fn convenience(context: &Arc<CudaContext>) {
     let mut logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
     let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
-    pass.forward(&logits, DeviceLabels::I64(&labels), Some(&ref_logps), &loss).unwrap();
+    let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::NONE };
+    pass.forward(&logits, DeviceLabels::I64(&labels), &inputs, &loss).unwrap();
     let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
     assert!(logps.status.is_clean());
     close(&logps.logps, &expected.logps.logps);
@@ -140,31 +148,31 @@ fn figures(context: &Arc<CudaContext>) {
     case.labels.set(3, -100);
     case.labels.set(7, 5003);
     let loss = PairLoss::sigmoid(0.1f32).unwrap();
-    let mut expected = cpu::Forward::default();
+    let mut expected = Forward::default();
     expected.logps.metrics = Some(TokenMetrics::default());
     let labels = case.labels();
-    cpu::forward(&case.batch(), &case.logits, labels, None, &loss, &mut expected).unwrap();
+    cpu::forward(&case.batch(), &case.logits, labels, &PairInputs::NONE, &loss, &mut expected).unwrap();
 
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
     let pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
-    assert!(pass.read_metrics().unwrap().tokens.is_none() && pass.device_token_means().is_none());
-    let mut pass = pass.with_token_metrics().unwrap();
+    assert!(pass.read_metrics().unwrap().tokens.is_none() && pass.device_mean_token_metrics().is_none());
+    let mut pass = pass.with_token_metrics(MetricsLevel::All).unwrap();
     let logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
-    pass.forward(&logits, DeviceLabels::I64(&labels), None, &loss).unwrap();
+    pass.forward(&logits, DeviceLabels::I64(&labels), &PairSlices::NONE, &loss).unwrap();
     let BatchMetrics { status, pairs, tokens } = pass.read_metrics().unwrap();
     assert_eq!(status, expected.logps.status);
     // The bad label's pair is NaN, and its row in every mean but the accuracy.
     let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = pairs;
     assert!(loss.is_nan() && chosen_reward.is_finite() != rejected_reward.is_finite() && margin.is_nan());
-    let on_device = stream.clone_dtoh(&pass.device_metrics()).unwrap();
+    let on_device = stream.clone_dtoh(&pass.device_pair_metrics()).unwrap();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&on_device), bits(&[loss, chosen_reward, rejected_reward, margin, accuracy]));
     let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = tokens.unwrap();
-    let of_cpu = expected.logps.metrics.unwrap().means;
+    let of_cpu = expected.logps.metrics.unwrap().mean;
     assert_eq!((scored, accuracy), (of_cpu.scored, of_cpu.accuracy));
-    let on_device = stream.clone_dtoh(&pass.device_token_means().unwrap()).unwrap();
+    let on_device = stream.clone_dtoh(&pass.device_mean_token_metrics().unwrap()).unwrap();
     assert_eq!(bits(&on_device), bits(&[entropy, accuracy, mean_logit, logsumexp, sum_p2]));
     assert!([entropy, mean_logit, logsumexp, sum_p2].iter().all(|mean| mean.is_nan()));
 
@@ -175,7 +183,7 @@ fn figures(context: &Arc<CudaContext>) {
     let metrics = logps.metrics.unwrap();
     let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
     close(
-        &[metrics.means.entropy, metrics.means.mean_logit, metrics.means.logsumexp, metrics.means.sum_p2],
+        &[metrics.mean.entropy, metrics.mean.mean_logit, metrics.mean.logsumexp, metrics.mean.sum_p2],
         &[mean(&metrics.entropy), mean(&metrics.mean_logit), mean(&logps.logsumexp), mean(&metrics.sum_p2)],
     );
 }
@@ -184,7 +192,7 @@ fn factored_convenience(context: &Arc<CudaContext>) {
     let case = Case::<bf16>::draw(Spec::plain(5003));
     let loss = PairLoss::sigmoid(0.1f32).unwrap();
     let inputs = PairInputs { ref_logps: case.ref_logps.as_deref(), ..PairInputs::default() };
-    let (mut expected, mut gradient) = (cpu::Forward::default(), case.logits.clone());
+    let (mut expected, mut gradient) = (Forward::default(), case.logits.clone());
     cpu::factored_in_place(&case.batch(), &mut gradient, case.labels(), &inputs, &loss, &mut expected)
         .unwrap();
 
@@ -238,7 +246,7 @@ fn graph(context: &Arc<CudaContext>) {
     for vocab in [1003, 5003, 40_009, 128_256] {
         let loss = PairLoss::sigmoid(0.1f32).unwrap();
         replay(context, vocab, |pass, logits, labels| {
-            pass.forward(logits, labels, None, &loss).unwrap();
+            pass.forward(logits, labels, &PairSlices::NONE, &loss).unwrap();
             pass.backward_in_place(logits, labels, None, 1.0).unwrap();
         });
         replay(context, vocab, |pass, logits, labels| {

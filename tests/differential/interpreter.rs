@@ -1,6 +1,6 @@
 //! The kernels on the PTX interpreter: what runs where there is no GPU, under a stricter checker than the hardware.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt::Debug;
 use std::io::Write as _;
@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use dpo_kernels::cuda::images::{IMAGES, Kind};
+use dpo_kernels::cuda::kernel::UNITS;
 use dpo_kernels::cuda::params::DpoStatus;
 use dpo_kernels::cuda::plan::{
-    self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, KERNELS, Launch, LogpsBuffers,
+    self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
 };
 use dpo_kernels::cuda::tuning::FactoredPartition;
 use dpo_kernels::{Batch, LabelType, Logit, PairLoss, Pairs};
@@ -32,12 +33,7 @@ fn parse(text: impl Fn(&str) -> Vec<u8>) -> Modules {
         let module = Module::parse(text.trim_end_matches('\0'));
         (unit, module.unwrap_or_else(|error| panic!("{unit}.cu: {error}")))
     };
-    units().map(module).collect()
-}
-
-/// Names of the .cu files.
-fn units() -> impl Iterator<Item = &'static str> {
-    BTreeSet::from(KERNELS.map(|(unit, _)| unit)).into_iter()
+    UNITS.into_iter().map(module).collect()
 }
 
 fn embedded(unit: &str) -> Vec<u8> {
@@ -121,9 +117,9 @@ impl Device for Interpreter {
     }
 
     fn launch(&mut self, launch: &Launch) {
-        let (asked, bytes) = (*launch, launch.arguments.as_bytes());
-        let module = &self.modules[launch.unit];
-        let launch = ptx_vm::Launch::new(launch.kernel, launch.grid, launch.block, bytes)
+        let (asked, kernel, bytes) = (*launch, launch.kernel.to_string(), launch.arguments.as_bytes());
+        let module = &self.modules[launch.kernel.unit()];
+        let launch = ptx_vm::Launch::new(&kernel, launch.grid, launch.block, bytes)
             .cluster(launch.cluster)
             .shared(launch.shared_bytes as usize);
         let stats = self.vm.launch(module, &launch).unwrap_or_else(|fault| panic!("{fault} {asked:?}"));
@@ -237,17 +233,17 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
         labels: device.upload(bytes_of(&labels), 0),
     };
     let out = LogpsBuffers {
-        logps: device.reserve(8),
+        logps: Some(device.reserve(8)),
         logsumexp: Some(device.reserve(8)),
-        status: device.reserve(size_of::<DpoStatus>()),
+        status: Some(device.reserve(size_of::<DpoStatus>())),
         ..LogpsBuffers::default()
     };
     let workspace = device.upload(&vec![0; plan::workspace_bytes(&batch).unwrap()], 0);
     if factored {
-        let launch = plan::factored(&properties, &batch, &inputs, &out, None, rows[0], workspace);
-        device.launch(&launch.unwrap());
+        let plan = plan::factored(&properties, &batch, &inputs, &out, None, rows[0], workspace);
+        device.run(plan.unwrap());
     } else {
-        device.launch(&plan::forward(&properties, &batch, &inputs, &out, None, workspace).unwrap());
+        device.run(plan::forward(&properties, &batch, &inputs, &out, None, workspace).unwrap());
         let gradient = GradientBuffers {
             logsumexp: out.logsumexp.unwrap(),
             logsumexp_residual: None,
@@ -259,9 +255,9 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
             nonfinite_row: None,
             dlogits: rows[0],
         };
-        device.launch(&plan::backward(&properties, &batch, &inputs, &gradient).unwrap());
+        device.run(plan::backward(&properties, &batch, &inputs, &gradient).unwrap());
     }
-    let logps: Vec<f32> = values_of(&device.download(out.logps, 8));
+    let logps: Vec<f32> = values_of(&device.download(out.logps.unwrap(), 8));
     let close = |row: &usize| {
         let row = *row;
         let found: Vec<T> = values_of(&device.download(rows[row], vocab * size_of::<T>()));
@@ -313,7 +309,7 @@ fn further_architectures() {
             .map(str::to_owned)
             .collect()
     };
-    let mut met = vec![units().map(|unit| instructions(&embedded(unit))).collect::<Vec<_>>()];
+    let mut met = vec![UNITS.into_iter().map(|unit| instructions(&embedded(unit))).collect::<Vec<_>>()];
     for target in [90, 100, 120] {
         let compiled = ptx_for(target);
         let kernels = compiled.values().map(|text| instructions(text)).collect();
@@ -389,7 +385,7 @@ fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
         let compiled = compile::compile(&source, &headers, target, true);
         (unit, compiled.unwrap_or_else(|log| panic!("compute_{capability}: {log}")).image)
     };
-    units().map(compiled).collect()
+    UNITS.into_iter().map(compiled).collect()
 }
 
 /// Blocks and warps come in any order; no bit may depend on it.

@@ -1,6 +1,6 @@
 //! Rows as the tuning table deals them to blocks: every entry, at its borders and at those of its slices.
 
-use dpo_kernels::cuda::tuning::{Kernel, RowPartition, TABLE};
+use dpo_kernels::cuda::tuning::{RowPartition, RowPass, TABLE};
 use dpo_kernels::{DType, Logit};
 
 use crate::bounds::Expected;
@@ -30,8 +30,8 @@ pub fn short_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 }
 
 /// Vocabularies of one slice and of several, just below, at and above where slices begin and end.
-fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<usize> {
-    let partition = |vocab| RowPartition::of(kernel, capability, dtype, vocab).params;
+fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usize> {
+    let partition = |vocab| RowPartition::of(pass, capability, dtype, vocab).params;
     let sliced = |vocab: &usize| partition(*vocab).blocks_per_row > 1;
     let step = 4096 / dtype.size();
     let about = (step..).step_by(step).find(sliced).expect("long rows are sliced");
@@ -52,20 +52,20 @@ fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<us
 pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
     let width = 16 / size_of::<T>();
-    for kernel in [Kernel::Forward, Kernel::Backward] {
-        for (index, vocab) in sliced_vocabs(kernel, capability, T::DTYPE).into_iter().enumerate() {
+    for pass in [RowPass::Forward, RowPass::Backward] {
+        for (index, vocab) in sliced_vocabs(pass, capability, T::DTYPE).into_iter().enumerate() {
             let mut case = Case::<T>::draw(Spec {
                 row_stride: (vocab + 1) | 1,
-                phase: size_of::<T>() * ((index + 3 * usize::from(kernel == Kernel::Backward)) % width),
+                phase: size_of::<T>() * ((index + 3 * usize::from(pass == RowPass::Backward)) % width),
                 gradient_phase: [None, Some(0), Some(size_of::<T>())][index % 3],
                 sequences: 2,
                 longest: 1,
-                metrics: kernel == Kernel::Forward && index % 2 == 1,
+                metrics: pass == RowPass::Forward && index % 2 == 1,
                 seed: index as u64,
                 ..Spec::plain(vocab)
             });
             let border =
-                RowPartition::of(kernel, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
+                RowPartition::of(pass, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
             for (row, label) in [border - 1, border].into_iter().enumerate() {
                 case.labels.set(row, label.min(vocab - 1) as i64);
             }
@@ -78,9 +78,9 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 /// not scored, nothing of it is read.
 pub fn sliced_rows_keep_their_bits<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
-    let vocab = sliced_vocabs(Kernel::Forward, capability, T::DTYPE)[3] + 5;
+    let vocab = sliced_vocabs(RowPass::Forward, capability, T::DTYPE)[3] + 5;
     let mut case = Case::<T>::draw(Spec { sequences: 4, longest: 1, ..Spec::plain(vocab) });
-    case.labels.set(3, dpo_kernels::batch::IGNORE_INDEX);
+    case.labels.set(3, dpo_kernels::IGNORE_INDEX);
     case.row_mut(3).fill(T::from_f32(f32::NAN));
     let expected = executor.run(&case);
     let moved = executor.run(&case.restrided(vocab + 3, 4));
