@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use crate::cpu::softmax::Rows;
 use crate::error::{Error, Result};
 use crate::transform::Transform;
 
@@ -57,8 +56,16 @@ impl DType {
     }
 }
 
+mod sealed {
+    /// Keeps other crates from implementing [`Logit`](super::Logit).
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
 /// A Rust type that logits can have: f32, f16 and bf16, and no other.
-pub trait Logit: Rows + Copy + Send + Sync + 'static {
+pub trait Logit: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The element type this is.
     const DTYPE: DType;
     /// Widens exactly.

@@ -42,15 +42,27 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-pub(crate) mod element;
-mod exp;
+mod block;
+mod element;
+mod exp2;
+mod exponents;
+mod metric_sums;
+mod online_sum;
+mod prefetch;
+mod row;
+mod row_gradient;
+mod row_logp;
+mod row_metrics;
 mod simd;
-pub(crate) mod softmax;
+mod streaming;
 mod transform;
 
 use rayon::prelude::*;
 
-use self::softmax::{RowGradient, RowLogp, RowMetrics, Source};
+use self::row::row_kernels;
+use self::row_gradient::{RowGradient, Source};
+use self::row_logp::RowLogp;
+use self::row_metrics::RowMetrics;
 use self::transform::TransformKind;
 use crate::batch::{HostBatch, Labels, Logit, Logps, MeanTokenMetrics, PairOutputs, Status, TokenMetrics};
 use crate::error::{Error, Result};
@@ -137,6 +149,7 @@ pub fn logps<T: Logit>(
     resize_rows(rows, out);
     let Logps { token_logps, logsumexp, logsumexp_residual, metrics, .. } = out;
 
+    let kernels = row_kernels::<T>();
     let transform = TransformKind::from(&batch.transform);
     // The logits and the column of a scored row, or none of them where its label is a bad one.
     let scored = |row: usize| {
@@ -149,7 +162,7 @@ pub fn logps<T: Logit>(
             let found = match scored(row) {
                 None => RowLogp::NOT_SCORED,
                 Some(None) => RowLogp::BAD_LABEL,
-                Some(Some((logits, y))) => T::logp(logits, y, transform),
+                Some(Some((logits, y))) => kernels.logp(logits, y, transform),
             };
             found.store(to);
         }),
@@ -163,7 +176,7 @@ pub fn logps<T: Logit>(
                     let (found, metrics) = match scored(row) {
                         None => (RowLogp::NOT_SCORED, RowMetrics::NOT_SCORED),
                         Some(None) => (RowLogp::BAD_LABEL, RowMetrics::BAD_LABEL),
-                        Some(Some((logits, y))) => T::logp_and_metrics(logits, y, transform),
+                        Some(Some((logits, y))) => kernels.logp_and_metrics(logits, y, transform),
                     };
                     found.store(to);
                     metrics.store(metrics_to);
@@ -490,6 +503,7 @@ fn factor_rows<'a, T: Logit>(
     check_loss(batch, inputs, loss)?;
     batch.check_factored(out.logps.metrics.is_some())?;
 
+    let kernels = row_kernels::<T>();
     let transform = TransformKind::from(&batch.transform);
     let streamed = size_of_val(gradient) > STREAM_BYTES;
     let Forward { logps, pairs } = out;
@@ -511,14 +525,14 @@ fn factor_rows<'a, T: Logit>(
             let row_logp = match (label, target) {
                 (None, _) => RowLogp::NOT_SCORED,
                 (_, None) => RowLogp::BAD_LABEL,
-                (_, Some(column)) => T::logp(logits, column, transform),
+                (_, Some(column)) => kernels.logp(logits, column, transform),
             };
             if label.is_some() {
                 let RowLogp { logsumexp, residual, .. } = row_logp;
                 let row = RowGradient { target, logsumexp, residual, coef: 1.0, transform };
-                T::write_gradient(row, source, streamed, gradient);
+                kernels.write_gradient(row, source, streamed, gradient);
             } else {
-                T::write_zeros(gradient, streamed);
+                kernels.write_zeros(gradient, streamed);
             }
             row_logp.store((token_logp, logsumexp, residual));
         });
@@ -544,6 +558,7 @@ fn gradient_rows<'a, T: Logit>(
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
+    let kernels = row_kernels::<T>();
     let transform = TransformKind::from(&batch.transform);
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {
@@ -554,7 +569,7 @@ fn gradient_rows<'a, T: Logit>(
         let target = label.and_then(|label| batch.column(label));
         let c = coef.of(s, row, upstream);
         if label.is_none() || (target.is_some() && coef.skips(c)) {
-            T::write_zeros(out, streamed);
+            kernels.write_zeros(out, streamed);
             return true;
         }
         let gradient = RowGradient {
@@ -564,7 +579,7 @@ fn gradient_rows<'a, T: Logit>(
             coef: c,
             transform,
         };
-        T::write_gradient(gradient, source(row), streamed, out);
+        kernels.write_gradient(gradient, source(row), streamed, out);
         // Nothing is larger than |c|, so that hardly a row has to be looked at again.
         gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
     };
