@@ -1,7 +1,5 @@
 //! Element types of logits.
 
-use crate::cpu::softmax::Rows;
-
 /// Element type of logits and of their gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -44,8 +42,16 @@ impl DType {
     }
 }
 
+mod sealed {
+    /// Keeps other crates from implementing [`Logit`](super::Logit).
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
 /// A Rust type that logits can have: f32, f16 and bf16, and no other.
-pub trait Logit: Rows + Copy + Send + Sync + 'static {
+pub trait Logit: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The element type this is.
     const DTYPE: DType;
     /// Widens exactly.

@@ -60,6 +60,7 @@ impl Transform {
     }
 
     /// Whether z′ = z.
+    #[cfg(feature = "cuda")]
     pub(crate) fn is_identity(&self) -> bool {
         self.scale == 1.0 && self.softcap.is_none()
     }

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::softmax::{RowGradient, Source};
+use super::row::row_kernels;
+use super::row_gradient::{RowGradient, Source};
 use super::transform::TransformKind;
 use super::{STREAM_BYTES, task_rows};
 use crate::batch::HostBatch;
@@ -112,7 +113,7 @@ fn gradient_rows<'a, T: Logit>(
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
-    let transform = TransformKind::from(&batch.transform);
+    let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {
         let (out, padding) = out[..batch.vocab].split_at_mut(batch.columns());
@@ -122,7 +123,7 @@ fn gradient_rows<'a, T: Logit>(
         let target = label.and_then(|label| batch.column(label));
         let c = coef.of(s, row, upstream);
         if label.is_none() || (target.is_some() && coef.skips(c)) {
-            T::write_zeros(out, streamed);
+            kernels.write_zeros(out, streamed);
             return true;
         }
         let gradient = RowGradient {
@@ -132,7 +133,7 @@ fn gradient_rows<'a, T: Logit>(
             coef: c,
             transform,
         };
-        T::write_gradient(gradient, source(row), streamed, out);
+        kernels.write_gradient(gradient, source(row), streamed, out);
         // Nothing is larger than |c|, so that hardly a row has to be looked at again.
         gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
     };

@@ -2,24 +2,24 @@
 
 use half::{bf16, f16};
 
-use super::exp::{EXP2, EXP2_16};
-use super::simd::{self, LANES, Simd};
+use super::exp2::{EXP2, EXP2_16};
+use super::simd::{LANES, Simd};
+use crate::dtype::Logit;
 
 /// Vectors that are loaded, computed and stored together.
 pub const VECTORS: usize = 4;
 
-/// Elements of as many.
+/// Elements of a chunk, which is that many vectors.
 pub const CHUNK: usize = VECTORS * LANES;
 
-/// A number type that the vectors can load and store. [`Logit`](crate::Logit)'s own secret: no type outside this
-/// crate can be one.
+/// A type of logits that vectors can load and store.
 ///
-/// A chunk spreads over the lanes of its vectors in an order of the type's choosing, which is always the same.
+/// Which element of a chunk is in which lane of which vector depends on the type, and on nothing else.
 ///
 /// # Safety
 ///
 /// The type has no padding, and every bit pattern is a value of it. `Packed` is an array of registers.
-pub unsafe trait Element: Copy {
+pub unsafe trait Element: Logit {
     /// The polynomial of [`exp2`](super::exp::exp2) that is precise enough for a result of this type.
     const GRADIENT_EXP2: &'static [f32];
 
@@ -29,62 +29,33 @@ pub unsafe trait Element: Copy {
     /// Widens exactly.
     fn load<S: Simd>(simd: S, chunk: &[Self; CHUNK]) -> [S::F32s; VECTORS];
 
-    /// Rounds to nearest; beyond the largest finite value gives an infinity. From the middle between two neighbours
-    /// f16 goes to the even one and bf16 away from zero, which halves the instructions of packing: the computed number
-    /// is as near to the one as to the other. NaN stays NaN, but must be one without a payload, or with one that came
-    /// from [`load`](Self::load): a bf16 has no room for others, and to look out for them would cost more than the
-    /// rounding.
+    /// Rounds to nearest; a number beyond the largest finite value becomes an infinity. A number in the middle between
+    /// two neighbours goes to the even one as f16, but away from zero as bf16, which takes half as many instructions
+    /// and is as near.
+    ///
+    /// NaN stays NaN if it has no payload or one that [`load`](Self::load) gave it. A bf16 has no room for others, and
+    /// to check for them would cost more than the rounding.
     fn pack<S: Simd>(simd: S, wide: [S::F32s; VECTORS]) -> Self::Packed<S>;
 }
 
-/// The bytes of a chunk, in registers.
+/// The bytes of a chunk, unchanged.
 #[inline(always)]
 fn registers<T: Element, S: Simd, const N: usize>(chunk: &[T; CHUNK]) -> [S::U32s; N] {
     const { assert!(size_of::<[S::U32s; N]>() == size_of::<[T; CHUNK]>()) }
-    // SAFETY: as many bytes, all of them initialised, since T has no padding; any bits are a register of integers.
+    // SAFETY: by the assertion, the two have as many bytes. All are initialised, since T has no padding, and any bits
+    // are a register of integers.
     unsafe { std::ptr::from_ref(chunk).cast::<[S::U32s; N]>().read_unaligned() }
 }
-
-/// Asks for what lies [`AHEAD`] of some elements, as many bytes as these are.
-#[inline(always)]
-pub fn prefetch<T>(elements: &[T]) {
-    let ahead = elements.as_ptr().cast::<u8>().wrapping_add(AHEAD);
-    for line in (0..size_of_val(elements)).step_by(LINE) {
-        simd::prefetch(ahead.wrapping_add(line));
-    }
-}
-
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
-
-/// A page. The processor's own prefetcher stops at the end of each, for it knows no address of the next; and while it
-/// starts anew, the arithmetic of a chunk fills the queue of instructions long before that gets to the next load.
-const AHEAD: usize = 4096;
 
 /// Writes a packed chunk.
 #[inline(always)]
 pub fn store<T: Element, S: Simd>(packed: T::Packed<S>, to: &mut [T; CHUNK]) {
     const { assert!(size_of::<T::Packed<S>>() == size_of::<[T; CHUNK]>()) }
-    // SAFETY: as many bytes, and any bits are a T.
+    // SAFETY: by the assertion, the two have as many bytes, and any bits are a T.
     unsafe { std::ptr::from_mut(to).cast::<T::Packed<S>>().write_unaligned(packed) }
 }
 
-/// Writes a packed chunk past the caches; [`Simd::fence`] must follow.
-///
-/// # Safety
-///
-/// `to` is aligned to 64 bytes.
-#[inline(always)]
-pub unsafe fn stream<T: Element, S: Simd>(simd: S, packed: T::Packed<S>, to: &mut [T; CHUNK]) {
-    const { assert!(size_of::<T::Packed<S>>() == size_of::<[T; CHUNK]>()) }
-    let to = std::ptr::from_mut(to).cast::<S::U32s>();
-    for (i, register) in packed.as_ref().iter().enumerate() {
-        // SAFETY: as many bytes, any bits are a T, and `to` is aligned.
-        unsafe { simd.stream(*register, to.add(i)) }
-    }
-}
-
-// SAFETY: a plain number.
+// SAFETY: a number without padding, of which every bit pattern is a value; `Packed` is an array of registers.
 unsafe impl Element for f32 {
     const GRADIENT_EXP2: &'static [f32] = &EXP2;
     type Packed<S: Simd> = [S::U32s; 4];
@@ -102,7 +73,7 @@ unsafe impl Element for f32 {
     }
 }
 
-// SAFETY: a plain number.
+// SAFETY: a number without padding, of which every bit pattern is a value; `Packed` is an array of registers.
 unsafe impl Element for f16 {
     const GRADIENT_EXP2: &'static [f32] = &EXP2_16;
     type Packed<S: Simd> = [S::U32s; 2];
@@ -121,13 +92,13 @@ unsafe impl Element for f16 {
     }
 }
 
-/// The bf16 of a pair whose place is the upper half of the f32.
-const UPPER: u32 = 0xffff_0000;
+/// The upper half of a lane.
+const UPPER_HALF: u32 = 0xffff_0000;
 
-// A bf16 is the upper half of an f32, and a lane of 32 bits holds two: the lower one is shifted to its place, the upper
-// one is there already. So no value ever changes its lane.
+// A bf16 is the upper half of an f32, and a lane of 32 bits holds two of them. Widening shifts the lower one up and
+// masks the upper one, which is in its place already; so no value changes its lane.
 //
-// SAFETY: a plain number.
+// SAFETY: a number without padding, of which every bit pattern is a value; `Packed` is an array of registers.
 unsafe impl Element for bf16 {
     const GRADIENT_EXP2: &'static [f32] = &EXP2_16;
     type Packed<S: Simd> = [S::U32s; 2];
@@ -136,7 +107,7 @@ unsafe impl Element for bf16 {
     fn load<S: Simd>(simd: S, chunk: &[Self; CHUNK]) -> [S::F32s; VECTORS] {
         let [low, high] = registers::<bf16, S, 2>(chunk);
         let lower = |pairs| simd.floats(simd.shl::<16>(pairs));
-        let upper = |pairs| simd.floats(simd.and(pairs, simd.splat_u32(UPPER)));
+        let upper = |pairs| simd.floats(simd.and(pairs, simd.splat_u32(UPPER_HALF)));
         [lower(low), upper(low), lower(high), upper(high)]
     }
 
@@ -150,9 +121,10 @@ unsafe impl Element for bf16 {
 /// Two bf16 per lane, rounded to nearest, ties away from zero.
 #[inline(always)]
 fn pair_bf16<S: Simd>(simd: S, lower: S::F32s, upper: S::F32s) -> S::U32s {
-    // Half of the last bit that is kept. A NaN whose lower half is 0 has no carry, and stays a NaN.
-    let half = |x| simd.add_u32(simd.bits(x), simd.splat_u32(0x8000));
-    simd.or(simd.shr::<16>(half(lower)), simd.and(half(upper), simd.splat_u32(UPPER)))
+    // Adding half of the last bit that is kept rounds to nearest. It cannot turn a NaN whose lower half is 0 into
+    // something else, since nothing is carried.
+    let rounded = |x| simd.add_u32(simd.bits(x), simd.splat_u32(0x8000));
+    simd.or(simd.shr::<16>(rounded(lower)), simd.and(rounded(upper), simd.splat_u32(UPPER_HALF)))
 }
 
 #[cfg(test)]
@@ -183,7 +155,7 @@ mod tests {
     }
 
     /// Every pattern of 16 bits, times numbers that lead to ties, overflow and subnormals, against `half`, one by one.
-    fn agrees_with_half<T: Logit + PartialEq + Debug>(
+    fn agrees_with_half<T: Element + PartialEq + Debug>(
         from_bits: fn(u16) -> T,
         is_nan: fn(T) -> bool,
         nearest: fn(f32) -> T,
@@ -210,7 +182,7 @@ mod tests {
 
     #[test]
     fn bf16_agrees_with_half() {
-        // Ties go to even there, and away from zero here.
+        // `half` rounds ties to even, and this crate's vectors round them away from zero.
         let nearest = |x: f32| {
             let (upper, lower) = ((x.to_bits() >> 16) as u16, x.to_bits() as u16);
             if lower == 0x8000 { bf16::from_bits(upper + 1) } else { bf16::from_f32(x) }

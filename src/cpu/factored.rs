@@ -3,7 +3,10 @@
 use rayon::prelude::*;
 
 use super::logps::{RowResult, label_of, sum_sequences};
-use super::softmax::{RowGradient, RowLogp, RowMetrics, Source};
+use super::row::row_kernels;
+use super::row_gradient::{RowGradient, Source};
+use super::row_logp::RowLogp;
+use super::row_metrics::RowMetrics;
 use super::transform::TransformKind;
 use super::{STREAM_BYTES, task_rows};
 use crate::batch::HostBatch;
@@ -106,13 +109,13 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
     let out = out.slices(&batch.extent())?;
     batch.check_factored(out.logps.metrics_level())?;
 
-    let transform = TransformKind::from(&batch.transform);
+    let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let streamed = size_of_val(gradient) > STREAM_BYTES;
     let factor_row = |(row, gradient): (usize, &mut [T])| {
         let gradient = &mut gradient[..batch.vocab];
         let label = label_of(batch, labels, row);
         if label.is_none() {
-            T::write_zeros(gradient, streamed);
+            kernels.write_zeros(gradient, streamed);
             return RowResult::unread(label);
         }
         let source = source(row);
@@ -124,12 +127,12 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
         let result = match target {
             None => RowResult::unread(label),
             Some(column) => {
-                RowResult { logp: T::logp(logits, column, transform), metrics: RowMetrics::NOT_SCORED }
+                RowResult { logp: kernels.logp(logits, column, transform), metrics: RowMetrics::NOT_SCORED }
             }
         };
         let RowLogp { logsumexp, residual, .. } = result.logp;
         let row = RowGradient { target, logsumexp, residual, coef: 1.0, transform };
-        T::write_gradient(row, source, streamed, gradient);
+        kernels.write_gradient(row, source, streamed, gradient);
         result
     };
     let rows: Vec<RowResult> = gradient[..batch.logits_len()]

@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::softmax::{RowLogp, RowMetrics};
+use super::row::row_kernels;
+use super::row_logp::RowLogp;
+use super::row_metrics::RowMetrics;
 use super::task_rows;
 use super::transform::TransformKind;
 use crate::batch::HostBatch;
@@ -77,23 +79,23 @@ pub(super) fn read_rows<T: Logit>(
     labels: Labels<'_>,
     level: MetricsLevel,
 ) -> Vec<RowResult> {
-    let transform = TransformKind::from(&batch.transform);
+    let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let read = |row: usize| {
         let label = label_of(batch, labels, row);
         let Some(column) = label.and_then(|label| batch.column(label)) else {
             return RowResult::unread(label);
         };
         let logits = &logits[row * batch.row_stride..][..batch.columns()];
-        match level {
-            MetricsLevel::None => {
-                let logp = T::logp(logits, column, transform);
-                RowResult { logp, metrics: RowMetrics::NOT_SCORED }
+        let unasked = RowMetrics::NOT_SCORED;
+        let (logp, metrics) = match level {
+            MetricsLevel::None => (kernels.logp(logits, column, transform), unasked),
+            MetricsLevel::Entropy => {
+                let (logp, entropy) = kernels.logp_and_entropy(logits, column, transform);
+                (logp, RowMetrics { entropy, ..unasked })
             }
-            MetricsLevel::Entropy | MetricsLevel::All => {
-                let (logp, metrics) = T::logp_and_metrics(logits, column, transform);
-                RowResult { logp, metrics }
-            }
-        }
+            MetricsLevel::All => kernels.logp_and_metrics(logits, column, transform),
+        };
+        RowResult { logp, metrics }
     };
     (0..batch.rows()).into_par_iter().with_min_len(task_rows(batch.vocab)).map(read).collect()
 }

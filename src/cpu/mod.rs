@@ -42,10 +42,19 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
-pub(crate) mod element;
-mod exp;
+mod block;
+mod element;
+mod exp2;
+mod exponents;
+mod metric_sums;
+mod online_sum;
+mod prefetch;
+mod row;
+mod row_gradient;
+mod row_logp;
+mod row_metrics;
 mod simd;
-pub(crate) mod softmax;
+mod streaming;
 mod transform;
 
 mod backward;

@@ -1,44 +1,40 @@
-//! From logits z to z′, as vectors: [`Transform`] for the kernels, which are compiled once for each kind of it.
+//! [`Transform`] for vectors: from logits z to z′. Each kind of it is a type, for which the kernels are compiled.
 
-use super::exp::{EXP2, LOG2_E, Reference, each, exp2};
-use super::simd::Simd;
+use super::exp2::{EXP2, exp2};
+use super::exponents::{LOG2_E, Reference};
+use super::simd::{Simd, each};
 use crate::transform::Transform;
 
-/// One kind of transform. An unscaled z′ is z′ but for a factor, [`deferred_scale`](Self::deferred_scale), that goes into the exponents.
-pub(super) trait VectorTransform: Copy + Send + Sync {
-    /// Unscaled z′.
+/// One kind of transform.
+///
+/// A factor of z′ that is the same for every z need not be multiplied into each of them, since the exponential
+/// multiplies its argument by a constant anyway. So a transform splits z′ into an *unscaled* z′ and the
+/// [`deferred_scale`](Self::deferred_scale).
+pub trait VectorTransform: Copy + Send + Sync {
+    /// The unscaled z′ of z.
     fn apply<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> [S::F32s; N];
 
-    /// Unscaled z′, and ∂z′/∂z but for its factor [`scale`](Self::scale).
+    /// The unscaled z′, and ∂z′/∂z without its factor [`slope_scale`](Self::slope_scale).
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]);
 
-    /// The least reference: no unscaled z′ is below it, but −∞.
-    fn lowest<S: Simd>(self) -> Reference {
-        Reference::LOWEST
-    }
-
     /// z′ ÷ unscaled z′.
-    fn deferred_scale(self) -> f32 {
-        1.0
-    }
+    fn deferred_scale(self) -> f32;
+
+    /// log₂ e times the deferred scale: e^z′ = 2^(exponent_scale · unscaled z′).
+    fn exponent_scale(self) -> f32;
 
     /// The factor of ∂z′/∂z that does not depend on z.
-    fn scale(self) -> f32 {
-        1.0
-    }
+    fn slope_scale(self) -> f32;
 
-    /// Powers of two for each unscaled z′.
-    #[inline(always)]
-    fn powers(self) -> f32 {
-        LOG2_E
-    }
+    /// A reference that no unscaled z′ but −∞ is below.
+    fn least_reference<S: Simd>(self) -> Reference;
 
-    /// z′ of a unscaled one.
+    /// From an unscaled z′ to z′.
     fn scaled(self, unscaled: f64) -> f64 {
         f64::from(self.deferred_scale()) * unscaled
     }
 
-    /// Unscaled z′ and slope of a single logit, by the same arithmetic.
+    /// [`slopes`](Self::slopes) of a single logit, by the same arithmetic.
     #[inline(always)]
     fn single<S: Simd>(self, simd: S, z: f32) -> (f32, f32) {
         let ([unscaled], [slope]) = self.slopes(simd, [simd.splat(z)]);
@@ -46,16 +42,12 @@ pub(super) trait VectorTransform: Copy + Send + Sync {
     }
 }
 
-/// z′ = z.
-#[derive(Debug, Clone, Copy)]
-pub struct Identity;
-
-/// z′ = s·z.
+/// z′ = s·z. Since all of s is deferred, s = 1 costs and computes the same as no transform at all.
 #[derive(Debug, Clone, Copy)]
 pub struct Scaled {
     scale: f32,
     /// s·log₂ e.
-    powers: f32,
+    exponent_scale: f32,
 }
 
 /// z′ = C·tanh(s·z/C).
@@ -64,13 +56,12 @@ pub struct Capped {
     scale: f32,
     cap: f32,
     /// 2s·log₂ e/C.
-    double: f32,
+    tanh_exponent_scale: f32,
 }
 
 /// A transform, sorted by kind.
 #[derive(Debug, Clone, Copy)]
 pub enum TransformKind {
-    Identity(Identity),
     Scaled(Scaled),
     Capped(Capped),
 }
@@ -78,13 +69,13 @@ pub enum TransformKind {
 impl From<&Transform> for TransformKind {
     fn from(transform: &Transform) -> Self {
         let scale = transform.scale;
-        let powers = f64::from(scale) * std::f64::consts::LOG2_E;
+        let exponent_scale = f64::from(scale) * std::f64::consts::LOG2_E;
         match transform.softcap {
+            None => TransformKind::Scaled(Scaled { scale, exponent_scale: exponent_scale as f32 }),
             Some(cap) => {
-                TransformKind::Capped(Capped { scale, cap, double: (2.0 * powers / f64::from(cap)) as f32 })
+                let tanh_exponent_scale = (2.0 * exponent_scale / f64::from(cap)) as f32;
+                TransformKind::Capped(Capped { scale, cap, tanh_exponent_scale })
             }
-            None if transform.is_identity() => TransformKind::Identity(Identity),
-            None => TransformKind::Scaled(Scaled { scale, powers: powers as f32 }),
         }
     }
 }
@@ -93,7 +84,6 @@ impl From<&Transform> for TransformKind {
 macro_rules! with_transform {
     ($kind:expr, $transform:ident => $body:expr) => {
         match $kind {
-            TransformKind::Identity($transform) => $body,
             TransformKind::Scaled($transform) => $body,
             TransformKind::Capped($transform) => $body,
         }
@@ -101,14 +91,15 @@ macro_rules! with_transform {
 }
 pub(super) use with_transform;
 
-impl VectorTransform for Identity {
-    #[inline(always)]
-    fn apply<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
-        z
+impl TransformKind {
+    /// [`VectorTransform::scaled`].
+    pub fn scaled(self, unscaled: f64) -> f64 {
+        with_transform!(self, transform => transform.scaled(unscaled))
     }
-    #[inline(always)]
-    fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]) {
-        (z, [simd.splat(1.0); N])
+
+    /// [`VectorTransform::slope_scale`].
+    pub fn slope_scale(self) -> f32 {
+        with_transform!(self, transform => transform.slope_scale())
     }
 }
 
@@ -117,19 +108,27 @@ impl VectorTransform for Scaled {
     fn apply<S: Simd, const N: usize>(self, _: S, z: [S::F32s; N]) -> [S::F32s; N] {
         z
     }
+
     #[inline(always)]
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]) {
         (z, [simd.splat(1.0); N])
     }
+
     fn deferred_scale(self) -> f32 {
         self.scale
     }
-    fn scale(self) -> f32 {
+
+    #[inline(always)]
+    fn exponent_scale(self) -> f32 {
+        self.exponent_scale
+    }
+
+    fn slope_scale(self) -> f32 {
         self.scale
     }
-    #[inline(always)]
-    fn powers(self) -> f32 {
-        self.powers
+
+    fn least_reference<S: Simd>(self) -> Reference {
+        Reference::LEAST
     }
 }
 
@@ -139,15 +138,15 @@ impl VectorTransform for Capped {
         self.slopes(simd, z).0
     }
 
-    /// With t = s·z/C and q = 1/(1 + e^(2|t|)): ±C(1 − 2q) is C·tanh t, and 4q(1 − q) its derivative by t, without the
-    /// loss of a subtraction near the cap.
+    /// With t = s·z/C and q = 1/(1 + e^(2|t|)), C·tanh t is ±C(1 − 2q), and its derivative by t is 4q(1 − q) times C.
+    /// Neither form subtracts nearly equal numbers near the cap.
     #[inline(always)]
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]) {
         let magnitude = |x| simd.floats(simd.and(simd.bits(x), simd.splat_u32(0x7fff_ffff)));
         let sign = |x| simd.and(simd.bits(x), simd.splat_u32(0x8000_0000));
         let one = simd.splat(1.0);
-        let powers = exp2(simd, each(z, |z| magnitude(simd.mul(z, simd.splat(self.double)))), &EXP2);
-        let q = each(powers, |power| simd.div(one, simd.add(one, power)));
+        let exponents = each(z, |z| magnitude(simd.mul(z, simd.splat(self.tanh_exponent_scale))));
+        let q = each(exp2(simd, exponents, &EXP2), |power| simd.div(one, simd.add(one, power)));
         let mut capped = q;
         for (capped, z) in capped.iter_mut().zip(z) {
             let size = simd.mul_add(*capped, simd.splat(-2.0 * self.cap), simd.splat(self.cap));
@@ -156,11 +155,20 @@ impl VectorTransform for Capped {
         (capped, each(q, |q| simd.mul(simd.splat(4.0), simd.mul(q, simd.sub(one, q)))))
     }
 
-    fn lowest<S: Simd>(self) -> Reference {
-        Reference::new::<S>(-self.cap, LOG2_E)
+    fn deferred_scale(self) -> f32 {
+        1.0
     }
 
-    fn scale(self) -> f32 {
+    #[inline(always)]
+    fn exponent_scale(self) -> f32 {
+        LOG2_E
+    }
+
+    fn slope_scale(self) -> f32 {
         self.scale
+    }
+
+    fn least_reference<S: Simd>(self) -> Reference {
+        Reference::new::<S>(-self.cap, LOG2_E)
     }
 }

@@ -7,7 +7,7 @@ use cudarc::driver::{CudaContext, CudaSlice};
 use dpo_kernels::PairInputs;
 use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::{self, BatchMetrics, DeviceLabels, DpoPass, Kernels, PairSlices};
-use dpo_kernels::{MetricsLevel, Error, Forward, Logit, PairLoss, cpu};
+use dpo_kernels::{Error, Forward, Logit, MetricsLevel, PairLoss, cpu};
 use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
 

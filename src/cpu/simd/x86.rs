@@ -25,7 +25,7 @@ impl Avx512 {
         fn compiled<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        // SAFETY: `self` was detected.
+        // SAFETY: `self` exists, so the processor has the instructions.
         unsafe { compiled(self, kernel) }
     }
 }
@@ -45,7 +45,7 @@ impl Avx2 {
         fn compiled<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        // SAFETY: `self` was detected.
+        // SAFETY: `self` exists, so the processor has the instructions.
         unsafe { compiled(self, kernel) }
     }
 }
@@ -58,7 +58,7 @@ macro_rules! ops {
     ($(fn $name:ident$(<const $bits:ident: u32>)?($($arg:ident: $type:ty),*) -> $result:ty = $body:expr;)*) => {$(
         #[inline(always)]
         fn $name$(<const $bits: u32>)?(self, $($arg: $type),*) -> $result {
-            // SAFETY: `self` exists, hence so do the instructions. None of them touches memory.
+            // SAFETY: `self` exists, so the processor has the instructions, and none of them accesses memory.
             unsafe { $body }
         }
     )*};
@@ -100,8 +100,8 @@ unsafe impl Simd for Avx512 {
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         };
-        // Both take any x as it comes: the fraction (rounded in the direction of the floor) of an infinity is 0, and
-        // scaling floors its exponent by itself.
+        // Neither needs x to be clamped: the fraction of an infinity is 0, and `scalef` takes any exponent and floors
+        // it. The fraction is rounded down, like the floor.
         fn fract(x: F) -> F = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
         fn scale(p: F, x: F) -> F = _mm512_scalef_ps(p, x);
         fn fence() -> () = _mm_sfence();
@@ -109,7 +109,8 @@ unsafe impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn stream(self, x: U, to: *mut U) {
-        // SAFETY: `to` is as the caller promised, and `self` exists.
+        // SAFETY: `self` exists, so the processor has the instructions, and the caller promises an address that is
+        // aligned and valid for the write.
         unsafe { _mm512_stream_si512(to, x) }
     }
 }
@@ -177,7 +178,8 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn stream(self, x: U2, to: *mut U2) {
         let to = to.cast::<__m256i>();
-        // SAFETY: `to` is as the caller promised, and `self` exists.
+        // SAFETY: `self` exists, so the processor has the instructions, and the caller promises an address that is
+        // aligned and valid for the write.
         unsafe {
             _mm256_stream_si256(to, x[0]);
             _mm256_stream_si256(to.add(1), x[1]);

@@ -1,0 +1,199 @@
+//! `backward` of one row.
+
+use super::element::{CHUNK, Element, store};
+use super::exp2::exp2;
+use super::exponents::Reference;
+use super::prefetch::prefetch;
+use super::simd::{Kernel, Simd, each_two};
+use super::streaming::{split_aligned, stream};
+use super::transform::{TransformKind, VectorTransform};
+
+/// Where the logits of a gradient are.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a, T> {
+    /// Where the gradient will be.
+    InPlace,
+    /// In another buffer.
+    Separate(&'a [T]),
+}
+
+/// The gradient of one scored row: (c·1[v = y] − c·p[v])·∂z′/∂z, with p = exp((z′ − logsumexp) − residual).
+#[derive(Debug, Clone, Copy)]
+pub struct RowGradient {
+    /// The column of the label, or none if the label is out of range.
+    pub target: Option<usize>,
+    pub logsumexp: f32,
+    pub residual: f32,
+    /// c.
+    pub coef: f32,
+    pub transform: TransformKind,
+}
+
+impl RowGradient {
+    /// Clears the payloads of NaNs: [`Element::pack`] takes none that did not come from the logits.
+    fn without_payloads(self) -> Self {
+        let clear = |x: f32| if x.is_nan() { f32::NAN } else { x };
+        RowGradient {
+            logsumexp: clear(self.logsumexp),
+            residual: clear(self.residual),
+            coef: clear(self.coef),
+            ..self
+        }
+    }
+
+    /// Whether every element is certain to be finite in a type whose largest finite value is `largest`. Only half of
+    /// that is allowed, which leaves room for rounding.
+    pub fn stays_below(&self, largest: f32) -> bool {
+        (self.coef * self.transform.slope_scale()).abs() <= 0.5 * largest && self.logsumexp.is_finite()
+    }
+
+    /// The gradient in the label's column, whose logit is z.
+    #[inline(always)]
+    fn at_label<S: Simd, M: VectorTransform>(&self, simd: S, transform: M, z: f32) -> f32 {
+        let (unscaled, slope) = transform.single(simd, z);
+        let softmax = ((transform.scaled(unscaled.into()) - f64::from(self.logsumexp))
+            - f64::from(self.residual))
+        .exp();
+        let coef = f64::from(self.coef);
+        // This is not c·(1 − p), because an infinite c has to give NaN, as it does in PyTorch's log_softmax.
+        ((coef - coef * softmax) * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
+    }
+
+    fn other_columns<S: Simd, M: VectorTransform>(&self, transform: M) -> OtherColumns<M> {
+        let exponent_scale = transform.exponent_scale();
+        let reference = Reference::new::<S>(self.logsumexp / transform.deferred_scale(), exponent_scale);
+        // p = exp(z′ − R) · exp((R − logsumexp) − residual), of which the second is a factor of the whole row.
+        let difference = if self.logsumexp.is_finite() {
+            transform.scaled(reference.value(exponent_scale)) - f64::from(self.logsumexp)
+        } else {
+            0.0
+        };
+        let correction = (difference - f64::from(self.residual)).exp();
+        let factor = (-f64::from(self.coef) * correction * f64::from(transform.slope_scale())) as f32;
+        OtherColumns { transform, reference, factor }
+    }
+}
+
+/// The gradient in every column but the label's: −c·p·∂z′/∂z = factor·exp(z′ − R)·slope.
+#[derive(Debug, Clone, Copy)]
+struct OtherColumns<M> {
+    transform: M,
+    reference: Reference,
+    factor: f32,
+}
+
+impl<M: VectorTransform> OtherColumns<M> {
+    #[inline(always)]
+    fn write<T: Element, S: Simd, const SHIFTED: bool>(
+        &self,
+        simd: S,
+        logits: Source<'_, T>,
+        streamed: bool,
+        out: &mut [T],
+    ) {
+        match logits {
+            Source::InPlace => self.write_in_place::<T, S, SHIFTED>(simd, out),
+            Source::Separate(logits) if streamed => {
+                self.write_streamed::<T, S, SHIFTED>(simd, logits, out);
+            }
+            Source::Separate(logits) => self.write_separate::<T, S, SHIFTED>(simd, logits, out),
+        }
+    }
+
+    /// The gradient of a chunk.
+    #[inline(always)]
+    fn pack<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, logits: &[T; CHUNK]) -> T::Packed<S> {
+        let (unscaled, slopes) = self.transform.slopes(simd, T::load(simd, logits));
+        let exponent_scale = self.transform.exponent_scale();
+        let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled, exponent_scale);
+        let softmax = exp2(simd, y, T::GRADIENT_EXP2);
+        T::pack(
+            simd,
+            each_two(softmax, slopes, |p, slope| simd.mul(simd.mul(simd.splat(self.factor), p), slope)),
+        )
+    }
+
+    /// Overwrites logits by their gradient.
+    #[inline(always)]
+    fn write_in_place<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, columns: &mut [T]) {
+        let (chunks, tail) = columns.as_chunks_mut();
+        for chunk in chunks {
+            prefetch(chunk);
+            store::<T, S>(self.pack::<T, S, SHIFTED>(simd, chunk), chunk);
+        }
+        if !tail.is_empty() {
+            let mut chunk = [T::from_f32(0.0); CHUNK];
+            chunk[..tail.len()].copy_from_slice(tail);
+            store::<T, S>(self.pack::<T, S, SHIFTED>(simd, &chunk), &mut chunk);
+            tail.copy_from_slice(&chunk[..tail.len()]);
+        }
+    }
+
+    /// Writes the gradient of logits to another buffer.
+    #[inline(always)]
+    fn write_separate<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, logits: &[T], out: &mut [T]) {
+        let ((chunks, tail), (out_chunks, out_tail)) = (logits.as_chunks(), out.as_chunks_mut());
+        for (chunk, out) in chunks.iter().zip(out_chunks) {
+            prefetch(chunk);
+            store::<T, S>(self.pack::<T, S, SHIFTED>(simd, chunk), out);
+        }
+        out_tail.copy_from_slice(tail);
+        self.write_in_place::<T, S, SHIFTED>(simd, out_tail);
+    }
+
+    /// [`write_separate`](Self::write_separate) past the caches, but for the ends of the row.
+    #[inline(always)]
+    fn write_streamed<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, logits: &[T], out: &mut [T]) {
+        let (out_head, out_chunks, out_tail) = split_aligned(out);
+        let (head, rest) = logits.split_at(out_head.len());
+        let (chunks, tail) = rest.as_chunks();
+        out_head.copy_from_slice(head);
+        self.write_in_place::<T, S, SHIFTED>(simd, out_head);
+        for (chunk, out) in chunks.iter().zip(out_chunks) {
+            prefetch(chunk);
+            stream::<T, S>(simd, self.pack::<T, S, SHIFTED>(simd, chunk), out);
+        }
+        out_tail.copy_from_slice(tail);
+        self.write_in_place::<T, S, SHIFTED>(simd, out_tail);
+        simd.fence();
+    }
+}
+
+/// Writes the gradient of a whole row.
+pub struct WriteGradient<'a, T, M> {
+    pub gradient: RowGradient,
+    /// That of `gradient`.
+    pub transform: M,
+    pub logits: Source<'a, T>,
+    pub streamed: bool,
+    pub out: &'a mut [T],
+}
+
+impl<T: Element, M: VectorTransform> Kernel for WriteGradient<'_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let WriteGradient { gradient, transform, logits, streamed, out } = self;
+        let gradient = gradient.without_payloads();
+        // The label's column comes first, because its logit is overwritten with the others' if this is in place.
+        let at_label = gradient.target.map(|y| {
+            let z = match logits {
+                Source::InPlace => out[y],
+                Source::Separate(logits) => logits[y],
+            };
+            (y, gradient.at_label(simd, transform, z.to_f32()))
+        });
+
+        let other_columns = gradient.other_columns::<S, M>(transform);
+        if other_columns.reference.is_shifted() {
+            other_columns.write::<T, S, true>(simd, logits, streamed, out);
+        } else {
+            other_columns.write::<T, S, false>(simd, logits, streamed, out);
+        }
+
+        if let Some((y, gradient)) = at_label {
+            out[y] = T::from_f32(gradient);
+        }
+    }
+}
