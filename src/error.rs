@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::ref_cache::Problem;
+use crate::ref_cache::problem::Problem;
 use crate::status::{GradientStatus, Status};
 
 /// `Result` with this crate's [`Error`].
