@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::row::row_kernels;
 use super::row_gradient::{RowGradient, Source};
+use super::tasks::{STREAM_BYTES, task_rows};
 use super::transform::TransformKind;
-use super::{STREAM_BYTES, task_rows};
 use crate::batch::HostBatch;
 use crate::coef::Coef;
 use crate::dtype::Logit;

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::row::row_kernels;
 use super::row_logp::RowLogp;
 use super::row_metrics::RowMetrics;
-use super::task_rows;
+use super::tasks::task_rows;
 use super::transform::TransformKind;
 use crate::batch::HostBatch;
 use crate::dtype::Logit;

@@ -55,6 +55,7 @@ mod row_logp;
 mod row_metrics;
 mod simd;
 mod streaming;
+mod tasks;
 mod transform;
 
 mod backward;
@@ -68,16 +69,3 @@ pub use factored::{factored, factored_in_place};
 pub use forward::forward;
 pub use logps::logps;
 pub use pair_loss::pair_loss;
-
-/// Logits below which a piece of work is not worth handing to another thread.
-const TASK_LOGITS: usize = 1 << 14;
-
-/// Bytes of gradient from which on it is written past the caches, except over logits that were just read. What is
-/// smaller may still be there when the caller reads it; what is larger would be read into them only to be overwritten,
-/// half as much traffic again.
-const STREAM_BYTES: usize = 8 << 20;
-
-/// Rows of a piece of work.
-fn task_rows(vocab: usize) -> usize {
-    TASK_LOGITS.div_ceil(vocab)
-}

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
-use super::{DeviceLabels, DpoPass, PairSlices};
+use super::dpo_pass::DpoPass;
+use super::inputs::{DeviceLabels, PairSlices};
 use crate::cuda::address::{DeviceAddress, DeviceArray, ForwardBuffers};
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::Locate;

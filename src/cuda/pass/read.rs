@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
 
-use super::DpoPass;
+use super::dpo_pass::DpoPass;
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::Download;
 use crate::cuda::params::{DPO_NO_TROUBLE, DpoBatchMetrics, DpoMeanTokenMetrics, DpoPairMetrics};

@@ -1,7 +1,8 @@
 //! `backward` in one launch.
 
 use super::batch::{DeviceBatch, Inputs, kernel_batch};
-use super::{Arguments, Launch, Plan, grid};
+use super::launch::{Arguments, Launch, grid};
+use super::steps::Plan;
 use crate::coef::{check_threshold, check_token_weights};
 use crate::cuda::address::{DeviceAddress, address, optional};
 use crate::cuda::kernel::Kernel;

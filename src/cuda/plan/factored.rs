@@ -2,8 +2,9 @@
 
 use super::batch::{DeviceBatch, Inputs, kernel_batch};
 use super::forward::{forward_params, metrics_level};
+use super::launch::{Arguments, Launch, grid};
 use super::pair_loss::PairLossArguments;
-use super::{Arguments, Launch, Plan, grid};
+use super::steps::Plan;
 use crate::cuda::address::{DeviceAddress, LogpsBuffers, address};
 use crate::cuda::kernel::Kernel;
 use crate::cuda::params::DpoFactored;

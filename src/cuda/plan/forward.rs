@@ -1,9 +1,10 @@
 //! `logps` and `pair_loss` in one launch.
 
 use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::launch::{Arguments, Launch, grid};
 use super::pair_loss::PairLossArguments;
+use super::steps::Plan;
 use super::workspace::Workspace;
-use super::{Arguments, Launch, Plan, grid};
 use crate::cuda::address::{
     Check, DeviceAddress, KernelAddresses, LogpsBuffers, TokenMetricBuffers, address,
 };

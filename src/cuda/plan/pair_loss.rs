@@ -1,6 +1,7 @@
 //! `pair_loss` as a launch of its own, and what it is told in any launch.
 
-use super::{Arguments, Launch, Plan};
+use super::launch::{Arguments, Launch};
+use super::steps::Plan;
 use crate::batch::Batch;
 use crate::cuda::address::{DeviceAddress, DeviceArray, PairOutputBuffers, address, optional};
 use crate::cuda::kernel::Kernel;

@@ -1,0 +1,66 @@
+//! One kernel launch, with its grid and its argument struct.
+
+use std::mem::size_of;
+
+use crate::cuda::kernel::Kernel;
+use crate::cuda::params::{DpoBackward, DpoFactored, DpoForward, DpoPairLossAlone};
+use crate::cuda::tuning::RowPartition;
+use crate::error::{Error, Result};
+
+/// The argument struct of a launch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arguments {
+    /// `logps` and `pair_loss`.
+    Forward(DpoForward),
+    /// `pair_loss` alone.
+    PairLoss(DpoPairLossAlone),
+    /// `backward`.
+    Backward(DpoBackward),
+    /// `logps` and `pair_loss`, and the gradient without its coefficients.
+    Factored(DpoFactored),
+}
+
+impl Arguments {
+    /// The struct's bytes, as the kernel's one parameter.
+    pub fn as_bytes(&self) -> &[u8] {
+        fn bytes<T>(value: &T) -> &[u8] {
+            // SAFETY: the argument structs are plain C structs; padding, if any, is at worst copied.
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+        }
+        match self {
+            Arguments::Forward(params) => bytes(params),
+            Arguments::PairLoss(params) => bytes(params),
+            Arguments::Backward(params) => bytes(params),
+            Arguments::Factored(params) => bytes(params),
+        }
+    }
+}
+
+/// One kernel launch. Grids, clusters and blocks are one-dimensional.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Launch {
+    /// Entry point.
+    pub kernel: Kernel,
+    /// Blocks, a multiple of `cluster`.
+    pub grid: u32,
+    /// Blocks of a cluster; 1 without clusters.
+    pub cluster: u32,
+    /// Threads per block, a multiple of 32.
+    pub block: u32,
+    /// Dynamic shared memory per block, in bytes.
+    pub shared_bytes: u32,
+    /// The kernel's one parameter.
+    pub arguments: Arguments,
+}
+
+/// Blocks of a grid at most.
+const MAX_GRID: u32 = i32::MAX as u32;
+
+/// Blocks for a number of rows.
+pub(super) fn grid(partition: &RowPartition, rows: u32) -> Result<u32> {
+    let blocks = partition.blocks(rows);
+    u32::try_from(blocks).ok().filter(|&blocks| blocks <= MAX_GRID).ok_or_else(|| {
+        let expected = format!("rows that fill at most {MAX_GRID} blocks");
+        Error::value("rows", expected, format!("{rows} rows in {blocks} blocks"))
+    })
+}
