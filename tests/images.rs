@@ -4,7 +4,7 @@
 
 use dpo_kernels::Error;
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind, select};
-use dpo_kernels::cuda::plan::KERNELS;
+use dpo_kernels::cuda::kernel::Kernel;
 
 fn targets(unit: &str) -> Vec<String> {
     IMAGES.iter().filter(|image| image.unit == unit).map(Image::target).collect()
@@ -24,12 +24,13 @@ fn every_kernel_is_embedded_for_every_architecture() {
     if std::env::var_os("DPO_KERNELS_ARCHS").is_some() {
         return; // another set was asked for
     }
-    for (unit, kernel) in KERNELS {
+    for kernel in Kernel::ALL {
+        let unit = kernel.unit();
         assert_eq!(targets(unit), ["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"], "{unit}");
         for image in IMAGES.iter().filter(|image| image.unit == unit) {
-            let name = kernel.as_bytes();
+            let name = kernel.to_string();
             assert!(
-                image.bytes.windows(name.len()).any(|window| window == name),
+                image.bytes.windows(name.len()).any(|window| window == name.as_bytes()),
                 "{kernel} is not in the image for {}",
                 image.target()
             );
@@ -55,7 +56,7 @@ fn images_are_what_they_say() {
 #[test]
 fn nothing_spills() {
     for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
-        let kernels = KERNELS.iter().filter(|(unit, _)| *unit == image.unit).count();
+        let kernels = Kernel::ALL.iter().filter(|kernel| kernel.unit() == image.unit).count();
         let report = image.report;
         let target = image.target();
         assert_eq!(report.matches("bytes spill stores").count(), kernels, "{target}: {report}");

@@ -7,17 +7,16 @@ mod devices;
 
 use devices::{A100, H200};
 use dpo_kernels::batch::LabelType;
+use dpo_kernels::cuda::kernel::{Kernel, RowMetrics};
 use dpo_kernels::cuda::params::{
-    DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
-    DpoTokenMetricSums,
+    DPO_FACTORED_THREADS, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward,
+    DpoPairLossAlone, DpoSliceSum, DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
     PairBuffers, TokenMetricsBuffers,
 };
-use dpo_kernels::cuda::tuning::{
-    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, Kernel, RowPartition, TABLE, most_slices,
-};
+use dpo_kernels::cuda::tuning::{RowPartition, FACTORED_STATIC_SHARED, FactoredPartition, RowPass, TABLE, most_slices};
 use dpo_kernels::{Batch, DType, Error, LabelAlignment, PairLoss, Pairs, Sequences, Transform};
 
 const INPUTS: Inputs =
@@ -96,7 +95,7 @@ fn value_error(result: Result<plan::Launch, Error>) -> (&'static str, String) {
 #[test]
 fn forward_is_one_launch() {
     let launch = plan::forward(&A100, &batch(), &INPUTS, &OUT, Some((&loss(), &PAIRS)), WORKSPACE).unwrap();
-    assert_eq!((launch.unit, launch.kernel), ("forward", "dpo_forward_bf16"));
+    assert_eq!((launch.kernel.unit(), launch.kernel.to_string().as_str()), ("forward", "dpo_forward_bf16"));
     // 32 rows of 2000 bytes, eight to a block.
     assert_eq!((launch.grid, launch.block), (4, 256));
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
@@ -106,29 +105,37 @@ fn forward_is_one_launch() {
 }
 
 #[test]
-fn every_entry_point_is_planned_for() {
+fn every_kernel_is_planned_for() {
     let mut planned = Vec::new();
+    let softcap = Transform { softcap: Some(30.0), ..Transform::default() };
+    let metrics = |entropy, sum_p2| TokenMetricsBuffers { entropy, sum_p2, ..TokenMetricsBuffers::default() };
     for dtype in DType::ALL {
         let inputs = Inputs { dtype, ..INPUTS };
-        let transform = Transform { scale: 2.0, ..Transform::default() };
-        for batch in [batch(), Batch { transform, ..batch() }] {
-            let forward = plan::forward(&A100, &batch, &inputs, &OUT, None, WORKSPACE).unwrap();
-            let backward = plan::backward(&A100, &batch, &inputs, &gradient(INPUTS.logits)).unwrap();
-            planned.extend([(forward.unit, forward.kernel), (backward.unit, backward.kernel)]);
+        for batch in [batch(), Batch { transform: softcap, ..batch() }] {
+            for metrics in
+                [metrics(None, None), metrics(Some(0xf000), None), metrics(Some(0xf000), Some(0xe000))]
+            {
+                let out = LogpsBuffers { metrics, ..OUT };
+                planned.push(plan::forward(&A100, &batch, &inputs, &out, None, WORKSPACE).unwrap().kernel);
+            }
+            let gradient = gradient(INPUTS.logits);
+            planned.push(plan::backward(&A100, &batch, &inputs, &gradient).unwrap().kernel);
         }
-        let factored =
-            plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE).unwrap();
-        planned.push((factored.unit, factored.kernel));
+        let factored = plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE);
+        planned.push(factored.unwrap().kernel);
     }
     let alone = plan::pair_loss(&Pairs::Concatenated, 4, 0x3000, None, &loss(), &PAIRS, 0x6000).unwrap();
-    planned.push((alone.unit, alone.kernel));
-    planned.sort();
-    let mut kernels = plan::KERNELS;
-    kernels.sort();
-    assert_eq!(planned, kernels);
+    planned.push(alone.kernel);
+    planned.sort_by_key(|kernel| kernel.index());
+    assert_eq!(planned, Kernel::ALL);
+    let names: Vec<_> = Kernel::ALL.iter().map(Kernel::to_string).collect();
+    for name in ["dpo_forward_entropy_softcap_f16", "dpo_backward_f32", "dpo_factored_bf16", "dpo_pair_loss"]
+    {
+        assert!(names.iter().any(|other| other == name), "{name} in {names:?}");
+    }
 }
 
-/// What is off costs nothing: only a transform of z, or a metric, takes the kernels that have them.
+/// What is off costs nothing: only a soft cap, or a metric, takes the kernels that have them.
 #[test]
 fn extras_take_their_own_kernels() {
     let forward = |batch: &DeviceBatch, out: &LogpsBuffers| {
@@ -136,21 +143,34 @@ fn extras_take_their_own_kernels() {
     };
     let backward =
         |batch: &DeviceBatch| plan::backward(&A100, batch, &INPUTS, &gradient(INPUTS.logits)).unwrap().kernel;
+    let kernel = |metrics, softcap| Kernel::Forward { metrics, softcap, dtype: DType::BF16 };
+    let backward_kernel = |softcap| Kernel::Backward { softcap, dtype: DType::BF16 };
     let transformed = |transform| Batch { transform, ..batch() };
-    let padded = transformed(Transform { valid_vocab: Some(900), ..Transform::default() });
-    assert_eq!((forward(&padded, &OUT), backward(&padded)), ("dpo_forward_bf16", "dpo_backward_bf16"));
+    let padded = transformed(Transform { scale: 0.5, softcap: None, valid_vocab: Some(900) });
+    assert_eq!(forward(&padded, &OUT), kernel(RowMetrics::None, false));
+    assert_eq!(backward(&padded), backward_kernel(false));
     let params = forward_params(&padded).batch;
-    assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 1.0, 0.0));
+    assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 0.5, 0.0));
     let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
-    let mapped = ("dpo_forward_figured_bf16", "dpo_backward_transformed_bf16");
-    assert_eq!((forward(&capped, &OUT), backward(&capped)), mapped);
+    assert_eq!(forward(&capped, &OUT), kernel(RowMetrics::None, true));
+    assert_eq!(backward(&capped), backward_kernel(true));
     let params = forward_params(&capped).batch;
     assert_eq!((params.columns, params.scale, params.softcap), (1000, 0.5, 30.0));
-    let metrics = TokenMetricsBuffers { entropy: Some(0xf000), ..TokenMetricsBuffers::default() };
-    assert_eq!(forward(&batch(), &LogpsBuffers { metrics, ..OUT }), mapped.0);
+    // An entropy alone is cheaper than with any other metric, or with its mean.
+    let entropy = TokenMetricsBuffers { entropy: Some(0xf000), ..TokenMetricsBuffers::default() };
+    let with = |metrics| forward(&batch(), &LogpsBuffers { metrics, ..OUT });
+    assert_eq!(with(entropy), kernel(RowMetrics::Entropy, false));
+    for more in [
+        TokenMetricsBuffers { correct: Some(0xe000), ..entropy },
+        TokenMetricsBuffers { means: Some(0xe000), ..entropy },
+        TokenMetricsBuffers { sequence_log_weights: Some(0xe000), ..TokenMetricsBuffers::default() },
+    ] {
+        assert_eq!(with(more), kernel(RowMetrics::All, false));
+    }
 
     let weighted = Batch { ld_alpha: 0.25, pairs: Pairs::Interleaved, ..batch() };
-    assert_eq!(forward(&weighted, &LogpsBuffers { token_weights: Some(0xf000), ..OUT }), "dpo_forward_bf16");
+    let weights = LogpsBuffers { token_weights: Some(0xf000), ..OUT };
+    assert_eq!(forward(&weighted, &weights), kernel(RowMetrics::None, false));
     let params = forward_params(&weighted);
     assert_eq!((params.ld_alpha, params.partner_layout), (0.25, DPO_PAIRS_INTERLEAVED));
 }
@@ -389,7 +409,7 @@ fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
             assert_eq!(params.rows_per_block, 1);
             assert!(slices.is_power_of_two() && slices <= device.cluster_blocks);
             assert!(slices as usize * slice as usize >= vectors, "{vocab} {params:?}");
-            assert!(threads.is_multiple_of(32) && threads <= FACTORED_THREADS);
+            assert!(threads.is_multiple_of(32) && threads <= DPO_FACTORED_THREADS);
             let (kept, bytes) = (partition.kept_vectors, partition.shared_bytes() + FACTORED_STATIC_SHARED);
             assert!(kept == slice || kept >= 2 && kept < slice, "{vocab} {partition:?}");
             assert!(bytes <= device.shared_bytes_per_block, "{vocab} {partition:?}");
@@ -424,15 +444,14 @@ fn a_factored_gradient_is_the_logits_or_apart_from_them() {
 /// Every row is divided among blocks exactly once, whatever the number of rows, and that number changes nothing but the grid.
 #[test]
 fn rows_are_dealt_alike_in_every_batch() {
-    for (kernel, device) in
-        [Kernel::Forward, Kernel::Backward].into_iter().flat_map(|k| devices::ALL.map(|d| (k, d)))
+    for (pass, device) in
+        [RowPass::Forward, RowPass::Backward].into_iter().flat_map(|p| devices::ALL.map(|d| (p, d)))
     {
         for dtype in DType::ALL {
             for vocab in
                 [1, 31, 1000, 4096, 8193, 16_385, 32_000, 50_257, 128_256, 262_144, i32::MAX as usize]
             {
-                let RowPartition { threads, params } =
-                    RowPartition::of(kernel, device.capability, dtype, vocab);
+                let RowPartition { threads, params } = RowPartition::of(pass, device.capability, dtype, vocab);
                 let vectors = (vocab * dtype.size()).div_ceil(16) as u64;
                 let (slices, slice) = (u64::from(params.blocks_per_row), u64::from(params.slice_vectors));
                 assert!((slices - 1) * slice < vectors && vectors <= slices * slice, "{vocab} {params:?}");
@@ -445,9 +464,9 @@ fn rows_are_dealt_alike_in_every_batch() {
                 for rows in [1, 7, 8, 9, 64, 4096] {
                     let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, rows, vocab) };
                     let inputs = Inputs { dtype, ..INPUTS };
-                    let launch = match kernel {
-                        Kernel::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),
-                        Kernel::Backward => {
+                    let launch = match pass {
+                        RowPass::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),
+                        RowPass::Backward => {
                             plan::backward(&device, &batch, &inputs, &gradient(INPUTS.logits))
                         }
                     };
@@ -468,7 +487,7 @@ fn rows_are_dealt_alike_in_every_batch() {
 
 #[test]
 fn few_long_rows_and_many_short_ones_fill_the_chip() {
-    let forward = |vocab| RowPartition::of(Kernel::Forward, H200.capability, DType::BF16, vocab);
+    let forward = |vocab| RowPartition::of(RowPass::Forward, H200.capability, DType::BF16, vocab);
     // 64 rows make more than two blocks a multiprocessor, and 4096 short ones fewer blocks than rows.
     assert!(forward(128_256).blocks(64) > 2 * u64::from(H200.multiprocessors));
     assert!(forward(1000).blocks(4096) == 512 && forward(4096).blocks(4096) == 1024);
@@ -484,11 +503,9 @@ fn every_entry_of_the_tuning_table_is_of_use() {
                 let capability = 10 * device.capability.0 + device.capability.1;
                 let first = TABLE.iter().find(|other| {
                     let (from, to) = other.capabilities;
-                    other.kernel == entry.kernel
-                        && (from..=to).contains(&capability)
-                        && bytes <= other.row_bytes
+                    other.pass == entry.pass && (from..=to).contains(&capability) && bytes <= other.row_bytes
                 });
-                let divided = RowPartition::of(entry.kernel, device.capability, dtype, bytes / dtype.size());
+                let divided = RowPartition::of(entry.pass, device.capability, dtype, bytes / dtype.size());
                 first == Some(entry) && divided.params.rows_per_block == entry.rows_per_block
             },
         )

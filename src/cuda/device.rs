@@ -12,7 +12,8 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::images::{IMAGES, Image, select};
-use super::plan::{Arguments, Device, KERNELS, Launch, MAX_CLUSTER};
+use super::kernel::{Kernel, UNITS};
+use super::plan::{Arguments, Device, Launch, MAX_CLUSTER};
 use crate::error::{Error, Result};
 
 /// Number of CUDA devices; 0 with a driver that sees none.
@@ -74,8 +75,9 @@ pub(super) fn driver<T>(call: &'static str, result: std::result::Result<T, Drive
 pub struct Kernels {
     context: CUcontext,
     device: Device,
+    /// In the order of [`UNITS`].
     modules: Vec<CUmodule>,
-    /// In the order of [`KERNELS`].
+    /// In the order of [`Kernel::ALL`].
     functions: Vec<CUfunction>,
     /// Keeps a context that cudarc manages alive as long as the kernels in it.
     owner: Option<Arc<CudaContext>>,
@@ -124,22 +126,20 @@ impl Kernels {
         })?;
         let device = current_device()?;
         let mut kernels = Kernels { context, device, modules: vec![], functions: vec![], owner: None };
-        let mut loaded = "";
-        for (unit, name) in KERNELS {
-            if unit != loaded {
-                let image = select(images, unit, device.capability)?;
-                if image.capability < FIRST_WITH_CLUSTERS {
-                    kernels.device.cluster_blocks = 1;
-                }
-                // SAFETY: the image is complete, aligned, and NUL-terminated where it is PTX.
-                let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
-                kernels.modules.push(driver("cuModuleLoadData", module)?);
-                loaded = unit;
+        for unit in UNITS {
+            let image = select(images, unit, device.capability)?;
+            if image.capability < FIRST_WITH_CLUSTERS {
+                kernels.device.cluster_blocks = 1;
             }
-            let module = kernels.modules[kernels.modules.len() - 1];
-            let symbol = CString::new(name).expect("kernel names have no NUL");
+            // SAFETY: the image is complete, aligned, and NUL-terminated where it is PTX.
+            let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
+            kernels.modules.push(driver("cuModuleLoadData", module)?);
+        }
+        for kernel in Kernel::ALL {
+            let unit = UNITS.iter().position(|&unit| unit == kernel.unit()).expect("it is one of them");
+            let symbol = CString::new(kernel.to_string()).expect("kernel names have no NUL");
             // SAFETY: the module was loaded above.
-            let function = unsafe { result::module::get_function(module, symbol) };
+            let function = unsafe { result::module::get_function(kernels.modules[unit], symbol) };
             let function = driver("cuModuleGetFunction", function)?;
             allow_shared_memory(function, device.shared_bytes_per_block)?;
             kernels.functions.push(function);
@@ -166,10 +166,6 @@ impl Kernels {
     ///
     /// [`Error::Driver`] if the driver refuses the launch.
     pub unsafe fn launch(&self, launch: &Launch, stream: CUstream) -> Result<()> {
-        let index = KERNELS
-            .iter()
-            .position(|&(unit, kernel)| unit == launch.unit && kernel == launch.kernel)
-            .ok_or_else(|| Error::value("launch", format!("one of {KERNELS:?}"), launch.kernel))?;
         let argument = match &launch.arguments {
             Arguments::Forward(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::PairLoss(params) => ptr::from_ref(params).cast_mut().cast(),
@@ -194,7 +190,7 @@ impl Kernels {
             attrs: &mut cluster,
             numAttrs: u32::from(launch.cluster > 1),
         };
-        let (function, mut arguments) = (self.functions[index], [argument]);
+        let (function, mut arguments) = (self.functions[launch.kernel.index()], [argument]);
         // SAFETY: the kernel takes the one struct, which the driver copies; the rest is the caller's promise.
         let launched =
             unsafe { sys::cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), ptr::null_mut()) };

@@ -3,6 +3,7 @@
 //! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Launch`] on a raw stream handle;
 //! - [`plan`]: from shapes and device addresses to launches, without a device;
+//! - [`kernel`]: the table of the kernels;
 //! - [`tuning`]: how rows are divided among blocks, and what of them is kept on chip;
 //! - [`images`]: what build.rs compiled.
 //!
@@ -10,6 +11,7 @@
 //! synchronises, and everything is asynchronous on the caller's stream.
 
 pub mod images;
+pub mod kernel;
 #[allow(missing_docs, rustdoc::broken_intra_doc_links)] // generated, and compared with a fresh run as it is
 #[rustfmt::skip]
 pub mod params;

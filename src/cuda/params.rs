@@ -1,5 +1,11 @@
 // Made by bindgen from kernels/params.h (`make params`); a test compares it with a fresh run.
 
+pub const DPO_ROW_THREADS: u32 = 256;
+pub const DPO_ROW_BLOCKS: u32 = 4;
+pub const DPO_FACTORED_THREADS: u32 = 448;
+pub const DPO_FACTORED_BLOCKS: u32 = 2;
+pub const DPO_PAIR_LOSS_THREADS: u32 = 512;
+pub const DPO_PAIR_LOSS_BLOCKS: u32 = 2;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
 pub const DPO_LOSS_TERMS: u32 = 4;
 /// (i, pairs + i)
@@ -70,10 +76,10 @@ const _: () = {
         "Offset of field: DpoStatus::first",
     ][::core::mem::offset_of!(DpoStatus, first) - 0usize];
 };
-/// Metrics of a batch.
+/// Figures of a batch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
-pub struct DpoPairMetrics {
+pub struct DpoMetrics {
     /// sum of pair losses / normalizer
     pub loss: f32,
     /// mean
@@ -87,23 +93,23 @@ pub struct DpoPairMetrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairMetrics"][::core::mem::size_of::<DpoPairMetrics>() - 20usize];
-    ["Alignment of DpoPairMetrics"][::core::mem::align_of::<DpoPairMetrics>() - 4usize];
+    ["Size of DpoMetrics"][::core::mem::size_of::<DpoMetrics>() - 20usize];
+    ["Alignment of DpoMetrics"][::core::mem::align_of::<DpoMetrics>() - 4usize];
     [
-        "Offset of field: DpoPairMetrics::loss",
-    ][::core::mem::offset_of!(DpoPairMetrics, loss) - 0usize];
+        "Offset of field: DpoMetrics::loss",
+    ][::core::mem::offset_of!(DpoMetrics, loss) - 0usize];
     [
-        "Offset of field: DpoPairMetrics::chosen_reward",
-    ][::core::mem::offset_of!(DpoPairMetrics, chosen_reward) - 4usize];
+        "Offset of field: DpoMetrics::chosen_reward",
+    ][::core::mem::offset_of!(DpoMetrics, chosen_reward) - 4usize];
     [
-        "Offset of field: DpoPairMetrics::rejected_reward",
-    ][::core::mem::offset_of!(DpoPairMetrics, rejected_reward) - 8usize];
+        "Offset of field: DpoMetrics::rejected_reward",
+    ][::core::mem::offset_of!(DpoMetrics, rejected_reward) - 8usize];
     [
-        "Offset of field: DpoPairMetrics::margin",
-    ][::core::mem::offset_of!(DpoPairMetrics, margin) - 12usize];
+        "Offset of field: DpoMetrics::margin",
+    ][::core::mem::offset_of!(DpoMetrics, margin) - 12usize];
     [
-        "Offset of field: DpoPairMetrics::accuracy",
-    ][::core::mem::offset_of!(DpoPairMetrics, accuracy) - 16usize];
+        "Offset of field: DpoMetrics::accuracy",
+    ][::core::mem::offset_of!(DpoMetrics, accuracy) - 16usize];
 };
 /// Rows, labels and sequences.
 #[repr(C)]
@@ -388,11 +394,11 @@ const _: () = {
         "Offset of field: DpoProgress::worst",
     ][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
 };
-/** How rows are divided among blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
+/** How rows are dealt to blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
  row, each with a slice of its vectors. One of the two numbers is 1.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
-pub struct DpoRowPartition {
+pub struct DpoDealing {
     pub rows_per_block: ::core::ffi::c_uint,
     pub blocks_per_row: ::core::ffi::c_uint,
     /// 16-byte vectors; the last slice has what is left of the row
@@ -400,19 +406,17 @@ pub struct DpoRowPartition {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoRowPartition"][::core::mem::size_of::<DpoRowPartition>() - 12usize];
+    ["Size of DpoDealing"][::core::mem::size_of::<DpoDealing>() - 12usize];
+    ["Alignment of DpoDealing"][::core::mem::align_of::<DpoDealing>() - 4usize];
     [
-        "Alignment of DpoRowPartition",
-    ][::core::mem::align_of::<DpoRowPartition>() - 4usize];
+        "Offset of field: DpoDealing::rows_per_block",
+    ][::core::mem::offset_of!(DpoDealing, rows_per_block) - 0usize];
     [
-        "Offset of field: DpoRowPartition::rows_per_block",
-    ][::core::mem::offset_of!(DpoRowPartition, rows_per_block) - 0usize];
+        "Offset of field: DpoDealing::blocks_per_row",
+    ][::core::mem::offset_of!(DpoDealing, blocks_per_row) - 4usize];
     [
-        "Offset of field: DpoRowPartition::blocks_per_row",
-    ][::core::mem::offset_of!(DpoRowPartition, blocks_per_row) - 4usize];
-    [
-        "Offset of field: DpoRowPartition::slice_vectors",
-    ][::core::mem::offset_of!(DpoRowPartition, slice_vectors) - 8usize];
+        "Offset of field: DpoDealing::slice_vectors",
+    ][::core::mem::offset_of!(DpoDealing, slice_vectors) - 8usize];
 };
 /// sum exp(x - reference) over the elements of one slice.
 #[repr(C)]
@@ -459,7 +463,7 @@ const _: () = {
 /// Sums over the scored rows of a sequence.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
-pub struct DpoTokenMetricSums {
+pub struct DpoTokenSums {
     /// rows
     pub scored: f64,
     pub entropy: f64,
@@ -470,35 +474,31 @@ pub struct DpoTokenMetricSums {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    ["Size of DpoTokenSums"][::core::mem::size_of::<DpoTokenSums>() - 48usize];
+    ["Alignment of DpoTokenSums"][::core::mem::align_of::<DpoTokenSums>() - 8usize];
     [
-        "Size of DpoTokenMetricSums",
-    ][::core::mem::size_of::<DpoTokenMetricSums>() - 48usize];
+        "Offset of field: DpoTokenSums::scored",
+    ][::core::mem::offset_of!(DpoTokenSums, scored) - 0usize];
     [
-        "Alignment of DpoTokenMetricSums",
-    ][::core::mem::align_of::<DpoTokenMetricSums>() - 8usize];
+        "Offset of field: DpoTokenSums::entropy",
+    ][::core::mem::offset_of!(DpoTokenSums, entropy) - 8usize];
     [
-        "Offset of field: DpoTokenMetricSums::scored",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, scored) - 0usize];
+        "Offset of field: DpoTokenSums::correct",
+    ][::core::mem::offset_of!(DpoTokenSums, correct) - 16usize];
     [
-        "Offset of field: DpoTokenMetricSums::entropy",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, entropy) - 8usize];
+        "Offset of field: DpoTokenSums::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenSums, mean_logit) - 24usize];
     [
-        "Offset of field: DpoTokenMetricSums::correct",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, correct) - 16usize];
+        "Offset of field: DpoTokenSums::logsumexp",
+    ][::core::mem::offset_of!(DpoTokenSums, logsumexp) - 32usize];
     [
-        "Offset of field: DpoTokenMetricSums::mean_logit",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, mean_logit) - 24usize];
-    [
-        "Offset of field: DpoTokenMetricSums::logsumexp",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, logsumexp) - 32usize];
-    [
-        "Offset of field: DpoTokenMetricSums::sum_p2",
-    ][::core::mem::offset_of!(DpoTokenMetricSums, sum_p2) - 40usize];
+        "Offset of field: DpoTokenSums::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenSums, sum_p2) - 40usize];
 };
 /// Means over the scored rows of a batch; 0 without any.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
-pub struct DpoMeanTokenMetrics {
+pub struct DpoTokenMeans {
     /// rows
     pub scored: ::core::ffi::c_uint,
     pub entropy: f32,
@@ -510,30 +510,26 @@ pub struct DpoMeanTokenMetrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    ["Size of DpoTokenMeans"][::core::mem::size_of::<DpoTokenMeans>() - 24usize];
+    ["Alignment of DpoTokenMeans"][::core::mem::align_of::<DpoTokenMeans>() - 4usize];
     [
-        "Size of DpoMeanTokenMetrics",
-    ][::core::mem::size_of::<DpoMeanTokenMetrics>() - 24usize];
+        "Offset of field: DpoTokenMeans::scored",
+    ][::core::mem::offset_of!(DpoTokenMeans, scored) - 0usize];
     [
-        "Alignment of DpoMeanTokenMetrics",
-    ][::core::mem::align_of::<DpoMeanTokenMetrics>() - 4usize];
+        "Offset of field: DpoTokenMeans::entropy",
+    ][::core::mem::offset_of!(DpoTokenMeans, entropy) - 4usize];
     [
-        "Offset of field: DpoMeanTokenMetrics::scored",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, scored) - 0usize];
+        "Offset of field: DpoTokenMeans::accuracy",
+    ][::core::mem::offset_of!(DpoTokenMeans, accuracy) - 8usize];
     [
-        "Offset of field: DpoMeanTokenMetrics::entropy",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, entropy) - 4usize];
+        "Offset of field: DpoTokenMeans::mean_logit",
+    ][::core::mem::offset_of!(DpoTokenMeans, mean_logit) - 12usize];
     [
-        "Offset of field: DpoMeanTokenMetrics::accuracy",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, accuracy) - 8usize];
+        "Offset of field: DpoTokenMeans::logsumexp",
+    ][::core::mem::offset_of!(DpoTokenMeans, logsumexp) - 16usize];
     [
-        "Offset of field: DpoMeanTokenMetrics::mean_logit",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, mean_logit) - 12usize];
-    [
-        "Offset of field: DpoMeanTokenMetrics::logsumexp",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, logsumexp) - 16usize];
-    [
-        "Offset of field: DpoMeanTokenMetrics::sum_p2",
-    ][::core::mem::offset_of!(DpoMeanTokenMetrics, sum_p2) - 20usize];
+        "Offset of field: DpoTokenMeans::sum_p2",
+    ][::core::mem::offset_of!(DpoTokenMeans, sum_p2) - 20usize];
 };
 /** What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
  summed: logsumexp and the first four.*/
@@ -580,12 +576,12 @@ const _: () = {
         "Offset of field: DpoTokenMetrics::means",
     ][::core::mem::offset_of!(DpoTokenMetrics, means) - 48usize];
 };
-/// logps and pair_loss in one launch.
+/// Floors 1 and 2 in one launch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoForward {
     pub batch: DpoBatch,
-    pub partition: DpoRowPartition,
+    pub dealing: DpoDealing,
     /// [rows, vocab]
     pub logits: ::core::ffi::c_ulonglong,
     /// [rows]
@@ -623,8 +619,8 @@ const _: () = {
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
-        "Offset of field: DpoForward::partition",
-    ][::core::mem::offset_of!(DpoForward, partition) - 72usize];
+        "Offset of field: DpoForward::dealing",
+    ][::core::mem::offset_of!(DpoForward, dealing) - 72usize];
     [
         "Offset of field: DpoForward::logits",
     ][::core::mem::offset_of!(DpoForward, logits) - 88usize];
@@ -674,7 +670,7 @@ const _: () = {
         "Offset of field: DpoForward::partner_layout",
     ][::core::mem::offset_of!(DpoForward, partner_layout) - 540usize];
 };
-/// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
+/// Floors 1 and 2, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoFactored {
@@ -698,7 +694,7 @@ const _: () = {
         "Offset of field: DpoFactored::kept_vectors",
     ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 552usize];
 };
-/// pair_loss alone: one block.
+/// Floor 2 alone: one block.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoPairLossAlone {
@@ -732,12 +728,12 @@ const _: () = {
         "Offset of field: DpoPairLossAlone::sequences",
     ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 320usize];
 };
-/// backward.
+/// Floor 3.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoBackward {
     pub batch: DpoBatch,
-    pub partition: DpoRowPartition,
+    pub dealing: DpoDealing,
     /// [rows, vocab]
     pub logits: ::core::ffi::c_ulonglong,
     /// the same, or another buffer of the same shape and stride
@@ -766,8 +762,8 @@ const _: () = {
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
-        "Offset of field: DpoBackward::partition",
-    ][::core::mem::offset_of!(DpoBackward, partition) - 72usize];
+        "Offset of field: DpoBackward::dealing",
+    ][::core::mem::offset_of!(DpoBackward, dealing) - 72usize];
     [
         "Offset of field: DpoBackward::logits",
     ][::core::mem::offset_of!(DpoBackward, logits) - 88usize];

@@ -6,12 +6,13 @@
 
 use std::mem::size_of;
 
+use super::kernel::{Kernel, RowMetrics};
 use super::params::*;
-use super::tuning::{FactoredPartition, Kernel, RowPartition, most_slices};
+use super::tuning::{RowPartition, FactoredPartition, RowPass, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::gradient::{check_threshold, check_token_weights};
-use crate::loss::{Divergence, Kind, MAX_TERMS, Normalizer, PairInputLens, PairLoss, PairTensors, Term};
+use crate::loss::{Divergence, PairInputLens, Kind, MAX_TERMS, Normalizer, PairLoss, PairTensors, Term};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
 ///
@@ -192,10 +193,8 @@ impl Arguments {
 /// One kernel launch. Grids, clusters and blocks are one-dimensional.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Launch {
-    /// Image that holds the kernel.
-    pub unit: &'static str,
     /// Entry point.
-    pub kernel: &'static str,
+    pub kernel: Kernel,
     /// Blocks, a multiple of `cluster`.
     pub grid: u32,
     /// Blocks of a cluster; 1 without clusters.
@@ -208,31 +207,8 @@ pub struct Launch {
     pub arguments: Arguments,
 }
 
-/// Every (unit, entry point), in the order in which they are loaded.
-pub const KERNELS: [(&str, &str); 16] = [
-    ("forward", "dpo_forward_f32"),
-    ("forward", "dpo_forward_f16"),
-    ("forward", "dpo_forward_bf16"),
-    ("forward", "dpo_forward_figured_f32"),
-    ("forward", "dpo_forward_figured_f16"),
-    ("forward", "dpo_forward_figured_bf16"),
-    ("pair_loss", "dpo_pair_loss"),
-    ("backward", "dpo_backward_f32"),
-    ("backward", "dpo_backward_f16"),
-    ("backward", "dpo_backward_bf16"),
-    ("backward", "dpo_backward_transformed_f32"),
-    ("backward", "dpo_backward_transformed_f16"),
-    ("backward", "dpo_backward_transformed_bf16"),
-    ("factored", "dpo_factored_f32"),
-    ("factored", "dpo_factored_f16"),
-    ("factored", "dpo_factored_bf16"),
-];
-
 /// Blocks of a grid at most.
 const MAX_GRID: u32 = i32::MAX as u32;
-
-/// Threads of the single block of `pair_loss` alone.
-pub const PAIR_LOSS_THREADS: u32 = 512;
 
 /// The workspace of a forward launch: completion counters first, then what the caller did not ask for but the kernel
 /// needs to pass on between blocks.
@@ -305,18 +281,13 @@ pub fn forward(
     workspace: DeviceAddress,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let partition = RowPartition::of(Kernel::Forward, device.capability, inputs.dtype, batch.columns());
+    let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
     let params = forward_params(kernel_batch, batch, inputs, out, loss, &partition, workspace)?;
-    let metrics = !batch.transform.is_identity() || out.metrics != TokenMetricsBuffers::default();
     Ok(Launch {
-        unit: "forward",
-        kernel: match (inputs.dtype, metrics) {
-            (DType::F32, false) => "dpo_forward_f32",
-            (DType::F16, false) => "dpo_forward_f16",
-            (DType::BF16, false) => "dpo_forward_bf16",
-            (DType::F32, true) => "dpo_forward_figured_f32",
-            (DType::F16, true) => "dpo_forward_figured_f16",
-            (DType::BF16, true) => "dpo_forward_figured_bf16",
+        kernel: Kernel::Forward {
+            metrics: row_metrics(&out.metrics),
+            softcap: batch.transform.softcap.is_some(),
+            dtype: inputs.dtype,
         },
         grid: grid(&partition, params.batch.rows)?,
         cluster: 1,
@@ -354,26 +325,21 @@ pub fn factored(
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
     batch.check_factored(out.metrics != TokenMetricsBuffers::default())?;
-    let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
-    let partition = &factored.rows;
+    let partition = FactoredPartition::of(device, inputs.dtype, batch.vocab);
+    let partition = &partition.rows;
     let forward = forward_params(kernel_batch, batch, inputs, out, loss, partition, workspace)?;
     let gradient = address("gradient", inputs.dtype.size(), gradient)?;
     batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
     Ok(Launch {
-        unit: "factored",
-        kernel: match inputs.dtype {
-            DType::F32 => "dpo_factored_f32",
-            DType::F16 => "dpo_factored_f16",
-            DType::BF16 => "dpo_factored_bf16",
-        },
+        kernel: Kernel::Factored { dtype: inputs.dtype },
         grid: grid(partition, forward.batch.rows)?,
         cluster: partition.params.blocks_per_row,
         block: partition.threads,
-        shared_bytes: factored.shared_bytes(),
+        shared_bytes: partition.shared_bytes(),
         arguments: Arguments::Factored(DpoFactored {
             forward,
             gradient,
-            kept_vectors: factored.kept_vectors,
+            kept_vectors: partition.kept_vectors,
         }),
     })
 }
@@ -407,11 +373,10 @@ pub fn pair_loss(
         sequences: sequences as u32,
     };
     Ok(Launch {
-        unit: "pair_loss",
-        kernel: "dpo_pair_loss",
+        kernel: Kernel::PairLoss,
         grid: 1,
         cluster: 1,
-        block: PAIR_LOSS_THREADS,
+        block: DPO_PAIR_LOSS_THREADS,
         shared_bytes: 0,
         arguments: Arguments::PairLoss(params),
     })
@@ -431,7 +396,7 @@ pub fn backward(
     buffers: &GradientBuffers,
 ) -> Result<Launch> {
     let kernel_batch = kernel_batch(batch, inputs)?;
-    let partition = RowPartition::of(Kernel::Backward, device.capability, inputs.dtype, batch.columns());
+    let partition = RowPartition::of(RowPass::Backward, device.capability, inputs.dtype, batch.columns());
     let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
     let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
     batch.check_gradient("dlogits", inputs.dtype, logits, dlogits)?;
@@ -452,15 +417,7 @@ pub fn backward(
         threshold: buffers.threshold,
     };
     Ok(Launch {
-        unit: "backward",
-        kernel: match (inputs.dtype, batch.transform.is_identity()) {
-            (DType::F32, true) => "dpo_backward_f32",
-            (DType::F16, true) => "dpo_backward_f16",
-            (DType::BF16, true) => "dpo_backward_bf16",
-            (DType::F32, false) => "dpo_backward_transformed_f32",
-            (DType::F16, false) => "dpo_backward_transformed_f16",
-            (DType::BF16, false) => "dpo_backward_transformed_bf16",
-        },
+        kernel: Kernel::Backward { softcap: batch.transform.softcap.is_some(), dtype: inputs.dtype },
         grid: grid(&partition, kernel_batch.rows)?,
         cluster: 1,
         block: partition.threads,
@@ -523,6 +480,16 @@ fn grid(partition: &RowPartition, rows: u32) -> Result<u32> {
         let expected = format!("rows that fill at most {MAX_GRID} blocks");
         Error::value("rows", expected, format!("{rows} rows in {blocks} blocks"))
     })
+}
+
+/// The least that a forward kernel must compute of each row.
+fn row_metrics(asked: &TokenMetricsBuffers) -> RowMetrics {
+    let entropy_alone = TokenMetricsBuffers { entropy: asked.entropy, ..TokenMetricsBuffers::default() };
+    match asked {
+        _ if *asked == TokenMetricsBuffers::default() => RowMetrics::None,
+        _ if *asked == entropy_alone => RowMetrics::Entropy,
+        _ => RowMetrics::All,
+    }
 }
 
 /// Where logsumexp and token metrics go: where they are summed, into the workspace at least.

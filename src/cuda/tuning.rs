@@ -1,16 +1,16 @@
-//! How rows are divided among blocks: one table, by kernel, architecture and bytes of a row; and for the factored forward,
+//! How rows are divided among blocks: one table, by pass, architecture and bytes of a row; and for the factored forward,
 //! by what of a row the device can keep on chip.
 //!
 //! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
 //! batch (on one device and for one dtype).
 
-use super::params::DpoRowPartition;
+use super::params::{DPO_FACTORED_THREADS, DPO_ROW_THREADS, DpoRowPartition};
 use super::plan::Device;
 use crate::batch::DType;
 
-/// A kernel that walks over rows.
+/// A pass over rows, which all of its kernels deal alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
+pub enum RowPass {
     /// `logps` and `pair_loss`.
     Forward,
     /// `backward`.
@@ -20,8 +20,8 @@ pub enum Kernel {
 /// One entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// The kernel it is for.
-    pub kernel: Kernel,
+    /// The pass it is for.
+    pub pass: RowPass,
     /// The first and the last compute capability, as major · 10 + minor.
     pub capabilities: (u32, u32),
     /// The longest row, vocab times element size, in bytes.
@@ -54,25 +54,25 @@ const DATACENTER_BLACKWELL: (u32, u32) = (100, 119);
 /// - *Blocks of 256 threads*, four on a multiprocessor: where one waits at its start or end, the others load.
 /// - *Counters.* Additions to one address take about a nanosecond each, so that a block should move several KiB.
 pub const TABLE: [Entry; 9] = [
-    entry(Kernel::Forward, ANY, 4 * KIB, 8, usize::MAX),
-    entry(Kernel::Forward, ANY, 16 * KIB, 4, usize::MAX),
-    entry(Kernel::Forward, ANY, 64 * KIB, 1, usize::MAX),
-    entry(Kernel::Forward, HOPPER, usize::MAX, 1, 48 * KIB),
-    entry(Kernel::Forward, DATACENTER_BLACKWELL, usize::MAX, 1, 64 * KIB),
-    entry(Kernel::Forward, ANY, usize::MAX, 1, 32 * KIB),
-    entry(Kernel::Backward, ANY, 4 * KIB, 8, usize::MAX),
-    entry(Kernel::Backward, ANY, 16 * KIB, 4, usize::MAX),
-    entry(Kernel::Backward, ANY, usize::MAX, 1, 32 * KIB),
+    entry(RowPass::Forward, ANY, 4 * KIB, 8, usize::MAX),
+    entry(RowPass::Forward, ANY, 16 * KIB, 4, usize::MAX),
+    entry(RowPass::Forward, ANY, 64 * KIB, 1, usize::MAX),
+    entry(RowPass::Forward, HOPPER, usize::MAX, 1, 48 * KIB),
+    entry(RowPass::Forward, DATACENTER_BLACKWELL, usize::MAX, 1, 64 * KIB),
+    entry(RowPass::Forward, ANY, usize::MAX, 1, 32 * KIB),
+    entry(RowPass::Backward, ANY, 4 * KIB, 8, usize::MAX),
+    entry(RowPass::Backward, ANY, 16 * KIB, 4, usize::MAX),
+    entry(RowPass::Backward, ANY, usize::MAX, 1, 32 * KIB),
 ];
 
 const fn entry(
-    kernel: Kernel,
+    pass: RowPass,
     capabilities: (u32, u32),
     row_bytes: usize,
     rows_per_block: u32,
     slice_bytes: usize,
 ) -> Entry {
-    Entry { kernel, capabilities, row_bytes, threads: 256, rows_per_block, slice_bytes }
+    Entry { pass, capabilities, row_bytes, threads: DPO_ROW_THREADS, rows_per_block, slice_bytes }
 }
 
 /// Bytes of a vector, which is what one thread loads at a time.
@@ -106,16 +106,16 @@ impl Entry {
 
 impl RowPartition {
     /// The partition of rows of `vocab` elements, for a device of compute capability (major, minor).
-    pub fn of(kernel: Kernel, capability: (u32, u32), dtype: DType, vocab: usize) -> Self {
+    pub fn of(pass: RowPass, capability: (u32, u32), dtype: DType, vocab: usize) -> Self {
         let capability = 10 * capability.0 + capability.1;
         let row_bytes = vocab * dtype.size();
         TABLE
             .iter()
             .find(|entry| {
                 let (first, last) = entry.capabilities;
-                entry.kernel == kernel && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
+                entry.pass == pass && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
             })
-            .expect("each kernel's last entry takes every row on every device")
+            .expect("each pass's last entry takes every row on every device")
             .partition(row_bytes)
     }
 
@@ -130,9 +130,7 @@ impl RowPartition {
 pub fn most_slices(vocab: usize) -> u32 {
     let slices = |(capability, dtype)| {
         let capability: u32 = capability;
-        RowPartition::of(Kernel::Forward, (capability / 10, capability % 10), dtype, vocab)
-            .params
-            .blocks_per_row
+        RowPartition::of(RowPass::Forward, (capability / 10, capability % 10), dtype, vocab).params.blocks_per_row
     };
     // The choice changes only where an entry's capabilities begin or end.
     let borders =
@@ -145,9 +143,6 @@ const SYSTEM_SHARED: u32 = 1 << 10;
 
 /// Static shared memory of the factored kernels at most, in bytes: the rest is for logits.
 pub const FACTORED_STATIC_SHARED: u32 = 3 << 10;
-
-/// Threads of a block of the factored forward at most: two blocks of 72 registers a thread fit on a multiprocessor.
-pub const FACTORED_THREADS: u32 = 448;
 
 /// How the factored forward divides rows among blocks: one row to a block, or a cluster of blocks to a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -183,7 +178,7 @@ impl FactoredPartition {
         let crowded = read_again * 2 * u64::from(device.multiprocessors) > u64::from(device.l2_bytes / 2);
         FactoredPartition {
             rows: RowPartition {
-                threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, FACTORED_THREADS),
+                threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, DPO_FACTORED_THREADS),
                 params: DpoRowPartition { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
             },
             kept_vectors: slice_vectors.min(room(if crowded { 1 } else { 2 })),

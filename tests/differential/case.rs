@@ -54,6 +54,19 @@ impl Mask {
         [Mask::Full, Mask::PromptAndPadding, Mask::Holes, Mask::EmptySequence, Mask::Everything];
 }
 
+/// Token metrics that a case asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PairMetrics {
+    None,
+    /// The entropy alone.
+    Entropy,
+    All,
+}
+
+impl PairMetrics {
+    pub const ALL: [PairMetrics; 3] = [Metrics::None, Metrics::Entropy, Metrics::All];
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PairKind {
     Concatenated,
@@ -88,8 +101,8 @@ pub struct Spec {
     pub upstream: f32,
     pub transform: Transform,
     pub ld_alpha: f32,
-    /// Whether token metrics are asked for.
-    pub metrics: bool,
+    /// Which token metrics are asked for.
+    pub metrics: PairMetrics,
     /// Whether tokens have factors of their own.
     pub token_coef: bool,
     /// Largest coefficient that the gradient skips.
@@ -119,7 +132,7 @@ impl Spec {
             upstream: 1.0,
             transform: Transform::default(),
             ld_alpha: 1.0,
-            metrics: false,
+            metrics: Metrics::None,
             token_coef: false,
             threshold: 0.0,
             seed: 1,

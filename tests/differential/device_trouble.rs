@@ -3,7 +3,7 @@
 use dpo_kernels::batch::{MeanTokenMetrics, TokenMetrics};
 use dpo_kernels::{Logit, PairLoss};
 
-use crate::case::{Case, Mask, PairKind, Spec, Tensors};
+use crate::case::{Case, Mask, PairMetrics, PairKind, Spec, Tensors};
 use crate::executor::{Device, Executor, OnDevice, Outcome};
 
 /// Out-of-order entries are named, everything becomes NaN, nothing is touched out of bounds, and the counters are back
@@ -18,7 +18,7 @@ pub fn bad_cu_seqlens<T: Logit>(metrics: bool, mut run: impl FnMut(&Case<T>) -> 
             .enumerate()
     {
         let mut case = healthy.clone();
-        case.spec.metrics = metrics && index % 2 == 1;
+        case.spec.metrics = if metrics && index % 2 == 1 { Metrics::All } else { Metrics::None };
         case.cu_seqlens[entry] = value;
         let outcome = run(&case);
         // An entry is also out of order when the one before it is too large.

@@ -5,7 +5,7 @@ use dpo_kernels::batch::MeanTokenMetrics;
 use dpo_kernels::batch::{Logps, PairOutputs, TokenMetrics};
 use dpo_kernels::{Coef, GradientStatus, Logit, cpu};
 
-use crate::case::Case;
+use crate::case::{Case, Metrics};
 
 /// Everything that the three stages give.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,9 +75,14 @@ impl Executor for Cpu {
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
         let mut forward = cpu::Forward::default();
-        forward.logps.metrics = spec.metrics.then(TokenMetrics::default);
+        forward.logps.metrics = (spec.metrics != Metrics::None).then(TokenMetrics::default);
         cpu::forward_with(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
-        let cpu::Forward { logps, pairs } = forward;
+        let cpu::Forward { mut logps, pairs } = forward;
+        // It computes all of them together.
+        if let (Metrics::Entropy, Some(metrics)) = (spec.metrics, &mut logps.metrics) {
+            let entropy = std::mem::take(&mut metrics.entropy);
+            *metrics = TokenMetrics { entropy, ..TokenMetrics::default() };
+        }
         let upstream = spec.upstream;
         let tokens = case.token_factors(&logps.token_weights);
         let coef = Coef {
@@ -125,7 +130,7 @@ mod kernels {
     use cudarc::driver::CudaContext;
     use dpo_kernels::batch::{Batch, LabelType};
     use dpo_kernels::cuda::params::{
-        DPO_NO_TROUBLE, DPO_TROUBLES, DpoMeanTokenMetrics, DpoPairMetrics, DpoProgress, DpoStatus,
+        DPO_NO_TROUBLE, DPO_TROUBLES, DpoPairMetrics, DpoProgress, DpoStatus, DpoMeanTokenMetrics,
     };
     use dpo_kernels::cuda::plan::{
         self, DeviceAddress, DeviceArray, DevicePairInputs, GradientBuffers, Inputs, Launch, LogpsBuffers,
@@ -178,10 +183,11 @@ mod kernels {
             values_of(&self.0.download(address, len * size_of::<T>()))
         }
 
-        fn metrics(&mut self, wanted: bool, rows: usize, sequences: usize) -> TokenMetricsBuffers {
-            let mut place = |words: usize| wanted.then(|| self.0.reserve(4 * words));
+        fn metrics(&mut self, wanted: PairMetrics, rows: usize, sequences: usize) -> TokenMetricsBuffers {
+            let entropy = (wanted != Metrics::None).then(|| self.0.reserve(4 * rows));
+            let mut place = |words: usize| (wanted == Metrics::All).then(|| self.0.reserve(4 * words));
             TokenMetricsBuffers {
-                entropy: place(rows),
+                entropy,
                 correct: place(rows),
                 mean_logit: place(rows),
                 sum_p2: place(rows),
@@ -200,9 +206,13 @@ mod kernels {
             rows: usize,
             sequences: usize,
         ) -> TokenMetrics<f32> {
+            let entropy = self.fetch(from.entropy.unwrap(), rows);
+            let Some(correct) = from.correct else {
+                return TokenMetrics { entropy, ..TokenMetrics::default() };
+            };
             TokenMetrics {
-                entropy: self.fetch(from.entropy.unwrap(), rows),
-                correct: self.fetch(from.correct.unwrap(), rows),
+                entropy,
+                correct: self.fetch(correct, rows),
                 mean_logit: self.fetch(from.mean_logit.unwrap(), rows),
                 sum_p2: self.fetch(from.sum_p2.unwrap(), rows),
                 sequence_log_weights: self.fetch(from.sequence_log_weights.unwrap(), sequences),
@@ -338,7 +348,7 @@ mod kernels {
                 logsumexp: self.fetch(out.logsumexp.unwrap(), rows),
                 logsumexp_residual: self.fetch(out.logsumexp_residual.unwrap(), rows),
                 token_weights: self.fetch(out.token_weights.unwrap(), rows),
-                metrics: case.spec.metrics.then(|| self.fetch_metrics(&out.metrics, rows, sequences)),
+                metrics: out.metrics.entropy.map(|_| self.fetch_metrics(&out.metrics, rows, sequences)),
                 status: status.into(),
             };
             let outputs = PairOutputs {
@@ -369,7 +379,8 @@ mod kernels {
         fn check_logps_alone(&mut self, batch: &Batch<DeviceArray>, inputs: &Inputs, fused: &Logps<f32>) {
             let status = self.0.reserve(size_of::<DpoStatus>());
             let logps = self.0.reserve(4 * fused.logps.len());
-            let means = fused.metrics.as_ref().map(|_| self.0.reserve(size_of::<DpoMeanTokenMetrics>()));
+            let fused_means = fused.metrics.as_ref().filter(|metrics| !metrics.correct.is_empty());
+            let means = fused_means.map(|_| self.0.reserve(size_of::<DpoMeanTokenMetrics>()));
             let metrics = TokenMetricsBuffers { means, ..TokenMetricsBuffers::default() };
             let out = LogpsBuffers { logps, status, metrics, ..LogpsBuffers::default() };
             // Aligned to 4, as it may be.
@@ -378,7 +389,7 @@ mod kernels {
             self.0.launch(&plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
             let found: Vec<f32> = self.fetch(logps, fused.logps.len());
             assert_eq!(bits(&found), bits(&fused.logps), "logps of `logps` alone, {batch:?}");
-            if let Some(TokenMetrics { means, .. }) = &fused.metrics {
+            if let Some(TokenMetrics { means, .. }) = fused_means {
                 let alone = self.fetch_means(&metrics);
                 assert_eq!(format!("{alone:?}"), format!("{means:?}"), "means of `logps` alone, {batch:?}");
             }

@@ -9,6 +9,8 @@ mod case;
 #[allow(dead_code)] // the build script uses all of it
 mod compile;
 #[cfg(feature = "cuda")]
+mod row_partition;
+#[cfg(feature = "cuda")]
 mod device_trouble;
 #[cfg(feature = "cuda")]
 #[path = "../common/devices.rs"]
@@ -28,8 +30,6 @@ mod moves;
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
-#[cfg(feature = "cuda")]
-mod row_partition;
 mod trouble;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it
@@ -39,7 +39,7 @@ use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss, Transform};
 use half::{bf16, f16};
 
 use bounds::Expected;
-use case::{Case, Mask, PairKind, Random, Spec};
+use case::{Case, Mask, PairMetrics, PairKind, Random, Spec};
 use executor::{Cpu, Executor, Factored};
 use vectors::Element;
 
@@ -92,7 +92,7 @@ fn matrix(element: usize) -> Vec<Spec> {
                         PairKind::Indexed => 1.0,
                         _ => random.pick(&[1.0, 1.0, 0.0, 0.3]),
                     },
-                    metrics: random.below(3) == 0,
+                    metrics: random.pick(&[Metrics::None, Metrics::None, Metrics::Entropy, Metrics::All]),
                     token_coef: random.below(3) == 0,
                     threshold: 0.0,
                     seed: random.next(),
@@ -113,8 +113,11 @@ fn transform(random: &mut Random, vocab: usize) -> Transform {
 
 fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
     for spec in matrix(size_of::<T>()) {
-        let spec =
-            if plain { Spec { transform: Transform::default(), metrics: false, ..spec } } else { spec };
+        let spec = if plain {
+            Spec { transform: Transform::default(), metrics: Metrics::None, ..spec }
+        } else {
+            spec
+        };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }

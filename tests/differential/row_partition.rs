@@ -1,10 +1,10 @@
 //! Rows as the tuning table deals them to blocks: every entry, at its borders and at those of its slices.
 
-use dpo_kernels::cuda::tuning::{Kernel, RowPartition, TABLE};
+use dpo_kernels::cuda::tuning::{RowPartition, RowPass, TABLE};
 use dpo_kernels::{DType, Logit};
 
 use crate::bounds::Expected;
-use crate::case::{Case, Mask, Random, Spec};
+use crate::case::{Case, Mask, PairMetrics, Random, Spec};
 use crate::executor::{Device, Executor, OnDevice};
 
 /// Several rows to a block: vocabularies at which the table goes on to another number of them, in batches whose last block
@@ -30,8 +30,8 @@ pub fn short_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 }
 
 /// Vocabularies of one slice and of several, just below, at and above where slices begin and end.
-fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<usize> {
-    let partition = |vocab| RowPartition::of(kernel, capability, dtype, vocab).params;
+fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usize> {
+    let partition = |vocab| RowPartition::of(pass, capability, dtype, vocab).params;
     let sliced = |vocab: &usize| partition(*vocab).blocks_per_row > 1;
     let step = 4096 / dtype.size();
     let about = (step..).step_by(step).find(sliced).expect("long rows are sliced");
@@ -48,24 +48,26 @@ fn sliced_vocabs(kernel: Kernel, capability: (u32, u32), dtype: DType) -> Vec<us
 }
 
 /// Several blocks to a row, the rows of all cases together at every phase, with labels on both sides of a slice's border;
-/// every other forward pass with token metrics.
+/// forward passes with every kind of token metrics in turn.
 pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
     let width = 16 / size_of::<T>();
-    for kernel in [Kernel::Forward, Kernel::Backward] {
-        for (index, vocab) in sliced_vocabs(kernel, capability, T::DTYPE).into_iter().enumerate() {
+    for pass in [RowPass::Forward, RowPass::Backward] {
+        for (index, vocab) in sliced_vocabs(pass, capability, T::DTYPE).into_iter().enumerate() {
             let mut case = Case::<T>::draw(Spec {
                 row_stride: (vocab + 1) | 1,
-                phase: size_of::<T>() * ((index + 3 * usize::from(kernel == Kernel::Backward)) % width),
+                phase: size_of::<T>() * ((index + 3 * usize::from(pass == RowPass::Backward)) % width),
                 gradient_phase: [None, Some(0), Some(size_of::<T>())][index % 3],
                 sequences: 2,
                 longest: 1,
-                metrics: kernel == Kernel::Forward && index % 2 == 1,
+                metrics: match pass {
+                    RowPass::Forward => Metrics::ALL[index % 3],
+                    RowPass::Backward => Metrics::None,
+                },
                 seed: index as u64,
                 ..Spec::plain(vocab)
             });
-            let border =
-                RowPartition::of(kernel, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
+            let border = RowPartition::of(pass, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
             for (row, label) in [border - 1, border].into_iter().enumerate() {
                 case.labels.set(row, label.min(vocab - 1) as i64);
             }
@@ -78,7 +80,7 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 /// not scored, nothing of it is read.
 pub fn sliced_rows_keep_their_bits<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
-    let vocab = sliced_vocabs(Kernel::Forward, capability, T::DTYPE)[3] + 5;
+    let vocab = sliced_vocabs(RowPass::Forward, capability, T::DTYPE)[3] + 5;
     let mut case = Case::<T>::draw(Spec { sequences: 4, longest: 1, ..Spec::plain(vocab) });
     case.labels.set(3, dpo_kernels::batch::IGNORE_INDEX);
     case.row_mut(3).fill(T::from_f32(f32::NAN));
