@@ -8,7 +8,11 @@
 //
 // SASS instructions per element of the main loops; twice the time of the forward's, since as many bytes are written.
 // Budget: 8 aligned, 14 straddling
-// Budget of extended: 18 aligned, 25 straddling
+// Budget of softcap: 18 aligned, 25 straddling
+//
+// PTX instructions executed per element in a whole launch, at most: see tests/executed.rs.
+// Executed: 10.8 aligned, 11.4 straddling
+// Executed of softcap: 21 aligned, 21.5 straddling
 #include "batch.cuh"
 #include "gradient.cuh"
 
@@ -56,19 +60,18 @@ template <class Logit, class Transform> __device__ void backward(const DpoBackwa
     if (columns < vocab && team.slice + 1 == p.partition.blocks_per_row) zero_padding<Logit>(out, columns, vocab, team);
     if (p.nonfinite_row && gradient.template may_overflow<Logit>() && writer.writes_nonfinite(label, team))
         atomicMin(p.nonfinite_row, row);
-    if (vectors.straddling)
+    if (vectors.straddling())
         writer.run(label, team, [&](int j) { writer.template write_rest<true>(j, threads); });
     else
         writer.run(label, team, [&](int j) { writer.template write_rest<false>(j, threads); });
 }
 
-#define DPO_BACKWARD(name, Logit)                                         \
-    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) \
-        dpo_backward_##name(const __grid_constant__ DpoBackward p) {      \
-        backward<Logit, Identity>(p);                                     \
-    }                                                                     \
-    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocksOfExtended) \
-        dpo_backward_transformed_##name(const __grid_constant__ DpoBackward p) { \
-        backward<Logit, Transformed>(p);                                       \
+#define DPO_BACKWARD_KERNEL(name, Logit, Transform)                                   \
+    extern "C" __global__ void __launch_bounds__(DPO_ROW_THREADS, DPO_ROW_BLOCKS)     \
+        dpo_backward##name(const __grid_constant__ DpoBackward p) {                   \
+        backward<Logit, Transform>(p);                                                \
     }
+#define DPO_BACKWARD(name, Logit)                                                     \
+    DPO_BACKWARD_KERNEL(_##name, Logit, Scaled)                                       \
+    DPO_BACKWARD_KERNEL(_softcap_##name, Logit, Softcapped)
 DPO_FOR_EACH_DTYPE(DPO_BACKWARD)

@@ -10,7 +10,20 @@
 // on an H200 (4.8, 132, 1.98), 9.7 on a B200 (8, 148, 1.85); twice as many for f32. The exponentials take one of 16 lanes
 // a clock: 1.9 an element on an H200, 1.2 on a B200.
 // Budget: 7 aligned, 14 straddling
-// Budget of extended: 21 aligned, 28 straddling
+// Budget of softcap: 14 aligned, 21 straddling
+// Budget of entropy: 8 aligned, 15 straddling
+// Budget of entropy and softcap: 15 aligned, 22 straddling
+// Budget of metrics: 11 aligned, 17 straddling
+// Budget of metrics and softcap: 17 aligned, 24 straddling
+//
+// PTX instructions executed per element in a whole launch, at most: see tests/executed.rs. What stands around the loops
+// counts most where a thread has few elements: in short rows, and in f32.
+// Executed: 14.5 aligned, 17 straddling
+// Executed of softcap: 22 aligned, 25 straddling
+// Executed of entropy: 17.5 aligned, 20 straddling
+// Executed of entropy and softcap: 25 aligned, 28 straddling
+// Executed of metrics: 23.5 aligned, 26 straddling
+// Executed of metrics and softcap: 30 aligned, 33 straddling
 #include "metrics.cuh"
 #include "stages.cuh"
 
@@ -21,48 +34,49 @@ template <class Sum> __device__ Sum merge_slices(const DpoSliceSum *sums, u32 sl
     return reduce_block(own, partials);
 }
 
-// What one read of a row tells beside its log-prob: see TokenMetrics in src/batch.rs. The sums are there to be divided.
+// A row's token metrics, as far as its sum has them: see TokenMetrics in src/batch.rs.
 struct RowMetrics {
     float entropy = 0.0f, correct = 0.0f, mean_logit = 0.0f, sum_p2 = 0.0f;
 
-    __device__ void set(const OnlineSum &, const Identity &, const RowContext &, u32, float) {}
-    __device__ void set(const MetricsSum &s, const Transformed &transform, const RowContext &at, u32 columns, float token_logp) {
-        // -sum p log p = log(sum e) - sum e d / sum e: both terms are at least 0.
-        entropy = logf(s.sum) - s.weighted / s.sum;
-        correct = !isnan(token_logp) && i64(s.first) == at.label ? 1.0f : 0.0f;
-        mean_logit = transform.deferred_scale() * (s.total / float(columns));
+    __device__ void set(const OnlineSum &, float, u32, float) {}
+    __device__ void set(const EntropySum &s, float, u32, float) { entropy = s.entropy(); }
+    __device__ void set(const MetricsSum &s, float scale, u32 columns, float token_logp) {
+        entropy = s.entropy();
+        correct = !isnan(token_logp) && !s.beaten ? 1.0f : 0.0f;
+        mean_logit = scale * (s.total / float(columns));
         sum_p2 = s.squares / (s.sum * s.sum);
     }
     __device__ void set_unknown() { entropy = mean_logit = sum_p2 = not_a_number(); }
 
-    __device__ void store(const DpoTokenMetrics &to, u32 row) const {
-        if (to.entropy) to.entropy[row] = entropy;
+    template <class Sum> __device__ void store(const DpoTokenMetrics &to, u32 row) const {
+        if (Sum::kEntropy && to.entropy) to.entropy[row] = entropy;
+        if (!Sum::kAllMetrics) return;
         if (to.correct) to.correct[row] = correct;
         if (to.mean_logit) to.mean_logit[row] = mean_logit;
         if (to.sum_p2) to.sum_p2[row] = sum_p2;
     }
 };
 
-// logps of one row, by one thread. `total` counts only where the row can be scored.
-template <class Logit, class Sum>
+// The log-prob of one row, by one thread. `total` counts only where the row can be scored.
+template <class Logit, class Sum, class Transform>
 __device__ void record_row(const DpoForward &p, u32 row, const RowContext &at, const typename Logit::Storage *logits,
-                          const Sum &total, const typename Sum::Transform &transform) {
+                          const Sum &total, const Transform &transform) {
     RowLogp row_logp = RowLogp::without_logits(at);
     RowMetrics metrics;
     if (at.scored && at.label_in(p.batch.columns)) {
         row_logp = RowLogp::of(total, Logit::widen_one(logits[at.label]), transform);
-        metrics.set(total, transform, at, p.batch.columns, row_logp.token_logp);
+        metrics.set(total, transform.deferred_scale(), p.batch.columns, row_logp.token_logp);
     } else if (at.scored || !at.in_sequence) {
         metrics.set_unknown();
     }
     record(p, row, at, row_logp);
-    if (Sum::kMetrics) metrics.store(p.metrics, row);
+    metrics.store<Sum>(p.metrics, row);
 }
 
 // The rows of this block; false where other blocks have still to finish the row.
-template <class Logit, class Sum> __device__ bool sum_rows(const DpoForward &p, const RowTeam &team) {
+template <class Logit, class Sum, class Transform> __device__ bool sum_rows(const DpoForward &p, const RowTeam &team) {
     __shared__ Sum partials[kMaxWarps];
-    const typename Sum::Transform transform(p.batch);
+    const Transform transform(p.batch);
     const u32 slices = p.partition.blocks_per_row;
     const RowContext at(p.batch, min(team.row, p.batch.rows - 1));
     const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(team.row) * p.batch.row_stride;
@@ -70,7 +84,8 @@ template <class Logit, class Sum> __device__ bool sum_rows(const DpoForward &p, 
     Sum total;
     if (reads) {
         const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.partition, team.slice);
-        total = sum_own_vectors<Sum, Logit>(vectors, team, transform, [](int, const Vector &) {});
+        const RowLabel label = {u32(at.label), Logit::widen_one(logits[at.label])};
+        total = sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {});
     }
     if (slices > 1 && !reads) {
         // Nothing to merge: one block is enough.
@@ -88,19 +103,22 @@ template <class Logit, class Sum> __device__ bool sum_rows(const DpoForward &p, 
     return true;
 }
 
-template <class Logit, class Sum> __device__ void forward(const DpoForward &p) {
+template <class Logit, class Sum, class Transform> __device__ void forward(const DpoForward &p) {
     const RowTeam team(p.partition, p.batch.rows);
-    if (!sum_rows<Logit, Sum>(p, team)) return;
-    finish_rows<Sum::kMetrics>(p, team);
+    if (!sum_rows<Logit, Sum, Transform>(p, team)) return;
+    finish_rows<Sum::kAllMetrics>(p, team);
 }
 
-#define DPO_FORWARD(name, Logit)                                          \
-    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) \
-        dpo_forward_##name(const __grid_constant__ DpoForward p) {        \
-        forward<Logit, OnlineSum>(p);                                     \
-    }                                                                     \
-    extern "C" __global__ void __launch_bounds__(kMaxThreads, kMinBlocksOfExtended) \
-        dpo_forward_figured_##name(const __grid_constant__ DpoForward p) { \
-        forward<Logit, MetricsSum>(p);                                    \
+#define DPO_FORWARD_KERNEL(name, Logit, Sum, Transform, kBlocks)                 \
+    extern "C" __global__ void __launch_bounds__(DPO_ROW_THREADS, kBlocks)       \
+        dpo_forward##name(const __grid_constant__ DpoForward p) {                \
+        forward<Logit, Sum, Transform>(p);                                       \
     }
+#define DPO_FORWARD(name, Logit)                                                                            \
+    DPO_FORWARD_KERNEL(_##name, Logit, OnlineSum, Scaled, DPO_ROW_BLOCKS)                                   \
+    DPO_FORWARD_KERNEL(_softcap_##name, Logit, OnlineSum, Softcapped, DPO_ROW_BLOCKS_OF_METRICS)            \
+    DPO_FORWARD_KERNEL(_entropy_##name, Logit, EntropySum, Scaled, DPO_ROW_BLOCKS_OF_METRICS)               \
+    DPO_FORWARD_KERNEL(_entropy_softcap_##name, Logit, EntropySum, Softcapped, DPO_ROW_BLOCKS_OF_METRICS)   \
+    DPO_FORWARD_KERNEL(_metrics_##name, Logit, MetricsSum, Scaled, DPO_ROW_BLOCKS_OF_METRICS)               \
+    DPO_FORWARD_KERNEL(_metrics_softcap_##name, Logit, MetricsSum, Softcapped, DPO_ROW_BLOCKS_OF_METRICS)
 DPO_FOR_EACH_DTYPE(DPO_FORWARD)

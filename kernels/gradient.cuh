@@ -81,9 +81,9 @@ template <class Logit, class Transform> struct GradientWriter {
     }
 
     // The same of the logits in device memory. A straddling load holds two vectors until they are shifted together; and
-    // a transform needs registers too.
+    // a soft cap needs registers too.
     template <bool kStraddling> __device__ void write_rest(int j, int threads) const {
-        constexpr int kGroup = kStraddling || Transform::kTransformed ? kInFlight / 2 : kInFlight;
+        constexpr int kGroup = kStraddling || Transform::kBounded ? kInFlight / 2 : kInFlight;
         write<kGroup>(j, logits.whole_end, threads, [&](int j) { return logits.template load<kStraddling>(j); });
     }
 

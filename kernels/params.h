@@ -10,8 +10,20 @@
 #define DPO_DEVICE(type) unsigned long long
 #endif
 
-// Threads of the one block of pair_loss as a launch of its own.
+// Threads of a block at most, and blocks that are to fit on a multiprocessor at least, which bounds the registers.
+// Kernels that walk over rows: 64 registers a thread, and 80 where there is more to do for an element, whose units are
+// busy with fewer threads.
+#define DPO_ROW_THREADS 256
+#define DPO_ROW_BLOCKS 4
+#define DPO_ROW_BLOCKS_OF_METRICS 3
+// The factored forward: shared memory is for two blocks on a multiprocessor; so many threads leave 72 registers to each,
+// which the losses need, and have 28 KiB of loads in flight, more than a multiprocessor's share of the bandwidth times
+// the latency.
+#define DPO_FACTORED_THREADS 448
+#define DPO_FACTORED_BLOCKS 2
+// The pair loss alone, which is one block.
 #define DPO_PAIR_LOSS_THREADS 512
+#define DPO_PAIR_LOSS_BLOCKS 2
 
 // How sequences form pairs.
 enum DpoPairLayout {
@@ -164,8 +176,9 @@ struct DpoRowPartition {
 struct DpoSliceSum {
     float reference;
     float sum;
-    float weighted, squares, total, largest; // with token metrics only, as the next
-    unsigned int first;
+    float weighted;       // of the kernels with token metrics: see kernels/metrics.cuh
+    float squares, total; // of those with all of them, as the next
+    unsigned int beaten;
 };
 
 // Sums over the scored rows of a sequence.

@@ -17,9 +17,11 @@ template <class T> __device__ T shuffle_down(T value, int offset) {
     return value;
 }
 
-template <class T> __device__ T reduce_warp(T value) {
+// The first `lanes` lanes' values, combined in lane 0; the lanes behind have the neutral value, T().
+template <class T> __device__ T reduce_warp(T value, int lanes = kWarp) {
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) value.merge(shuffle_down(value, offset));
+    for (int offset = kWarp / 2; offset > 0; offset /= 2)
+        if (offset < lanes) value.merge(shuffle_down(value, offset));
     return value;
 }
 
@@ -32,7 +34,7 @@ template <class T> __device__ T reduce_teams(T value, u32 threads, T *partials) 
     if (warps == 1) return value;
     if (lane == 0) partials[warp] = value;
     __syncthreads();
-    if (warp % warps == 0) value = reduce_warp(lane < warps ? partials[warp + lane] : T());
+    if (warp % warps == 0) value = reduce_warp(lane < warps ? partials[warp + lane] : T(), int(warps));
     return value;
 }
 

@@ -43,22 +43,15 @@ __device__ inline Vector shift_together(Vector low, Vector high, u32 phase) {
     return v;
 }
 
-// The 16 bytes at any address, out of the two aligned vectors they straddle. The second is the neighbour thread's
-// first, so it comes from L1: hence no streaming hint.
-__device__ inline Vector load_straddling(const char *address) {
-    const u32 phase = phase_of(address);
-    const Vector *aligned = reinterpret_cast<const Vector *>(address - phase);
-    return shift_together(aligned[0], aligned[1], phase);
-}
-
-// Where the elements of a group of vectors stand in their row.
+// The columns that the elements of a group of vectors stand in.
 struct VectorColumns {
-    u32 first; // element of the group's first vector
+    u32 first; // of the group's first vector
     u32 step;  // from one vector's to the next one's
     u32 end;   // of the slice, or the row
 
-    __device__ u32 element(int v, int e) const { return first + u32(v) * step + u32(e); }
-    __device__ bool inside(int v, int e) const { return element(v, e) < end; }
+    __device__ u32 column(int v, int e) const { return first + u32(v) * step + u32(e); }
+    __device__ bool inside(int v, int e) const { return column(v, e) < end; }
+    __device__ bool has(int v) const { return inside(v, 0); }
 };
 
 // Vectors over a slice of a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
@@ -67,10 +60,11 @@ struct VectorColumns {
 template <class Logit> struct SliceVectors {
     typedef typename Logit::Storage Storage;
 
-    const Storage *origin; // element -lead
+    const Storage *origin;      // element -lead
+    const char *aligned_origin; // the last 16-byte boundary up to there
     u32 vocab;
     u32 lead;
-    bool straddling;
+    u32 phase;                  // of every vector: bytes past a boundary; where not 0, it straddles two aligned ones
     int begin, end;             // vectors of the slice
     int whole_begin, whole_end; // those of them whose every access stays inside the row: all but four at most
 
@@ -91,14 +85,16 @@ template <class Logit> struct SliceVectors {
         begin = first;
         end = last;
         // Elements between a vector's first and the boundary below it: the same for every vector of the row.
-        const u32 before = phase_of(origin) / u32(sizeof(Storage));
-        straddling = before != 0;
-        const u32 after = straddling ? width - before : 0;
+        phase = phase_of(origin);
+        aligned_origin = reinterpret_cast<const char *>(origin) - phase;
+        const u32 before = phase / u32(sizeof(Storage));
+        const u32 after = straddling() ? width - before : 0;
         whole_begin = min(max(begin, int((lead + before + width - 1) / width)), end);
         whole_end = vocab + lead > after ? int((vocab + lead - after) / width) : 0;
         whole_end = max(min(whole_end, end), whole_begin);
     }
 
+    __device__ bool straddling() const { return phase != 0; }
     __device__ u32 first(int j) const { return u32(j) * kWidth<Logit> - lead; }
     __device__ bool contains(u32 element) const { return element < vocab; }
     __device__ bool whole(int first, int last) const { return first >= whole_begin && last < whole_end; }
@@ -119,9 +115,18 @@ template <class Logit> struct SliceVectors {
         return j < whole_begin ? j - begin : j - whole_end + (whole_begin - begin);
     }
 
+    // The aligned 16 bytes that a vector begins in.
+    __device__ const char *aligned(int j) const { return aligned_origin + i64(j) * i64(sizeof(Vector)); }
+
+    // The vector that begins there. The second that it straddles is the neighbour thread's first, so it comes from L1:
+    // hence no streaming hint.
+    template <bool kStraddling> __device__ Vector load_from(const char *aligned) const {
+        if (!kStraddling) return load_streaming(aligned);
+        const Vector *both = reinterpret_cast<const Vector *>(aligned);
+        return shift_together(both[0], both[1], phase);
+    }
     template <bool kStraddling> __device__ Vector load(int j) const {
-        const char *address = reinterpret_cast<const char *>(origin + i64(j) * kWidth<Logit>);
-        return kStraddling ? load_straddling(address) : load_streaming(address);
+        return kStraddling ? load_from<true>(aligned(j)) : load_streaming(origin + i64(j) * kWidth<Logit>);
     }
 
     // A vector at the row's edge, element by element; what lies outside is -infinity, which adds nothing to a sum.
@@ -144,10 +149,30 @@ template <class Logit> struct SliceVectors {
         }
     }
 
-    // Any vector: one beyond the slice is all -infinity.
-    template <bool kStraddling> __device__ Vector load_any(int j) const {
-        if (whole(j, j)) return load<kStraddling>(j);
-        if (j < end) return load_edge(j);
-        return all<Logit>(-infinity());
+    // Vectors j, j + step, ... as far as they belong to the slice, and -infinity behind. Vectors before the whole ones
+    // are fewer than a step, and so are those behind.
+    template <int kCount> __device__ void load_any(int j, int step, Vector (&group)[kCount]) const {
+        if (straddling())
+            load_whole<true>(j, step, group);
+        else
+            load_whole<false>(j, step, group);
+        if (j >= whole_begin && whole_end == end) return;
+        // The edges, one after the other, since they are few.
+#pragma unroll 1
+        for (int k = 0; k < kCount && j < end; ++k, j += step) {
+            if (whole(j, j)) continue;
+            const Vector vector = load_edge(j);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i)
+                if (i == k) group[i] = vector;
+        }
+    }
+
+    template <bool kStraddling, int kCount> __device__ void load_whole(int j, int step, Vector (&group)[kCount]) const {
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) {
+            const bool is_whole = (k > 0 || j >= whole_begin) && k * step < whole_end - j;
+            group[k] = is_whole ? load<kStraddling>(j + k * step) : all<Logit>(-infinity());
+        }
     }
 };

@@ -5,100 +5,148 @@
 #include "row.cuh"
 #include "transform.cuh"
 
-// sum exp(x - reference) over the elements seen so far, with the reference at their maximum.
+// Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
+constexpr int kInFlight = 4;
+
+// Where the label stands in its row, and its logit.
+struct RowLabel {
+    u32 column;
+    float logit;
+};
+
+// What raising the reference does to terms exp(z' - reference): their exponents fall, and they shrink by a factor.
+struct Descent {
+    float by;
+    float factor;
+
+    __device__ explicit Descent(float by) : by(by), factor(exp2_approx(by * -kLog2e)) {}
+};
+
+// sum exp(z' - reference) over the elements seen so far, with the reference at their maximum.
 //
-// x - reference is taken before the multiplication by log2(e): near the maximum the difference is exact, so logits of
+// z' - reference is taken before the multiplication by log2(e): near the maximum the difference is exact, so logits of
 // size 1e4 lose nothing. The reference is kept finite; then +infinity gives an infinite sum, -infinity adds exactly 0,
 // a NaN stays one, and a row of the lowest finite value is still right, all without a branch.
 struct OnlineSum {
-    typedef Identity Transform;
-    static constexpr bool kMetrics = false;
+    static constexpr bool kEntropy = false, kAllMetrics = false;
 
     float reference = -kMaxFloat;
     float sum = 0.0f;
 
     OnlineSum() = default;
-    __device__ explicit OnlineSum(const Identity &) {}
     __device__ explicit OnlineSum(const DpoSliceSum &s) : reference(s.reference), sum(s.sum) {}
     __device__ DpoSliceSum stored() const { return {reference, sum}; }
 
-    __device__ void raise_reference(float candidate) {
+    __device__ Descent raise_reference(float candidate) {
         const float raised = fminf(fmaxf(reference, candidate), kMaxFloat);
-        sum *= exp2_approx((reference - raised) * kLog2e);
+        const Descent descent(raised - reference);
+        sum *= descent.factor;
         reference = raised;
+        return descent;
     }
 
-    __device__ float term(float x) const { return exp2_approx((x - reference) * kLog2e); }
+    // What another sum's terms do when they are taken from this one's reference, which is no lower.
+    __device__ Descent descent_of(const OnlineSum &other) const { return Descent(reference - other.reference); }
 
-    __device__ void merge(OnlineSum other) {
+    __device__ void merge(const OnlineSum &other) {
         raise_reference(other.reference);
-        sum += other.sum * exp2_approx((other.reference - reference) * kLog2e);
+        sum += other.sum * descent_of(other).factor;
     }
 
-    // Elements of `kVectors` vectors at once: one rescaling serves them all.
-    template <bool kWhole, class Logit, int kVectors>
-    __device__ void add(const Vector (&vectors)[kVectors], const Identity &, const VectorColumns &) {
-        float x[kVectors][kWidth<Logit>];
-        float maximum = -kMaxFloat;
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) {
-            widen<Logit>(vectors[v], x[v]);
-#pragma unroll
-            for (int e = 0; e < kWidth<Logit>; ++e) maximum = fmaxf(maximum, x[v][e]);
-        }
-        raise_reference(maximum);
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) {
-            float partial = term(x[v][0]);
-#pragma unroll
-            for (int e = 1; e < kWidth<Logit>; ++e) partial += term(x[v][e]);
-            sum += partial;
-        }
-    }
+    // Hooks of add_group and sum_own_vectors for the sums with token metrics: see metrics.cuh.
+    template <bool kWhole> __device__ void add_moments(float, float, float) {}
+    __device__ bool needs_care(float, const RowLabel &) const { return false; }
+    __device__ void compare(float, const RowLabel &) {}
+    template <class Logit>
+    __device__ void break_tie(const Vector (&)[kInFlight], const VectorColumns &, const RowLabel &) {}
 };
 
-// Threads of a block at most, and blocks that must fit on a multiprocessor at least: 64 registers a thread.
-constexpr int kMaxThreads = 256, kMinBlocks = 4;
-// 80 registers for kernels that do more for an element, whose units are busy with fewer threads.
-constexpr int kMinBlocksOfExtended = 3;
-
-// Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
-constexpr int kInFlight = 4;
-
-// Element e of a slice belongs to thread (e / width) % threads whatever the row's address, so the bits depend on the
-// vocabulary, the dtype and the partition alone. `keep` sees each vector as it passes, with its number.
-template <class Sum, class Logit, bool kStraddling, class Keep>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const typename Sum::Transform &transform,
-                               const Keep &keep) {
-    Sum own(transform);
-    const int threads = team.threads;
-    const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
-    Vector group[kInFlight];
-    for (int j = vectors.begin + int(team.thread); j < vectors.end; j += kInFlight * threads) {
-        // A loop of its own, so that the code for the edges stays out of the way.
-        if (j >= vectors.whole_begin) {
-            for (; j < last; j += kInFlight * threads) {
+// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Without `kWhole` some may stand beyond
+// the row, or the slice: those are -infinity. Returns the largest logit.
+template <bool kWhole, class Logit, class Sum, class Transform>
+__device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const VectorColumns &columns,
+                           const Transform &transform) {
+    float maximum = -infinity();
 #pragma unroll
-                for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load<kStraddling>(j + k * threads);
+    for (int v = 0; v < kInFlight; ++v) {
+        float z[kWidth<Logit>];
+        widen<Logit>(group[v], z);
 #pragma unroll
-                for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
-                own.template add<true, Logit>(group, transform, vectors.columns(j, threads));
-            }
-        }
-        if (j >= vectors.end) break;
-        // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_any<kStraddling>(j + k * threads);
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
-        own.template add<false, Logit>(group, transform, vectors.columns(j, threads));
+        for (int e = 0; e < kWidth<Logit>; ++e) maximum = fmaxf(maximum, z[e]);
     }
-    return own;
+    // z' grows with z.
+    float largest[1] = {maximum};
+    transform.apply(largest);
+    own.raise_reference(transform.difference(largest[0], 0.0f));
+#pragma unroll
+    for (int v = 0; v < kInFlight; ++v) {
+        if (!kWhole && !columns.has(v)) break;
+        float z[kWidth<Logit>];
+        widen<Logit>(group[v], z);
+        transform.apply(z);
+        float partial = 0.0f;
+#pragma unroll
+        for (int e = 0; e < kWidth<Logit>; ++e) {
+            const bool inside = kWhole || columns.inside(v, e);
+            // Outside the row a vector is -infinity, which adds nothing; but a soft cap has made a number of it.
+            const float d = Transform::kBounded && !inside ? -infinity() : transform.difference(z[e], own.reference);
+            const float term = exp2_approx(d * kLog2e);
+            partial = e == 0 ? term : partial + term;
+            own.template add_moments<kWhole>(term, d, inside ? z[e] : 0.0f);
+        }
+        own.sum += partial;
+    }
+    return maximum;
 }
 
-template <class Sum, class Logit, class Keep>
-__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const typename Sum::Transform &transform,
-                               const Keep &keep) {
-    return vectors.straddling ? sum_own_vectors<Sum, Logit, true>(vectors, team, transform, keep)
-                              : sum_own_vectors<Sum, Logit, false>(vectors, team, transform, keep);
+// Adds this thread's groups of whole vectors from `j` on, and returns where the next group starts: the first that is not
+// complete or not whole, or one that needs more care than these loops take.
+template <bool kStraddling, class Logit, class Sum, class Transform, class Keep>
+__device__ int add_whole_groups(Sum &own, int j, const SliceVectors<Logit> &vectors, int threads, const RowLabel &label,
+                                const Transform &transform, const Keep &keep) {
+    const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
+    const i64 stride = i64(threads) * i64(sizeof(Vector));
+    const char *aligned = vectors.aligned(j);
+    Vector group[kInFlight];
+    for (; j < last; j += kInFlight * threads, aligned += kInFlight * stride) {
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_from<kStraddling>(aligned + k * stride);
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
+        Sum next = own;
+        const float maximum = add_group<true, Logit>(next, group, {}, transform);
+        if (next.needs_care(maximum, label)) break;
+        next.compare(maximum, label);
+        own = next;
+    }
+    return j;
+}
+
+// The sum of this thread's vectors of a slice. Element e of a slice belongs to thread (e / width) % threads, and groups are
+// counted from the slice's first vector, whatever the row's address: so the bits depend on the vocabulary, the dtype and
+// the partition alone. `keep` sees each vector as it passes, with its number.
+template <class Sum, class Logit, class Transform, class Keep>
+__device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label,
+                               const Transform &transform, const Keep &keep) {
+    Sum own;
+    const int threads = team.threads;
+    for (int j = vectors.begin + int(team.thread); j < vectors.end; j += kInFlight * threads) {
+        // Loops of their own, so that the code for the edges stays out of the way.
+        if (j >= vectors.whole_begin) {
+            j = vectors.straddling() ? add_whole_groups<true>(own, j, vectors, threads, label, transform, keep)
+                                   : add_whole_groups<false>(own, j, vectors, threads, label, transform, keep);
+            if (j >= vectors.end) break;
+        }
+        // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
+        Vector group[kInFlight];
+        vectors.load_any(j, threads, group);
+        const VectorColumns columns = vectors.columns(j, threads);
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k)
+            if (columns.has(k)) keep(j + k * threads, group[k]);
+        const float maximum = add_group<false, Logit>(own, group, columns, transform);
+        own.compare(maximum, label);
+        if (maximum == label.logit) own.template break_tie<Logit>(group, columns, label);
+    }
+    return own;
 }

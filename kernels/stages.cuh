@@ -14,8 +14,8 @@
 struct RowLogp {
     float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
 
-    template <class Sum>
-    static __device__ RowLogp of(const Sum &total, float label_logit, const typename Sum::Transform &transform) {
+    template <class Transform>
+    static __device__ RowLogp of(const OnlineSum &total, float label_logit, const Transform &transform) {
         RowLogp row_logp;
         const float log_sum = logf(total.sum);
         float at_label[1] = {label_logit};
@@ -81,7 +81,7 @@ __device__ inline void sum_sequence(const DpoForward &p, const RowContext &at) {
 
 // Sequences of no rows have no block to sum them, and cu_seqlens out of order leaves sequences unfinished: both are
 // settled here, by the last block.
-template <bool kMetrics> __device__ void settle_packed(const DpoForward &p) {
+template <bool kTokenMetrics> __device__ void settle_packed(const DpoForward &p) {
     bool out_of_order = false;
     const int *cu_seqlens = p.batch.cu_seqlens;
     for (u32 s = threadIdx.x; s <= p.batch.sequences; s += blockDim.x) {
@@ -98,12 +98,12 @@ template <bool kMetrics> __device__ void settle_packed(const DpoForward &p) {
         if (out_of_order) {
             p.logps[s] = not_a_number();
             p.scored[s] = 0;
-            if (kMetrics) set_tokens(p, s, not_a_number());
+            if (kTokenMetrics) set_tokens(p, s, not_a_number());
             p.sequence_rows_done[s] = 0;
         } else if (cu_seqlens[s] == cu_seqlens[s + 1]) {
             p.logps[s] = 0.0f;
             p.scored[s] = 0;
-            if (kMetrics) set_tokens(p, s, 0.0f);
+            if (kTokenMetrics) set_tokens(p, s, 0.0f);
             report(p.progress, DPO_EMPTY_SEQUENCE, s);
         }
     }
@@ -113,21 +113,21 @@ template <bool kMetrics> __device__ void settle_packed(const DpoForward &p) {
 }
 
 // Once the rows of a block are in, it does what no block has left to others: the sequences and, at the end, the pairs.
-// All of its threads. `kMetrics`: there may be token metrics.
-template <bool kMetrics> __device__ void finish_rows(const DpoForward &p, const RowTeam &team) {
+// All of its threads. `kTokenMetrics`: there are token metrics to sum.
+template <bool kTokenMetrics> __device__ void finish_rows(const DpoForward &p, const RowTeam &team) {
     // A run of rows of one sequence at a time.
     for (u32 row = team.first_row; row < team.end_row;) {
         const RowContext at(p.batch, row);
         const u32 run = at.in_sequence ? min(at.end, team.end_row) - row : 1;
         if (at.in_sequence && arrive_last(&p.sequence_rows_done[at.sequence], run, at.end - at.begin)) {
             sum_sequence(p, at);
-            if (kMetrics) sum_tokens(p, at);
+            if (kTokenMetrics) sum_tokens(p, at);
         }
         row += run;
     }
     if (!arrive_last(&p.progress->rows_done, team.end_row - team.first_row, p.batch.rows)) return;
-    if (p.batch.cu_seqlens) settle_packed<kMetrics>(p);
-    if (kMetrics) mean_tokens(p);
+    if (p.batch.cu_seqlens) settle_packed<kTokenMetrics>(p);
+    if (kTokenMetrics) mean_tokens(p);
     if (p.loss.pairs > 0) PairStage{p.loss, p.logps, p.scored, p.batch.sequences}.run(p.progress);
     if (threadIdx.x == 0) publish(p.progress, p.status);
 }

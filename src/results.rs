@@ -335,6 +335,11 @@ pub enum MetricsLevel {
     All,
 }
 
+impl MetricsLevel {
+    /// Every level, for tables and tests.
+    pub const EVERY: [MetricsLevel; 3] = [MetricsLevel::None, MetricsLevel::Entropy, MetricsLevel::All];
+}
+
 impl LogpsSlices<'_> {
     /// The least level that has all that is wanted here.
     pub(crate) fn metrics_level(&self) -> MetricsLevel {

@@ -59,12 +59,6 @@ impl Transform {
         scale / (cosh * cosh)
     }
 
-    /// Whether z′ = z.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn is_identity(&self) -> bool {
-        self.scale == 1.0 && self.softcap.is_none()
-    }
-
     /// Columns of a vocabulary of `vocab` that take part in the softmax.
     pub(crate) fn columns(&self, vocab: usize) -> usize {
         self.valid_vocab.unwrap_or(vocab)

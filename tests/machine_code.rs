@@ -14,14 +14,12 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use dpo_kernels::DType;
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
 use dpo_kernels::cuda::kernel::Kernel;
-use dpo_kernels::cuda::params::DPO_PAIR_LOSS_THREADS;
+use dpo_kernels::cuda::params::{DPO_FACTORED_THREADS, DPO_PAIR_LOSS_THREADS};
 use dpo_kernels::cuda::plan::Device;
-use dpo_kernels::cuda::tuning::{
-    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, RowPass, TABLE,
-};
+use dpo_kernels::cuda::tuning::{FACTORED_STATIC_SHARED, FactoredPartition, RowPass, TABLE};
+use dpo_kernels::{DType, MetricsLevel};
 
 /// What a multiprocessor has.
 struct Multiprocessor {
@@ -41,17 +39,16 @@ fn multiprocessor(capability: u32) -> Multiprocessor {
     }
 }
 
-/// Threads of the largest block that a unit's kernels are launched with.
-fn block(unit: &str) -> u32 {
-    let kernel = match unit {
-        "forward" => RowPass::Forward,
-        "backward" => RowPass::Backward,
-        "factored" => return FACTORED_THREADS,
-        "pair_loss" => return DPO_PAIR_LOSS_THREADS,
-        other => panic!("no block size for {other}"),
+/// Threads of the largest block that a kernel is launched with.
+fn block(kernel: Kernel) -> u32 {
+    let pass = match kernel {
+        Kernel::Forward { .. } => RowPass::Forward,
+        Kernel::Backward { .. } => RowPass::Backward,
+        Kernel::Factored { .. } => return DPO_FACTORED_THREADS,
+        Kernel::PairLoss => return DPO_PAIR_LOSS_THREADS,
     };
-    let threads = TABLE.iter().filter(|entry| entry.pass == kernel).map(|entry| entry.threads);
-    threads.max().expect("each kernel has entries")
+    let threads = TABLE.iter().filter(|entry| entry.pass == pass).map(|entry| entry.threads);
+    threads.max().expect("each pass has entries")
 }
 
 /// Dynamic shared memory of a factored forward with two blocks to a multiprocessor at most: the largest for any row that
@@ -164,9 +161,9 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
             !back_edges.iter().any(|&(s, e)| (s, e) != (start, end) && start <= s && e <= end)
         });
         let count = |body: &[&str], f: &dyn Fn(&str) -> bool| body.iter().filter(|i| f(i)).count();
-        // One exponential an element, two where it may be capped, and in the forward as many a round for the largest
-        // logit, which rescale the sum.
-        let exponentials = if extended(&name) { 2 } else { 1 };
+        // One exponential an element, two where it is capped, and in the forward as many a round for the largest logit,
+        // which rescale the sum.
+        let exponentials = if name.contains("softcap") { 2 } else { 1 };
         let keeps = name.contains("factored");
         let measured = loops.map(|&(start, end)| {
             let body = &code[start..=end];
@@ -190,18 +187,20 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
     functions
 }
 
-/// Whether a kernel has token metrics or a transform in its loops, and code for both kinds of transform.
-fn extended(kernel: &str) -> bool {
-    kernel.contains("metrics") || kernel.contains("transformed")
-}
-
-/// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops;
-/// `// Budget of extended: ...` where they are [`extended`].
-fn budget(unit: &str, kernel: &str) -> Option<(f64, f64)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{unit}.cu"));
+/// `// Budget: 8 aligned, 14 straddling` in the kernel's source: instructions per element of its main loops; where it has
+/// more to do for an element, `// Budget of softcap: ...` and the like.
+fn budget(kernel: Kernel) -> Option<(f64, f64)> {
+    let more = match kernel {
+        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: false, .. } => " of entropy",
+        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: true, .. } => " of entropy and softcap",
+        Kernel::Forward { metrics: MetricsLevel::All, softcap: false, .. } => " of metrics",
+        Kernel::Forward { metrics: MetricsLevel::All, softcap: true, .. } => " of metrics and softcap",
+        Kernel::Forward { softcap: true, .. } | Kernel::Backward { softcap: true, .. } => " of softcap",
+        _ => "",
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{}.cu", kernel.unit()));
     let text = std::fs::read_to_string(path).unwrap();
-    let (_, rest) =
-        text.split_once(if extended(kernel) { "// Budget of extended: " } else { "// Budget: " })?;
+    let (_, rest) = text.split_once(&format!("// Budget{more}: "))?;
     let mut numbers = rest.split_whitespace().filter_map(|word| word.parse().ok());
     Some((numbers.next()?, numbers.next()?))
 }
@@ -223,17 +222,16 @@ fn kernels_fit_their_budgets() {
             .unwrap();
     }
     let mut table = format!(
-        "{:<26} {:<7} {:>5} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
+        "{:<34} {:<7} {:>5} {:>4} {:>6} {:>7} {:>5}  main loops: instructions per element (16-byte loads + stores)\n",
         "kernel", "target", "block", "regs", "shared", "spilled", "occ."
     );
     for image in IMAGES.iter().filter(|image| image.kind == Kind::Cubin) {
         let resources = resources(image);
         let loops = nvdisasm.as_ref().map(|path| main_loops(&disassemble(Path::new(path), image)));
-        let names = Kernel::ALL.iter().filter(|kernel| kernel.unit() == image.unit).map(Kernel::to_string);
-        for kernel in &std::collections::BTreeSet::from_iter(names) {
-            let target = image.target();
-            let found = resources[kernel];
-            let block = block(image.unit);
+        for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.unit() == image.unit) {
+            let (target, name) = (image.target(), kernel.to_string());
+            let found = resources[&name];
+            let block = block(kernel);
             let dynamic_bytes = if image.unit == "factored" {
                 assert!(found.shared_bytes <= FACTORED_STATIC_SHARED, "{kernel} for {target}: {found:?}");
                 most_kept(image.capability)
@@ -244,7 +242,7 @@ fn kernels_fit_their_budgets() {
             let occupancy = f64::from(blocks * block) / f64::from(multiprocessor(image.capability).threads);
             write!(
                 table,
-                "{kernel:<26} {target:<7} {block:>5} {:>4} {:>6} {:>7} {:>4.0}% ",
+                "{name:<34} {target:<7} {block:>5} {:>4} {:>6} {:>7} {:>4.0}% ",
                 found.registers,
                 found.shared_bytes,
                 found.spilled_bytes,
@@ -252,13 +250,15 @@ fn kernels_fit_their_budgets() {
             )
             .unwrap();
             assert_eq!(found.spilled_bytes, 0, "{kernel} spills for {target}");
-            // Extended kernels have more to do for each byte, and more registers to do it with. The factored forward's loads
-            // in flight are counted in blocks: see kernels/factored.cu.
-            let least = if extended(kernel) { 0.375 } else { 0.5 };
+            // Kernels that have more to do for each byte have more registers to do it with. The factored forward's loads in
+            // flight are counted in blocks: see kernels/factored.cu.
+            let plain = matches!(kernel, Kernel::Forward { metrics: MetricsLevel::None, softcap: false, .. });
+            let more_to_do = matches!(kernel, Kernel::Forward { .. }) && !plain;
+            let least = if more_to_do { 0.375 } else { 0.5 };
             let enough = if image.unit == "factored" { blocks >= 2 } else { occupancy >= least };
             assert!(enough, "{kernel} for {target}: {found:?} fills {occupancy} of a multiprocessor");
-            if let (Some(loops), Some(budget)) = (&loops, budget(image.unit, kernel)) {
-                check_loops(kernel, &target, &loops[kernel], budget, &mut table);
+            if let (Some(loops), Some(budget)) = (&loops, budget(kernel)) {
+                check_loops(&name, &target, &loops[&name], budget, &mut table);
             }
             table.push('\n');
         }
@@ -283,7 +283,7 @@ fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64
         let (name, budget) = if straddling { ("straddling", budget.1) } else { ("aligned", budget.0) };
         write!(table, " {name} {:.1} ({}+{})", found.per_element(), found.loads, found.stores).unwrap();
         // Where there is more to do for a byte, fewer of them need to be on their way.
-        let in_flight = if kernel.contains("transformed") { 2 } else { 4 };
+        let in_flight = if kernel.contains("backward_softcap") { 2 } else { 4 };
         assert!(found.loads >= in_flight, "{kernel} for {target}: {found:?} has too few loads in flight");
         assert_eq!(found.narrow, 0, "{kernel} for {target}: {found:?} has narrow accesses");
         assert!(

@@ -8,15 +8,15 @@ mod devices;
 use devices::{A100, H200};
 use dpo_kernels::cuda::kernel::Kernel;
 use dpo_kernels::cuda::params::{
-    DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward, DpoPairLossAlone, DpoSliceSum,
-    DpoTokenMetricSums,
+    DPO_FACTORED_THREADS, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward,
+    DpoPairLossAlone, DpoSliceSum, DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
     LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Step, TokenMetricBuffers,
 };
 use dpo_kernels::cuda::tuning::{
-    FACTORED_STATIC_SHARED, FACTORED_THREADS, FactoredPartition, RowPartition, RowPass, TABLE, most_slices,
+    FACTORED_STATIC_SHARED, FactoredPartition, RowPartition, RowPass, TABLE, most_slices,
 };
 use dpo_kernels::{
     Batch, DType, Error, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Sequences, Transform,
@@ -121,7 +121,7 @@ fn forward_is_one_launch() {
 }
 
 #[test]
-fn every_entry_point_is_planned_for() {
+fn every_kernel_is_planned_for() {
     let mut planned = Vec::new();
     let entropy = TokenMetricBuffers { entropy: Some(0xf000), ..NO_METRICS };
     let all = TokenMetricBuffers { mean: Some(0xf000), ..entropy };
@@ -155,11 +155,11 @@ fn extras_take_their_own_kernels() {
         only(plan::backward(&A100, batch, &INPUTS, &gradient(INPUTS.logits)).unwrap()).kernel
     };
     let transformed = |transform| Batch { transform, ..batch() };
-    let padded = transformed(Transform { valid_vocab: Some(900), ..Transform::default() });
+    let padded = transformed(Transform { scale: 0.5, softcap: None, valid_vocab: Some(900) });
     assert_eq!(forward(&padded, &OUT), Kernel::Forward { metrics: plain, softcap: false, dtype });
     assert_eq!(backward(&padded), Kernel::Backward { softcap: false, dtype });
     let params = forward_params(&padded).batch;
-    assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 1.0, 0.0));
+    assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 0.5, 0.0));
     let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
     assert_eq!(forward(&capped, &OUT), Kernel::Forward { metrics: plain, softcap: true, dtype });
     assert_eq!(backward(&capped), Kernel::Backward { softcap: true, dtype });
@@ -437,7 +437,7 @@ fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
             assert_eq!(params.rows_per_block, 1);
             assert!(slices.is_power_of_two() && slices <= device.cluster_blocks);
             assert!(slices as usize * slice as usize >= vectors, "{vocab} {params:?}");
-            assert!(threads.is_multiple_of(32) && threads <= FACTORED_THREADS);
+            assert!(threads.is_multiple_of(32) && threads <= DPO_FACTORED_THREADS);
             let (kept, bytes) = (partition.kept_vectors, partition.shared_bytes() + FACTORED_STATIC_SHARED);
             assert!(kept == slice || kept >= 2 && kept < slice, "{vocab} {partition:?}");
             assert!(bytes <= device.shared_bytes_per_block, "{vocab} {partition:?}");

@@ -133,7 +133,6 @@ mod tests {
 
     use super::*;
     use crate::cpu::simd::{Kernel, run_on_each};
-    use crate::dtype::Logit;
 
     /// Widens a chunk, multiplies it by a number, and narrows it again.
     #[derive(Clone)]

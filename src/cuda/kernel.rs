@@ -82,12 +82,16 @@ impl Kernel {
 /// The name of the entry point: `dpo_forward_entropy_softcap_bf16`.
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let capped = |softcap| if softcap { "_transformed" } else { "" };
+        let capped = |softcap| if softcap { "_softcap" } else { "" };
         match *self {
-            Kernel::Forward { metrics: MetricsLevel::None, softcap: false, dtype } => {
-                write!(f, "dpo_forward_{}", dtype.name())
+            Kernel::Forward { metrics, softcap, dtype } => {
+                let metrics = match metrics {
+                    MetricsLevel::None => "",
+                    MetricsLevel::Entropy => "_entropy",
+                    MetricsLevel::All => "_metrics",
+                };
+                write!(f, "dpo_forward{metrics}{}_{}", capped(softcap), dtype.name())
             }
-            Kernel::Forward { dtype, .. } => write!(f, "dpo_forward_figured_{}", dtype.name()),
             Kernel::PairLoss => write!(f, "dpo_pair_loss"),
             Kernel::Backward { softcap, dtype } => {
                 write!(f, "dpo_backward{}_{}", capped(softcap), dtype.name())

@@ -1,6 +1,12 @@
 // Made by bindgen from kernels/params.h (`make params`); a test compares it with a fresh run.
 
+pub const DPO_ROW_THREADS: u32 = 256;
+pub const DPO_ROW_BLOCKS: u32 = 4;
+pub const DPO_ROW_BLOCKS_OF_METRICS: u32 = 3;
+pub const DPO_FACTORED_THREADS: u32 = 448;
+pub const DPO_FACTORED_BLOCKS: u32 = 2;
 pub const DPO_PAIR_LOSS_THREADS: u32 = 512;
+pub const DPO_PAIR_LOSS_BLOCKS: u32 = 2;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
 pub const DPO_LOSS_TERMS: u32 = 4;
 /// (i, pairs + i)
@@ -421,19 +427,17 @@ const _: () = {
 pub struct DpoSliceSum {
     pub reference: f32,
     pub sum: f32,
-    /// with token metrics only, as the next
+    /// of the kernels with token metrics: see kernels/metrics.cuh
     pub weighted: f32,
-    /// with token metrics only, as the next
+    /// of those with all of them, as the next
     pub squares: f32,
-    /// with token metrics only, as the next
+    /// of those with all of them, as the next
     pub total: f32,
-    /// with token metrics only, as the next
-    pub largest: f32,
-    pub first: ::core::ffi::c_uint,
+    pub beaten: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 28usize];
+    ["Size of DpoSliceSum"][::core::mem::size_of::<DpoSliceSum>() - 24usize];
     ["Alignment of DpoSliceSum"][::core::mem::align_of::<DpoSliceSum>() - 4usize];
     [
         "Offset of field: DpoSliceSum::reference",
@@ -451,11 +455,8 @@ const _: () = {
         "Offset of field: DpoSliceSum::total",
     ][::core::mem::offset_of!(DpoSliceSum, total) - 16usize];
     [
-        "Offset of field: DpoSliceSum::largest",
-    ][::core::mem::offset_of!(DpoSliceSum, largest) - 20usize];
-    [
-        "Offset of field: DpoSliceSum::first",
-    ][::core::mem::offset_of!(DpoSliceSum, first) - 24usize];
+        "Offset of field: DpoSliceSum::beaten",
+    ][::core::mem::offset_of!(DpoSliceSum, beaten) - 20usize];
 };
 /// Sums over the scored rows of a sequence.
 #[repr(C)]

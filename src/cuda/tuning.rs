@@ -1,10 +1,10 @@
-//! How rows are divided among blocks: one table, by kernel, architecture and bytes of a row; and for the factored forward,
+//! How rows are divided among blocks: one table, by pass, architecture and bytes of a row; and for the factored forward,
 //! by what of a row the device can keep on chip.
 //!
 //! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
 //! batch (on one device and for one dtype).
 
-use super::params::DpoRowPartition;
+use super::params::{DPO_FACTORED_THREADS, DPO_ROW_THREADS, DpoRowPartition};
 use super::properties::Device;
 use crate::dtype::DType;
 
@@ -72,7 +72,7 @@ const fn entry(
     rows_per_block: u32,
     slice_bytes: usize,
 ) -> Entry {
-    Entry { pass, capabilities, row_bytes, threads: 256, rows_per_block, slice_bytes }
+    Entry { pass, capabilities, row_bytes, threads: DPO_ROW_THREADS, rows_per_block, slice_bytes }
 }
 
 /// Bytes of a vector, which is what one thread loads at a time.
@@ -115,7 +115,7 @@ impl RowPartition {
                 let (first, last) = entry.capabilities;
                 entry.pass == pass && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
             })
-            .expect("each kernel's last entry takes every row on every device")
+            .expect("each pass's last entry takes every row on every device")
             .partition(row_bytes)
     }
 
@@ -145,9 +145,6 @@ const SYSTEM_SHARED: u32 = 1 << 10;
 
 /// Static shared memory of the factored kernels at most, in bytes: the rest is for logits.
 pub const FACTORED_STATIC_SHARED: u32 = 3 << 10;
-
-/// Threads of a block of the factored forward at most: two blocks of 72 registers a thread fit on a multiprocessor.
-pub const FACTORED_THREADS: u32 = 448;
 
 /// How the factored forward divides rows among blocks: one row to a block, or a cluster of blocks to a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -183,7 +180,7 @@ impl FactoredPartition {
         let crowded = read_again * 2 * u64::from(device.multiprocessors) > u64::from(device.l2_bytes / 2);
         FactoredPartition {
             rows: RowPartition {
-                threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, FACTORED_THREADS),
+                threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, DPO_FACTORED_THREADS),
                 params: DpoRowPartition { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
             },
             kept_vectors: slice_vectors.min(room(if crowded { 1 } else { 2 })),

@@ -2,8 +2,8 @@
 
 use dpo_kernels::loss::{Kind, PairInputs, PairTensors};
 use dpo_kernels::{
-    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, PairLoss, Pairs, Sequences, Transform,
-    reference,
+    Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, MetricsLevel, PairLoss, Pairs, Sequences,
+    Transform, reference,
 };
 use dpo_kernels::{IGNORE_INDEX, PairOutputs};
 
@@ -88,8 +88,8 @@ pub struct Spec {
     pub upstream: f32,
     pub transform: Transform,
     pub ld_alpha: f32,
-    /// Whether token metrics are asked for.
-    pub metrics: bool,
+    /// Which token metrics are asked for.
+    pub metrics: MetricsLevel,
     /// Whether tokens have factors of their own.
     pub token_coef: bool,
     /// Largest coefficient that the gradient skips.
@@ -119,7 +119,7 @@ impl Spec {
             upstream: 1.0,
             transform: Transform::default(),
             ld_alpha: 1.0,
-            metrics: false,
+            metrics: MetricsLevel::None,
             token_coef: false,
             threshold: 0.0,
             seed: 1,

@@ -1,6 +1,6 @@
 //! Trouble in index arrays that only the device can see. On the host the same is an error before any work.
 
-use dpo_kernels::{Logit, PairLoss};
+use dpo_kernels::{Logit, MetricsLevel, PairLoss};
 use dpo_kernels::{MeanTokenMetrics, TokenMetrics};
 
 use crate::case::{Case, Mask, PairKind, Spec, Tensors};
@@ -18,7 +18,7 @@ pub fn bad_cu_seqlens<T: Logit>(metrics: bool, mut run: impl FnMut(&Case<T>) -> 
             .enumerate()
     {
         let mut case = healthy.clone();
-        case.spec.metrics = metrics && index % 2 == 1;
+        case.spec.metrics = if metrics && index % 2 == 1 { MetricsLevel::All } else { MetricsLevel::None };
         case.cu_seqlens[entry] = value;
         let outcome = run(&case);
         // An entry is also out of order when the one before it is too large.

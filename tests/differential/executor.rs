@@ -1,6 +1,9 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
-use dpo_kernels::{Coef, Forward, GradientStatus, Logit, Logps, PairOutputs, TokenMetrics, cpu};
+use dpo_kernels::{
+    Coef, Forward, GradientStatus, Logit, Logps, MetricsLevel, PairOutputs, TokenMetricSlices, TokenMetrics,
+    cpu,
+};
 
 use crate::case::Case;
 
@@ -72,8 +75,21 @@ impl Executor for Cpu {
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
         let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
         let mut forward = Forward::default();
-        forward.logps.metrics = spec.metrics.then(TokenMetrics::default);
-        cpu::forward(&batch, &case.logits, labels, &case.inputs(), &spec.loss, &mut forward).unwrap();
+        if spec.metrics == MetricsLevel::All {
+            forward.logps.metrics = Some(TokenMetrics::default());
+        }
+        let inputs = case.inputs();
+        if spec.metrics == MetricsLevel::Entropy {
+            // An entropy alone is asked for by slices.
+            let mut entropy = vec![0.0; case.rows()];
+            let mut out = forward.slices(&batch.extent()).unwrap();
+            out.logps.metrics =
+                Some(TokenMetricSlices { entropy: Some(&mut entropy), ..TokenMetricSlices::default() });
+            cpu::forward(&batch, &case.logits, labels, &inputs, &spec.loss, &mut out).unwrap();
+            forward.logps.metrics = Some(TokenMetrics { entropy, ..TokenMetrics::default() });
+        } else {
+            cpu::forward(&batch, &case.logits, labels, &inputs, &spec.loss, &mut forward).unwrap();
+        }
         let Forward { logps, pairs } = forward;
         let upstream = spec.upstream;
         let tokens = case.token_factors(&logps.token_weights);
@@ -234,6 +250,11 @@ mod kernels {
         }
     }
 
+    /// The token metrics, where there are all of them.
+    fn all_metrics(logps: &Logps) -> Option<&TokenMetrics> {
+        logps.metrics.as_ref().filter(|metrics| !metrics.correct.is_empty())
+    }
+
     impl<D: Device> OnDevice<D> {
         fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
             values_of(&self.0.download(address, len * size_of::<T>()))
@@ -321,8 +342,15 @@ mod kernels {
             let logits = self.0.upload(bytes_of(&case.logits), spec.phase);
             let pair_inputs = self.pair_inputs(&case.inputs());
             let mut unallocated = ForwardTensors::<Unallocated<f32>>::default();
-            unallocated.logps.metrics = spec.metrics.then(TokenMetricTensors::default);
-            let Ok(out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
+            unallocated.logps.metrics =
+                (spec.metrics != MetricsLevel::None).then(TokenMetricTensors::default);
+            let Ok(mut out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
+            if spec.metrics == MetricsLevel::Entropy {
+                out.logps.metrics = out.logps.metrics.map(|metrics| TokenMetricBuffers {
+                    entropy: metrics.entropy,
+                    ..TokenMetricBuffers::default()
+                });
+            }
             let gradient = match spec.gradient_phase {
                 None => logits,
                 Some(phase) => self.0.upload(bytes_of(&vec![untouched::<T>(); case.logits.len()]), phase),
@@ -366,7 +394,7 @@ mod kernels {
             let out = LogpsBuffers {
                 logps: reserve(4 * fused.logps.len()),
                 status: reserve(size_of::<<Status as Record>::Device>()),
-                metrics: fused.metrics.as_ref().map(|_| TokenMetricBuffers {
+                metrics: all_metrics(fused).map(|_| TokenMetricBuffers {
                     mean: reserve(size_of::<<MeanTokenMetrics<f32> as Record>::Device>()),
                     ..TokenMetricBuffers::default()
                 }),
@@ -378,8 +406,10 @@ mod kernels {
             self.0.run(plan::forward(&device, batch, inputs, &out, None, workspace).unwrap());
             let Ok(alone): Result<Logps, _> = out.convert(&mut Fetch(&mut self.0, batch.extent()));
             assert_eq!(bits(&alone.logps), bits(&fused.logps), "logps of `logps` alone, {batch:?}");
-            let mean = |logps: &Logps| logps.metrics.as_ref().map(|metrics| format!("{:?}", metrics.mean));
-            assert_eq!(mean(&alone), mean(fused), "mean metrics of `logps` alone, {batch:?}");
+            if let (Some(alone), Some(fused)) = (&alone.metrics, all_metrics(fused)) {
+                let (alone, fused) = (format!("{:?}", alone.mean), format!("{:?}", fused.mean));
+                assert_eq!(alone, fused, "mean metrics of `logps` alone, {batch:?}");
+            }
         }
 
         /// `pair_loss` as a launch of its own gives the bits that the fused pass gave.

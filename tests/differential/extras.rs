@@ -1,6 +1,6 @@
 //! What stands around the loss: what skips, what overflows, what must not change a bit.
 
-use dpo_kernels::{LabelAlignment, Logit, PairLoss, Transform};
+use dpo_kernels::{LabelAlignment, Logit, MetricsLevel, PairLoss, Transform};
 
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Spec};
@@ -62,10 +62,12 @@ pub fn metrics_change_nothing_else<T: Logit>(executor: &mut impl Executor) {
         ] {
             let mut case = Case::<T>::draw(Spec { transform, ..Spec::plain(vocab) });
             let plain = executor.run(&case);
-            case.spec.metrics = true;
-            let mut with = executor.run(&case);
-            assert!(with.logps.metrics.take().is_some());
-            assert_eq!(comparable(&plain), comparable(&with), "{transform:?}, {vocab}");
+            for metrics in [MetricsLevel::Entropy, MetricsLevel::All] {
+                case.spec.metrics = metrics;
+                let mut with = executor.run(&case);
+                assert!(with.logps.metrics.take().is_some());
+                assert_eq!(comparable(&plain), comparable(&with), "{metrics:?}, {transform:?}, {vocab}");
+            }
         }
     }
 }
@@ -80,7 +82,7 @@ fn comparable<T: Logit>(outcome: &Outcome<T>) -> (String, Vec<u32>) {
 pub fn padded_vocabulary<T: Logit>(executor: &mut impl Executor) {
     for (vocab, valid) in [(64, 33), (1024, 1000), (1024, 1), (5003, 5000)] {
         let row_stride = vocab + 2;
-        let plain = Case::<T>::draw(Spec { row_stride, metrics: true, ..Spec::plain(valid) });
+        let plain = Case::<T>::draw(Spec { row_stride, metrics: MetricsLevel::All, ..Spec::plain(valid) });
         let mut padded = plain.clone();
         padded.spec.vocab = vocab;
         padded.spec.transform.valid_vocab = Some(valid);
@@ -104,7 +106,7 @@ pub fn padded_vocabulary<T: Logit>(executor: &mut impl Executor) {
 /// Sequences without rows, or without scored ones, add nothing to the means; where no row at all is scored, they are 0.
 pub fn means_of_empty_sequences<T: Logit + Into<f64>>(executor: &mut impl Executor) {
     for mask in [Mask::EmptySequence, Mask::Everything] {
-        let spec = Spec { sequences: 10, packed: true, mask, metrics: true, ..Spec::plain(33) };
+        let spec = Spec { sequences: 10, packed: true, mask, metrics: MetricsLevel::All, ..Spec::plain(33) };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }
@@ -118,7 +120,7 @@ pub fn long_sequences<T: Logit + Into<f64>>(executor: &mut impl Executor, has_me
         (true, PairKind::Concatenated, LabelAlignment::Aligned, 1.0),
     ] {
         let mask = Mask::Holes;
-        let metrics = has_metrics && packed;
+        let metrics = if has_metrics && packed { MetricsLevel::All } else { MetricsLevel::None };
         let spec = Spec { longest: 600, packed, pairs, alignment, mask, ld_alpha, metrics, ..Spec::plain(5) };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
@@ -134,7 +136,8 @@ pub fn many_pairs<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metric
         (PairKind::Unpaired, named("kto").with_baseline(0.5).expect("a valid baseline")),
     ] {
         let (packed, mask) = (true, Mask::EmptySequence);
-        let metrics = has_metrics && pairs == PairKind::Indexed;
+        let metrics =
+            if has_metrics && pairs == PairKind::Indexed { MetricsLevel::All } else { MetricsLevel::None };
         let spec = Spec { sequences: 1100, longest: 2, packed, pairs, mask, loss, metrics, ..Spec::plain(5) };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
@@ -146,7 +149,7 @@ pub fn ties_and_nonfinite_metrics<T: Logit + Into<f64>>(executor: &mut impl Exec
     let vocab = 1003;
     for softcap in [None, Some(6.0)] {
         let transform = Transform { softcap, ..Transform::default() };
-        let mut case = Case::<T>::draw(Spec { metrics: true, transform, ..Spec::plain(vocab) });
+        let mut case = Case::<T>::draw(Spec { metrics: MetricsLevel::All, transform, ..Spec::plain(vocab) });
         for (row, (first, second, label)) in [
             (0, 1, 0),
             (0, 1, 1),
@@ -173,7 +176,9 @@ pub fn ties_and_nonfinite_metrics<T: Logit + Into<f64>>(executor: &mut impl Exec
         let outcome = executor.run(&case);
         let correct = &outcome.logps.metrics.as_ref().expect("asked for").correct;
         assert_eq!(correct[..7], [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
-        let outcome = executor.run(&case);
-        Expected::of(&case).check(&executor.name(), &case, &outcome);
+        for metrics in [MetricsLevel::All, MetricsLevel::Entropy] {
+            case.spec.metrics = metrics;
+            Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
+        }
     }
 }

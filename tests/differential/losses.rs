@@ -2,7 +2,7 @@
 //! that sequences form pairs.
 
 use dpo_kernels::loss::{ALL, Divergence, Kind};
-use dpo_kernels::{Logit, PairLoss};
+use dpo_kernels::{Logit, MetricsLevel, PairLoss};
 
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
@@ -43,7 +43,8 @@ fn is_sided(kind: Kind) -> bool {
     sided.contains(&kind) || matches!(kind, Kind::Kto { .. })
 }
 
-/// Half of the cases with token metrics, where the executor has them: that is another kernel, with losses of its own.
+/// With every kind of token metrics in turn, where the executor has them: those are other kernels, with losses of their
+/// own.
 pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metrics: bool) {
     let layouts = [PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed];
     for (number, loss) in losses().into_iter().enumerate() {
@@ -58,7 +59,8 @@ pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metric
                     tensors,
                     reference_free: loss.is_reference_free(),
                     scale: 2.0,
-                    metrics: has_metrics && tensors == (number % 2 == 0),
+                    metrics: MetricsLevel::EVERY
+                        [if has_metrics { (number + usize::from(tensors)) % 3 } else { 0 }],
                     seed: number as u64,
                     ..Spec::plain(7)
                 };

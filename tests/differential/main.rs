@@ -35,7 +35,7 @@ mod trouble;
 #[allow(dead_code)] // tests/golden.rs uses all of it
 mod vectors;
 
-use dpo_kernels::{LabelAlignment, LabelType, Logit, PairLoss, Transform};
+use dpo_kernels::{LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Transform};
 use half::{bf16, f16};
 
 use bounds::Expected;
@@ -92,7 +92,12 @@ fn matrix(element: usize) -> Vec<Spec> {
                         PairKind::Indexed => 1.0,
                         _ => random.pick(&[1.0, 1.0, 0.0, 0.3]),
                     },
-                    metrics: random.below(3) == 0,
+                    metrics: random.pick(&[
+                        MetricsLevel::None,
+                        MetricsLevel::None,
+                        MetricsLevel::Entropy,
+                        MetricsLevel::All,
+                    ]),
                     token_coef: random.below(3) == 0,
                     threshold: 0.0,
                     seed: random.next(),
@@ -113,8 +118,11 @@ fn transform(random: &mut Random, vocab: usize) -> Transform {
 
 fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
     for spec in matrix(size_of::<T>()) {
-        let spec =
-            if plain { Spec { transform: Transform::default(), metrics: false, ..spec } } else { spec };
+        let spec = if plain {
+            Spec { transform: Transform::default(), metrics: MetricsLevel::None, ..spec }
+        } else {
+            spec
+        };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }

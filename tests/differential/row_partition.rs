@@ -1,7 +1,7 @@
 //! Rows as the tuning table deals them to blocks: every entry, at its borders and at those of its slices.
 
 use dpo_kernels::cuda::tuning::{RowPartition, RowPass, TABLE};
-use dpo_kernels::{DType, Logit};
+use dpo_kernels::{DType, Logit, MetricsLevel};
 
 use crate::bounds::Expected;
 use crate::case::{Case, Mask, Random, Spec};
@@ -48,7 +48,7 @@ fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usi
 }
 
 /// Several blocks to a row, the rows of all cases together at every phase, with labels on both sides of a slice's border;
-/// every other forward pass with token metrics.
+/// forward passes with every kind of token metrics in turn.
 pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
     let capability = executor.0.properties().capability;
     let width = 16 / size_of::<T>();
@@ -60,7 +60,10 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
                 gradient_phase: [None, Some(0), Some(size_of::<T>())][index % 3],
                 sequences: 2,
                 longest: 1,
-                metrics: pass == RowPass::Forward && index % 2 == 1,
+                metrics: match pass {
+                    RowPass::Forward => MetricsLevel::EVERY[index % 3],
+                    RowPass::Backward => MetricsLevel::None,
+                },
                 seed: index as u64,
                 ..Spec::plain(vocab)
             });

@@ -72,7 +72,7 @@ pub fn backward(
         threshold: buffers.threshold,
     };
     Ok(Plan::of(Launch {
-        kernel: Kernel::Backward { softcap: !batch.transform.is_identity(), dtype: inputs.dtype },
+        kernel: Kernel::Backward { softcap: batch.transform.softcap.is_some(), dtype: inputs.dtype },
         grid: grid(&partition, kernel_batch.rows)?,
         cluster: 1,
         block: partition.threads,

@@ -37,7 +37,7 @@ pub fn forward(
     Ok(Plan::of(Launch {
         kernel: Kernel::Forward {
             metrics: metrics_level(out),
-            softcap: !batch.transform.is_identity(),
+            softcap: batch.transform.softcap.is_some(),
             dtype: inputs.dtype,
         },
         grid: grid(&partition, params.batch.rows)?,

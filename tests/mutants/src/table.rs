@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 139] = [
+pub const MUTANTS: [Mutant; 151] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
@@ -79,8 +79,8 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "a team sums as if it had the block",
         "row_team.cuh",
-        "thread = threadIdx.x % threads;",
-        "thread = threadIdx.x;",
+        "rank = threadIdx.x % threads;",
+        "rank = threadIdx.x;",
     ),
     mutant(
         "teams share their rows' partial sums",
@@ -88,6 +88,13 @@ pub const MUTANTS: [Mutant; 139] = [
         "partials[warp + lane] : T()",
         "partials[lane] : T()",
     ),
+    mutant(
+        "half of the warps' sums are left out",
+        "reduce.cuh",
+        "if (offset < lanes)",
+        "if (2 * offset < lanes)",
+    ),
+    mutant("edges are not loaded", "row.cuh", "if (j >= whole_begin && whole_end == end) return;", "return;"),
     mutant(
         "a run of rows passes the end of the sequence",
         "stages.cuh",
@@ -106,12 +113,7 @@ pub const MUTANTS: [Mutant; 139] = [
         "max(min(whole_end, end), whole_begin)",
         "max(whole_end, whole_begin)",
     ),
-    mutant(
-        "edges of the next slice",
-        "row.cuh",
-        "        if (j < end) return load_edge(j);",
-        "        if (true) return load_edge(j);",
-    ),
+    mutant("a group has vectors of the next slice", "row.cuh", "min(vocab, first(end))", "vocab"),
     mutant(
         "edges at the end are the slice's first",
         "row.cuh",
@@ -215,23 +217,13 @@ pub const MUTANTS: [Mutant; 139] = [
         "cvt.rz.bf16x2.f32 %0, %2, %1;",
     ),
     // The softmax.
-    mutant(
-        "log2(e) is missing",
-        "softmax.cuh",
-        "return exp2_approx((x - reference) * kLog2e);",
-        "return exp2_approx(x - reference);",
-    ),
-    mutant(
-        "the sum is not rescaled",
-        "softmax.cuh",
-        "sum *= exp2_approx((reference - raised) * kLog2e);",
-        "",
-    ),
+    mutant("log2(e) is missing", "softmax.cuh", "exp2_approx(d * kLog2e)", "exp2_approx(d)"),
+    mutant("the sum is not rescaled", "softmax.cuh", "        sum *= descent.factor;\n", ""),
     mutant(
         "the other sum is not rescaled",
         "softmax.cuh",
-        " * exp2_approx((other.reference - reference) * kLog2e)",
-        "",
+        "other.sum * descent_of(other).factor",
+        "other.sum",
     ),
     mutant(
         "an infinite reference",
@@ -352,12 +344,7 @@ pub const MUTANTS: [Mutant; 139] = [
         "flip - sigmoid(-z)}",
         "-flip - sigmoid(-z)}",
     ),
-    mutant(
-        "hinge past its margin has a slope",
-        "losses.cuh",
-        "ValueSlope{0.0f, 0.0f} :",
-        "ValueSlope{0.0f, -1.0f} :",
-    ),
+    mutant("hinge past its margin has a slope", "losses.cuh", "ValueSlope{0.0f, 0.0f} :", "ValueSlope{0.0f, -1.0f} :"),
     mutant(
         "ipo is summed, not averaged",
         "losses.cuh",
@@ -452,22 +439,62 @@ pub const MUTANTS: [Mutant; 139] = [
         "i64(row * u32(p.batch.row_stride))",
     ),
     // What stands around the loss.
-    mutant("sum e d stays as the reference rises", "metrics.cuh", " - w * fminf(by, kMaxFloat) * s.sum", ""),
-    mutant("squares shrink once", "metrics.cuh", "s.squares * w * w", "s.squares * w"),
-    mutant("the last of equal logits", "metrics.cuh", "other.first < first)", "other.first > first)"),
     mutant(
-        "the last of equal logits of a thread",
+        "sum e d keeps its exponents as the reference rises",
         "metrics.cuh",
-        "if (maximum > largest) {",
-        "if (maximum >= largest) {",
+        "weighted = lowered(descent, sum_before, weighted);",
+        "weighted *= descent.factor;",
+    ),
+    mutant(
+        "sum e d is not rescaled",
+        "metrics.cuh",
+        "weighted = lowered(descent, sum_before, weighted);",
+        "",
+    ),
+    mutant(
+        "sum e d falls by what it has become",
+        "metrics.cuh",
+        "weighted = lowered(descent, sum_before, weighted);",
+        "weighted = lowered(descent, sum, weighted);",
+    ),
+    mutant(
+        "the other sum e d keeps its exponents",
+        "metrics.cuh",
+        "weighted += lowered(descent, other.sum, other.weighted);",
+        "weighted += descent.factor * other.weighted;",
+    ),
+    mutant(
+        "squares shrink once",
+        "metrics.cuh",
+        "squares *= descent.factor * descent.factor;",
+        "squares *= descent.factor;",
+    ),
+    mutant("a more probable token is overlooked", "metrics.cuh", "beaten |= maximum > label.logit;", ""),
+    mutant(
+        "the last of equal logits",
+        "metrics.cuh",
+        "columns.column(v, e) < label.column",
+        "columns.column(v, e) > label.column",
+    ),
+    mutant("a tie is overlooked", "metrics.cuh", "maximum == label.logit && !beaten", "false"),
+    mutant("other threads' tokens are overlooked", "metrics.cuh", "        beaten |= other.beaten;\n", ""),
+    mutant("a masked token's e d is NaN", "metrics.cuh", "return isnan(weighted); }", "return false; }"),
+    mutant("a masked token's e d is NaN at the edges", "metrics.cuh", "kWhole ? d : fmaxf(d, kDeepest)", "d"),
+    mutant(
+        "a group that needs care is added twice",
+        "softmax.cuh",
+        "        Sum next = own;\n",
+        "        Sum &next = own;\n",
     ),
     mutant(
         "what lies outside the row is capped",
-        "metrics.cuh",
-        "inside ? transform.difference(z[e], reference) : -infinity()",
-        "transform.difference(z[e], reference)",
+        "softmax.cuh",
+        "Transform::kBounded && !inside ? -infinity() : ",
+        "",
     ),
-    mutant("a masked token's e d is NaN", "metrics.cuh", "fmaxf(d, kDeepest)", "d"),
+    mutant("what lies outside the row is in the mean", "softmax.cuh", "inside ? z[e] : 0.0f", "z[e]"),
+    mutant("the mean logit is not scaled", "forward.cu", "transform.deferred_scale()", "1.0f"),
+    mutant("an entropy alone is not stored", "metrics.cuh", "kEntropy = true", "kEntropy = false"),
     mutant(
         "means count rows that are not scored",
         "token_sums.cuh",
@@ -484,7 +511,7 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "means of what is out of order",
         "stages.cuh",
-        "            if (kMetrics) set_tokens(p, s, not_a_number());\n",
+        "            if (kTokenMetrics) set_tokens(p, s, not_a_number());\n",
         "",
     ),
     mutant(
@@ -494,10 +521,10 @@ pub const MUTANTS: [Mutant; 139] = [
         "",
     ),
     mutant(
-        "the lowest reference under a cap",
+        "logits are not scaled",
         "transform.cuh",
-        "return capped() ? -cap : -kMaxFloat;",
-        "return -kMaxFloat;",
+        "return fmaf(applied, scale, -from);",
+        "return applied - from;",
     ),
     mutant("no chain rule for the cap", "transform.cuh", "(4.0f * fmaf(-half, half, half))", "1.0f"),
     mutant(
@@ -576,14 +603,14 @@ pub const MUTANTS: [Mutant; 139] = [
     mutant(
         "factored: every block's sum is the first one's",
         "cluster.cuh",
-        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(block)",
+        "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(rank)",
         "\"r\"(u32(__cvta_generic_to_shared(own))), \"r\"(0)",
     ),
     mutant(
         "factored: the first block's sum is left out",
         "factored.cu",
         "for (u32 block = 0; block < blocks; ++block)",
-        "for (u32 block = 1; block < blocks; ++block)",
+        "for (u32 rank = 1; rank < blocks; ++rank)",
     ),
     mutant(
         "factored: one vector too many is kept",

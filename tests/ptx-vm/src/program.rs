@@ -39,6 +39,8 @@ pub(crate) struct Instruction {
     pub source: Option<(u32, u32)>,
     /// The predicate that must be true, or false where the flag is set.
     pub guard: Option<(Slot, bool)>,
+    /// Machine code has it in the operands of others: see [`KernelStats::executed`](crate::KernelStats::executed).
+    pub folded: bool,
     pub op: Op,
 }
 

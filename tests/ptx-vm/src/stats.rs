@@ -18,8 +18,13 @@ pub struct KernelStats {
     pub blocks: u64,
     /// PTX instructions executed, counted once for each thread.
     pub instructions: u64,
-    /// PTX instructions of the kernel that were executed at least once, by index.
-    pub covered: Vec<bool>,
+    /// Instructions that warps issued, counted once for each warp, whichever of its lanes took part: what a profiler calls
+    /// executed instructions. Those that machine code has in the operands of others do not count: moves, loads of
+    /// parameters, conversions of addresses between spaces, and signs of f32.
+    pub executed: u64,
+    /// How often each PTX instruction of the kernel was issued, by index, counted once for each warp, whichever of its
+    /// lanes took part.
+    pub issued: Vec<u64>,
 }
 
 impl Stats {
@@ -37,10 +42,10 @@ impl Stats {
 }
 
 impl KernelStats {
-    /// The fraction of the kernel's PTX instructions that were executed.
+    /// The fraction of the kernel's PTX instructions that were executed at least once.
     pub fn coverage(&self) -> f64 {
-        let hit = self.covered.iter().filter(|&&covered| covered).count();
-        hit as f64 / self.covered.len().max(1) as f64
+        let hit = self.issued.iter().filter(|&&times| times > 0).count();
+        hit as f64 / self.issued.len().max(1) as f64
     }
 
     /// Adds the work of other launches or blocks of the same kernel.
@@ -48,11 +53,12 @@ impl KernelStats {
         self.launches += other.launches;
         self.blocks += other.blocks;
         self.instructions += other.instructions;
-        if self.covered.len() < other.covered.len() {
-            self.covered.resize(other.covered.len(), false);
+        self.executed += other.executed;
+        if self.issued.len() < other.issued.len() {
+            self.issued.resize(other.issued.len(), 0);
         }
-        for (mine, theirs) in self.covered.iter_mut().zip(&other.covered) {
-            *mine |= theirs;
+        for (mine, theirs) in self.issued.iter_mut().zip(&other.issued) {
+            *mine += theirs;
         }
     }
 }

@@ -94,6 +94,7 @@ struct Decoder<'a> {
     line: u32,
     source: Option<(u32, u32)>,
     guard: Option<(Slot, bool)>,
+    folded: bool,
 }
 
 /// The rows that `_` writes to.
@@ -121,6 +122,7 @@ impl<'a> Decoder<'a> {
             line: 0,
             source: None,
             guard: None,
+            folded: false,
         }
     }
 
@@ -164,8 +166,8 @@ impl<'a> Decoder<'a> {
     }
 
     fn emit(&mut self, op: Op) {
-        let (line, source, guard) = (self.line, self.source, self.guard);
-        self.instructions.push(Instruction { line, source, guard, op });
+        let (line, source, guard, folded) = (self.line, self.source, self.guard, self.folded);
+        self.instructions.push(Instruction { line, source, guard, folded, op });
     }
 
     fn body(&mut self, function: &'a Function) -> Result<()> {
@@ -258,6 +260,9 @@ impl<'a> Decoder<'a> {
                 None => return self.error(format!("no predicate `{name}`")),
             },
         };
+        let opcode: Vec<&str> = written.opcode.iter().map(|part| part.as_ref()).collect();
+        self.folded =
+            matches!(opcode[..], ["mov" | "cvta", ..] | ["ld", "param", ..] | ["neg" | "abs", .., "f32"]);
         let mut op = Opcode::new(&written.opcode);
         let decoded = self.control(&mut op, &written.args)?
             || self.memory(&mut op, &written.args)?

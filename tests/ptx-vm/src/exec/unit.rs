@@ -106,8 +106,7 @@ impl<'a> Unit<'a> {
             live: session.shape.threads(),
             barriers: Default::default(),
         };
-        let stats =
-            KernelStats { covered: vec![false; session.program.instructions.len()], ..Default::default() };
+        let stats = KernelStats { issued: vec![0; session.program.instructions.len()], ..Default::default() };
         let common = Common {
             session,
             index,

@@ -152,8 +152,9 @@ impl Warp {
             self.pc = group.pc;
             self.steps += 1;
             common.stats.instructions += u64::from(group.mask.count_ones());
-            common.stats.covered[group.pc] = true;
+            common.stats.issued[group.pc] += 1;
             let instruction = &program.instructions[group.pc];
+            common.stats.executed += u64::from(!instruction.folded);
             match self.execute(common, instruction, group.mask)? {
                 Flow::Next => group.pc += 1,
                 Flow::Jump(target) => {
