@@ -4,8 +4,7 @@ use super::simd::{Simd, each, each_two};
 
 /// Coefficients of a polynomial for 2ᵗ with t from 0 to 1, the highest power first. Its largest relative error is the
 /// least possible, 2⁻²³·⁴⁵; it was found by Remez exchange with the constant term held at 1, so that 2⁰ is exact.
-pub const EXP2: [f32; 6] =
-    [1.867_130_7e-3, 9.017_029e-3, 5.579_991_3e-2, 2.401_644_6e-1, 6.931_513e-1, 1.0];
+pub const EXP2: [f32; 6] = [1.867_130_7e-3, 9.017_029e-3, 5.579_991_3e-2, 2.401_644_6e-1, 6.931_513e-1, 1.0];
 
 /// A shorter polynomial for results that are rounded to 16 bits, with a relative error of 2⁻¹⁸·³⁹. That is a hundredth
 /// of the error of rounding to f16, and less of that of rounding to bf16.
@@ -19,11 +18,7 @@ pub const EXP2_16: [f32; 5] = [1.342_668_6e-2, 5.224_247_3e-2, 2.412_802e-1, 6.9
 /// The operations alternate between the vectors. Those of one vector depend on each other and take some 40 cycles
 /// together, and the processor does not look far enough ahead to find the next vector's by itself.
 #[inline(always)]
-pub fn exp2<S: Simd, const N: usize>(
-    simd: S,
-    y: [S::F32s; N],
-    polynomial: &'static [f32],
-) -> [S::F32s; N] {
+pub fn exp2<S: Simd, const N: usize>(simd: S, y: [S::F32s; N], polynomial: &'static [f32]) -> [S::F32s; N] {
     let t = each(y, |y| simd.fract(y));
     let mut p = [simd.splat(polynomial[0]); N];
     for coefficient in &polynomial[1..] {

@@ -178,7 +178,6 @@ pub fn each_two<V: Copy, const N: usize>(mut a: [V; N], b: [V; N], f: impl Fn(V,
     a
 }
 
-
 /// Runs a kernel with every set of instructions that this processor has, the portable one last.
 #[cfg(test)]
 pub fn run_on_each<K: Kernel + Clone>(kernel: &K) -> Vec<(&'static str, K::Output)> {
