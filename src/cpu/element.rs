@@ -20,7 +20,7 @@ pub const CHUNK: usize = VECTORS * LANES;
 ///
 /// The type has no padding, and every bit pattern is a value of it. `Packed` is an array of registers.
 pub unsafe trait Element: Logit {
-    /// The polynomial of [`exp2`](super::exp::exp2) that is precise enough for a result of this type.
+    /// The polynomial of [`exp2`](super::exp2::exp2) that is precise enough for a result of this type.
     const GRADIENT_EXP2: &'static [f32];
 
     /// A chunk in its own type, in registers of 64 bytes.

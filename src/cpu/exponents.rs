@@ -22,30 +22,32 @@ const LARGEST_IN_OFFSET: f32 = 65_536.0;
 /// Either way y is rounded relative to its own size, not to that of x and R: once, and twice with a shift. So
 /// the natural logarithm y ln 2 has an error below |x − R|·(2⁻²⁴ + 2⁻²⁶), and below |x − R|·(2⁻²³ + 2⁻²⁶) with a
 /// shift; where L is not log₂ e itself, rounding it adds 2⁻²⁴.
-///
-/// L is passed to each method, because it is one constant for most rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reference {
+    /// L.
+    exponent_scale: f32,
     shift: f32,
     offset: f32,
 }
 
 impl Reference {
-    /// −f32::MAX.
-    pub const LEAST: Reference = Reference { shift: -f32::MAX, offset: 0.0 };
-
     /// A reference within 2⁻⁸ of `r`, in the form that suits the instructions of `S`.
-    pub fn new<S: Simd>(r: f32, l: f32) -> Self {
-        if S::FUSED && (r * l).abs() <= LARGEST_IN_OFFSET * LOG2_E {
-            Reference { shift: 0.0, offset: -(r * l) }
+    pub fn new<S: Simd>(r: f32, exponent_scale: f32) -> Self {
+        if S::FUSED && (r * exponent_scale).abs() <= LARGEST_IN_OFFSET * LOG2_E {
+            Reference { exponent_scale, shift: 0.0, offset: -(r * exponent_scale) }
         } else {
-            Reference { shift: r, offset: 0.0 }
+            Reference { exponent_scale, shift: r, offset: 0.0 }
         }
     }
 
+    /// −f32::MAX, below all finite numbers.
+    pub fn least(exponent_scale: f32) -> Self {
+        Reference { exponent_scale, shift: -f32::MAX, offset: 0.0 }
+    }
+
     /// R.
-    pub fn value(self, l: f32) -> f64 {
-        f64::from(self.shift) - f64::from(self.offset) / f64::from(l)
+    pub fn value(self) -> f64 {
+        f64::from(self.shift) - f64::from(self.offset) / f64::from(self.exponent_scale)
     }
 
     /// Whether the shift is not 0.
@@ -60,12 +62,11 @@ impl Reference {
         self,
         simd: S,
         mut x: [S::F32s; N],
-        l: f32,
     ) -> [S::F32s; N] {
         if SHIFTED {
             x = each(x, |x| simd.sub(x, simd.splat(self.shift)));
         }
-        each(x, |x| simd.mul_add(x, simd.splat(l), simd.splat(self.offset)))
+        each(x, |x| simd.mul_add(x, simd.splat(self.exponent_scale), simd.splat(self.offset)))
     }
 }
 
@@ -88,14 +89,14 @@ mod tests {
             let mut out = [0.0; CHUNK];
             let x = f32::load(simd, &self.1);
             let vectors = if reference.is_shifted() {
-                reference.exponents::<S, true, _>(simd, x, LOG2_E)
+                reference.exponents::<S, true, _>(simd, x)
             } else {
-                reference.exponents::<S, false, _>(simd, x, LOG2_E)
+                reference.exponents::<S, false, _>(simd, x)
             };
             for (out, vector) in out.as_chunks_mut().0.iter_mut().zip(vectors) {
                 *out = simd.lanes(vector);
             }
-            (reference.value(LOG2_E), out)
+            (reference.value(), out)
         }
     }
 

@@ -91,8 +91,7 @@ impl<M: VectorTransform, K: MetricSums> OnlineSum<M, K> {
         let mut metrics = K::empty_block(simd);
         for (i, chunk) in block.chunks().iter().enumerate() {
             let unscaled = self.transform.apply(simd, T::load(simd, chunk));
-            let exponent_scale = self.transform.exponent_scale();
-            let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled, exponent_scale);
+            let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled);
             let y = block.limit(simd, i, y);
             let terms = exp2(simd, y, &EXP2);
             let [a, b, c, d] = terms;
@@ -112,14 +111,12 @@ impl<M: VectorTransform, K: MetricSums> OnlineSum<M, K> {
     #[cold]
     #[inline(never)]
     fn raise_reference<S: Simd>(&mut self, to: [f32; LANES]) -> bool {
-        let exponent_scale = self.transform.exponent_scale();
         let largest = to.into_iter().fold(-f32::MAX, f32::max).min(f32::MAX);
-        let raised = Reference::new::<S>(largest, exponent_scale);
+        let raised = Reference::new::<S>(largest, self.transform.exponent_scale());
         if raised == self.reference {
             return false;
         }
-        let raise =
-            self.transform.scaled(raised.value(exponent_scale) - self.reference.value(exponent_scale));
+        let raise = self.transform.scaled(raised.value() - self.reference.value());
         let shrink = (-raise).exp();
         self.metrics.raise_reference(raise * std::f64::consts::LOG2_E, shrink, &self.terms);
         self.terms = self.terms.map(|sum| sum * shrink);
@@ -170,7 +167,7 @@ impl<T: Element, M: VectorTransform, K: MetricSums> Kernel for SumRow<'_, T, M, 
         let (at_label, _) = self.transform.single(simd, self.row[self.target].to_f32());
         RowSums {
             at_label: self.transform.scaled(at_label.into()),
-            reference: self.transform.scaled(sum.reference.value(self.transform.exponent_scale())),
+            reference: self.transform.scaled(sum.reference.value()),
             sum: total(&sum.terms),
             metrics: sum.metrics,
         }

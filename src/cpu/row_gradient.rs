@@ -60,11 +60,11 @@ impl RowGradient {
     }
 
     fn other_columns<S: Simd, M: VectorTransform>(&self, transform: M) -> OtherColumns<M> {
-        let exponent_scale = transform.exponent_scale();
-        let reference = Reference::new::<S>(self.logsumexp / transform.deferred_scale(), exponent_scale);
+        let logsumexp = self.logsumexp / transform.deferred_scale();
+        let reference = Reference::new::<S>(logsumexp, transform.exponent_scale());
         // p = exp(z′ − R) · exp((R − logsumexp) − residual), of which the second is a factor of the whole row.
         let difference = if self.logsumexp.is_finite() {
-            transform.scaled(reference.value(exponent_scale)) - f64::from(self.logsumexp)
+            transform.scaled(reference.value()) - f64::from(self.logsumexp)
         } else {
             0.0
         };
@@ -104,8 +104,7 @@ impl<M: VectorTransform> OtherColumns<M> {
     #[inline(always)]
     fn pack<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, logits: &[T; CHUNK]) -> T::Packed<S> {
         let (unscaled, slopes) = self.transform.slopes(simd, T::load(simd, logits));
-        let exponent_scale = self.transform.exponent_scale();
-        let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled, exponent_scale);
+        let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled);
         let softmax = exp2(simd, y, T::GRADIENT_EXP2);
         T::pack(
             simd,

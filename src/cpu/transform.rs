@@ -128,7 +128,7 @@ impl VectorTransform for Scaled {
     }
 
     fn least_reference<S: Simd>(self) -> Reference {
-        Reference::LEAST
+        Reference::least(self.exponent_scale)
     }
 }
 
