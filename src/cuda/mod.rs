@@ -10,6 +10,7 @@
 //! synchronises, and everything is asynchronous on the caller's stream.
 
 pub mod images;
+mod lowering;
 #[allow(missing_docs, rustdoc::broken_intra_doc_links)] // generated, and compared with a fresh run as it is
 #[rustfmt::skip]
 pub mod params;

@@ -6,12 +6,13 @@
 
 use std::mem::size_of;
 
+use super::lowering::lower_loss;
 use super::params::*;
 use super::tuning::{FactoredPartition, Kernel, RowPartition, most_slices};
 use crate::batch::{Batch, DType, IndexArray, LabelAlignment, LabelType, Pairs, Sequences};
 use crate::error::{Error, Result};
 use crate::gradient::{check_threshold, check_token_weights};
-use crate::loss::{Divergence, Kind, MAX_TERMS, Normalizer, PairInputLens, PairLoss, PairTensors, Term};
+use crate::loss::{PairInputLens, PairLoss, PairTensors};
 
 /// What plans depend on besides shapes: the device, and what the kernels loaded there can do.
 ///
@@ -604,23 +605,6 @@ fn kernel_loss(
     };
     let array = |argument, array: DeviceArray| address(argument, 4, array.address);
     let inputs = buffers.inputs.try_map(array, array, |argument, number| address(argument, 4, number))?;
-    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
-        Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
-        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
-        Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
-        // Where it is the reverse KL, its formula would divide by 0.
-        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
-        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, finite("alpha", alpha)?),
-    };
-    let (normalizer_kind, normalizer) = match loss.normalizer() {
-        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, count as f64),
-        Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
-        Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
-    };
-    let mut terms = [DpoLossTerm::default(); MAX_TERMS];
-    for (kernel_term, term) in terms.iter_mut().zip(loss.terms()) {
-        *kernel_term = self::kernel_term(term)?;
-    }
     Ok(DpoPairLoss {
         ref_logps: inputs.ref_logps.unwrap_or(0),
         chosen,
@@ -643,52 +627,10 @@ fn kernel_loss(
         metrics: address("metrics", 4, buffers.metrics)?,
         pairs: count as u32,
         pair_layout,
-        length_normalized: u32::from(loss.length_normalized()),
-        divergence,
-        normalizer_kind,
         kl_count: buffers.inputs.kl_logps.map_or(0, |array| array.len as u32),
-        term_count: loss.terms().len() as u32,
-        beta: single("beta", loss.beta())?,
-        gamma: finite("gamma", loss.gamma())?,
-        alpha,
-        baseline: finite("baseline", loss.baseline().unwrap_or(0.0))?,
-        normalizer: single("normalizer", normalizer)?,
-        terms,
+        ..lower_loss(loss, count)?
     })
 }
-
-fn kernel_term(term: &Term) -> Result<DpoLossTerm> {
-    let (kind, parameters): (DpoLossKind, _) = match term.kind {
-        Kind::Sigmoid => (DPO_LOSS_SIGMOID, [0.0; 2]),
-        Kind::Hinge => (DPO_LOSS_HINGE, [0.0; 2]),
-        Kind::Ipo => (DPO_LOSS_IPO, [0.0; 2]),
-        Kind::ExoPair => (DPO_LOSS_EXO_PAIR, [0.0; 2]),
-        Kind::NcaPair => (DPO_LOSS_NCA_PAIR, [0.0; 2]),
-        Kind::Robust => (DPO_LOSS_ROBUST, [0.0; 2]),
-        Kind::BcoPair => (DPO_LOSS_BCO_PAIR, [0.0; 2]),
-        Kind::SppoHard => (DPO_LOSS_SPPO_HARD, [0.0; 2]),
-        Kind::Aot => (DPO_LOSS_AOT, [0.0; 2]),
-        Kind::AotUnpaired => (DPO_LOSS_AOT_UNPAIRED, [0.0; 2]),
-        Kind::ApoZero => (DPO_LOSS_APO_ZERO, [0.0; 2]),
-        Kind::ApoDown => (DPO_LOSS_APO_DOWN, [0.0; 2]),
-        Kind::Discopop { tau } => (DPO_LOSS_DISCOPOP, [single("tau", tau)?, 0.0]),
-        Kind::Sft => (DPO_LOSS_SFT, [0.0; 2]),
-        Kind::Nll => (DPO_LOSS_NLL, [0.0; 2]),
-        Kind::OddsRatio => (DPO_LOSS_ODDS_RATIO, [0.0; 2]),
-        Kind::Kto { desirable, undesirable } => {
-            (DPO_LOSS_KTO, [single("desirable", desirable)?, single("undesirable", undesirable)?])
-        }
-    };
-    Ok(DpoLossTerm {
-        kind,
-        length_normalized: u32::from(term.length_normalized),
-        weight: single("weight", term.weight)?,
-        label_smoothing: term.label_smoothing as f32,
-        parameters,
-    })
-}
-
-const _: () = assert!(MAX_TERMS == DPO_LOSS_TERMS as usize);
 
 fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> Result<DeviceAddress> {
     if address != 0 && address.is_multiple_of(alignment as u64) {
@@ -696,26 +638,6 @@ fn address(argument: &'static str, alignment: usize, address: DeviceAddress) -> 
     } else {
         let expected = format!("a device address aligned to {alignment} bytes");
         Err(Error::value(argument, expected, format!("{address:#x}")))
-    }
-}
-
-/// The kernels compute in f32, where a positive number of the host may be 0 or infinite.
-fn single(argument: &'static str, value: f64) -> Result<f32> {
-    let narrow = value as f32;
-    if narrow.is_finite() && narrow > 0.0 {
-        Ok(narrow)
-    } else {
-        Err(Error::value(argument, "a number that f32 can hold", value))
-    }
-}
-
-/// The same for a number that may be 0 or negative.
-fn finite(argument: &'static str, value: f64) -> Result<f32> {
-    let narrow = value as f32;
-    if narrow.is_finite() {
-        Ok(narrow)
-    } else {
-        Err(Error::value(argument, "a number that f32 can hold", value))
     }
 }
 

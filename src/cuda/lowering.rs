@@ -1,0 +1,68 @@
+//! A loss in the kernels' terms: the numbers of a [`PairLoss`], narrowed to f32.
+
+use super::params::*;
+use crate::error::{Error, Result};
+use crate::loss::{Divergence, MAX_PARAMETERS, MAX_TERMS, Normalizer, PairLoss, Range, Term};
+
+const _: () = assert!(MAX_TERMS == DPO_LOSS_TERMS as usize);
+
+/// The loss for a batch of so many pairs; the addresses of what it reads and writes are null.
+pub(super) fn lower_loss(loss: &PairLoss, pairs: usize) -> Result<DpoPairLoss> {
+    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
+        Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
+        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
+        Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
+        // An α that is 1 in f32 is the reverse KL, where the formula of α-divergences would divide by 0.
+        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
+        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, narrow("alpha", Range::FINITE, alpha)?),
+    };
+    let (normalizer_kind, normalizer) = match loss.normalizer() {
+        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, pairs as f64),
+        Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
+        Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
+    };
+    let mut terms = [DpoLossTerm::default(); MAX_TERMS];
+    for (lowered, term) in terms.iter_mut().zip(loss.terms()) {
+        *lowered = lower_term(term)?;
+    }
+    Ok(DpoPairLoss {
+        length_normalized: u32::from(loss.length_normalized()),
+        divergence,
+        normalizer_kind,
+        term_count: loss.terms().len() as u32,
+        beta: narrow("beta", Range::ABOVE_ZERO, loss.beta())?,
+        gamma: narrow("gamma", Range::FINITE, loss.gamma())?,
+        alpha,
+        baseline: narrow("baseline", Range::FROM_ZERO, loss.baseline().unwrap_or(0.0))?,
+        normalizer: narrow("normalizer", Range::ABOVE_ZERO, normalizer)?,
+        terms,
+        ..DpoPairLoss::default()
+    })
+}
+
+fn lower_term(term: &Term) -> Result<DpoLossTerm> {
+    let mut parameters = [0.0; MAX_PARAMETERS];
+    for (i, parameter) in term.kind.parameters.iter().enumerate() {
+        parameters[i] = narrow(parameter.name, parameter.range, term.parameters[i])?;
+    }
+    Ok(DpoLossTerm {
+        kind: term.kind.id,
+        length_normalized: u32::from(term.length_normalized),
+        weight: narrow("weight", Range::ABOVE_ZERO, term.weight)?,
+        label_smoothing: match term.kind.label_smoothing {
+            Some(epsilon) => narrow("label_smoothing", epsilon.range, term.label_smoothing)?,
+            None => 0.0,
+        },
+        parameters,
+    })
+}
+
+/// The kernels compute in f32, where a number of the host may be infinite, 0, or at the end of a range that it lies in.
+fn narrow(argument: &'static str, range: Range, value: f64) -> Result<f32> {
+    let narrow = value as f32;
+    if (range.contains)(narrow.into()) {
+        Ok(narrow)
+    } else {
+        Err(Error::value(argument, "a number that f32 can hold", value))
+    }
+}
