@@ -2,7 +2,8 @@
 
 use super::info::LossInfo;
 use super::pair_loss::PairLoss;
-use super::parameter::{Parameter, Range};
+use super::parameter::Parameter;
+use super::range::Range;
 use crate::error::Result;
 
 pub(super) static LOSSES: [LossInfo; 5] = [

@@ -1,7 +1,7 @@
 //! f-divergences: what a log-ratio is worth to a loss of the margin.
 
 use super::math::{ValueSlope, sigmoid, softplus};
-use super::parameter::Range;
+use super::range::Range;
 use crate::error::Result;
 
 /// The f-divergence that regularises the policy (Wang et al. 2023, "Beyond Reverse KL", arXiv:2309.16240).

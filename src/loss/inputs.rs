@@ -1,6 +1,6 @@
 //! What `pair_loss` reads besides log-probs, each of it optional.
 
-use super::parameter::Range;
+use super::range::Range;
 use crate::error::{Error, Result};
 
 /// What `pair_loss` reads besides log-probs; all of it may be left out. S sequences, N pairs.

@@ -5,7 +5,8 @@
 use std::fmt;
 
 use super::function::Function;
-use super::parameter::{Parameter, Range};
+use super::parameter::Parameter;
+use super::range::Range;
 
 /// A loss that is not made of others. [`ALL`](super::ALL) has them, together with what is made of them.
 pub struct Kind {

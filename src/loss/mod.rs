@@ -45,6 +45,7 @@ mod pair;
 mod pair_loss;
 mod pair_stage;
 mod parameter;
+mod range;
 mod table;
 
 pub use divergence::Divergence;
@@ -59,4 +60,4 @@ pub use parameter::{MAX_PARAMETERS, Parameter};
 pub use table::ALL;
 
 #[cfg(feature = "cuda")]
-pub(crate) use {inputs::PairInputLens, parameter::Range};
+pub(crate) use {inputs::PairInputLens, range::Range};

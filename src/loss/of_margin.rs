@@ -4,7 +4,8 @@ use super::function::Function;
 use super::kind::{Kind, LabelSmoothing};
 use super::math::{ValueSlope, sigmoid, softplus, vanishing};
 use super::pair_loss::PairLoss;
-use super::parameter::{Parameter, Range};
+use super::parameter::Parameter;
+use super::range::Range;
 use crate::error::Result;
 
 pub(super) static LOSSES: [&Kind; 6] = [&SIGMOID, &HINGE, &IPO, &EXO_PAIR, &ROBUST, &DISCOPOP];

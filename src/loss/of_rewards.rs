@@ -5,7 +5,8 @@ use super::kind::Kind;
 use super::math::{ValueSlope, bell, sigmoid, softplus};
 use super::of_margin::square;
 use super::pair_loss::PairLoss;
-use super::parameter::{Parameter, Range};
+use super::parameter::Parameter;
+use super::range::Range;
 use crate::error::{Error, Result};
 
 pub(super) static LOSSES: [&Kind; 6] = [&NCA_PAIR, &BCO_PAIR, &SPPO_HARD, &APO_ZERO, &APO_DOWN, &KTO];

@@ -4,7 +4,7 @@ use super::divergence::Divergence;
 use super::kind::Kind;
 use super::normalizer::Normalizer;
 use super::pair_loss::{MAX_TERMS, PairLoss, Term};
-use super::parameter::Range;
+use super::range::Range;
 use crate::error::{Error, Result};
 
 /// # Options

@@ -3,7 +3,8 @@
 use super::divergence::Divergence;
 use super::kind::Kind;
 use super::normalizer::Normalizer;
-use super::parameter::{MAX_PARAMETERS, Parameter, Range};
+use super::parameter::{MAX_PARAMETERS, Parameter};
+use super::range::Range;
 use crate::error::Result;
 
 /// Losses that one [`PairLoss`] can sum.
