@@ -11,7 +11,7 @@ WITH_TOOLS = . ./$(TOOLS) &&
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
 	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params lint
+.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params readme lint
 
 help:
 	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
@@ -23,6 +23,7 @@ help:
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
+	@echo "make readme       the README's table of losses anew"
 
 # The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels.
 train: $(if $(CUDA),$(TOOLS))
@@ -50,6 +51,10 @@ kernels-report: $(TOOLS)
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-bindings
+
+# The table is the host's, so that no kernel need be compiled for it.
+readme:
+	DPO_UPDATE_README=1 $(CARGO) test -p dpo-kernels --no-default-features --test losses
 
 lint: $(TOOLS)
 	$(CARGO) fmt --all --check

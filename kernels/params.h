@@ -33,7 +33,7 @@ enum DpoPairLayout {
     DPO_PAIRS_UNPAIRED = 3      // sequence i alone, chosen where chosen[i] is not 0, else rejected
 };
 
-// The losses; src/loss/kind.rs has their formulas.
+// The losses, by their names in the table of src/loss/, which has their formulas.
 enum DpoLossKind {
     DPO_LOSS_SIGMOID = 0,
     DPO_LOSS_HINGE = 1,

@@ -417,11 +417,11 @@ mod losses {
     #[test]
     fn names() {
         let error = PairLoss::named("dpo", 0.1).unwrap_err().to_string();
-        assert!(error.starts_with("loss: expected one of sigmoid, sigmoid_norm, hinge,"), "{error}");
-        assert!(error.ends_with(", rpo, found dpo"), "{error}");
+        let names = ALL.map(|info| info.name).join(", ");
+        assert_eq!(error, format!("loss: expected one of {names}, found dpo"));
         for info in &ALL {
-            assert_eq!(info.name.parse::<PairLoss>(), (info.make)(info.beta));
-            refused!((info.make)(0.0), Value, "beta: expected a finite number above 0, found 0");
+            assert_eq!(info.name.parse::<PairLoss>(), info.make(info.beta, &[]));
+            refused!(info.make(0.0, &[]), Value, "beta: expected a finite number above 0, found 0");
         }
     }
 
@@ -475,10 +475,22 @@ mod losses {
         refused!(loss().with_gamma(f64::NAN), Value, "gamma: expected a finite number, found NaN");
         let text = "gamma: expected none, for a loss that is not of the margin z, found one";
         refused!(named("bco_pair").with_gamma(1.0), Value, text);
-        let text = "baseline: expected none, for a loss without KTO, found one";
+        let text = "baseline: expected none, for a loss that has no baseline, found one";
         refused!(loss().with_baseline(1.0), Value, text);
         let text = "desirable: expected a finite number above 0, found 0";
         refused!(named("kto").with_kto_weights(0.0, 1.0), Value, text);
+        for info in &ALL {
+            let count = info.parameters.len();
+            let text = format!("parameters: expected at most {count}, for this loss, found {}", count + 1);
+            refused!(info.make(0.1, &vec![0.5; count + 1]), Value, text);
+            for i in 0..count {
+                let mut values: Vec<f64> = info.parameters.iter().map(|one| one.usual(0.1)).collect();
+                assert_eq!(info.make(0.1, &values), info.make(0.1, &values[..i]), "{}", info.name);
+                values[i] = f64::NAN;
+                let error = info.make(0.1, &values).unwrap_err().to_string();
+                assert!(error.starts_with(&format!("{}: expected", info.parameters[i].name)), "{error}");
+            }
+        }
     }
 
     #[test]
@@ -493,10 +505,10 @@ mod losses {
         refused!(loss().weighted(0.0), Value, "weight: expected a finite number above 0, found 0");
         let text = "loss: expected losses that all have a reference, or none, found both kinds";
         refused!(loss().and(named("cpo"), 1.0), Value, text);
-        let text = "terms: expected at most 4 losses, and each sorting loss once, found another Aot";
+        let text = "terms: expected at most 4 losses, and each sorting loss once, found another aot";
         refused!(named("aot").and(named("aot"), 1.0), Value, text);
         let four = (0..3).fold(loss(), |sum, _| sum.and(named("hinge"), 1.0).unwrap());
-        let text = "terms: expected at most 4 losses, and each sorting loss once, found another Hinge";
+        let text = "terms: expected at most 4 losses, and each sorting loss once, found another hinge";
         refused!(four.and(named("hinge"), 1.0), Value, text);
         assert_eq!(four.and(named("hinge"), 0.0), Ok(four));
         let forward = loss().with_divergence(Divergence::ForwardKl).unwrap();
@@ -552,12 +564,12 @@ mod losses {
         refuse(
             &loss(),
             &PairInputs { kl_logps: two, ..some() },
-            "kl_logps: expected none, for a loss without KTO, found one",
+            "kl_logps: expected none, for a loss that has no baseline, found one",
         );
         refuse(
             &loss(),
             &PairInputs { chosen_tokens: Some(1.0), ..some() },
-            "chosen_tokens: expected none, for a loss without sft, found some",
+            "chosen_tokens: expected none, for a loss that does not count them, found some",
         );
     }
 
@@ -582,7 +594,7 @@ mod losses {
     #[test]
     fn pairs_where_they_are_needed() {
         let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 1, 1] }, ..batch() };
-        let text = "pairs: expected pairs, for Sigmoid, which compares two sequences, found Pairs::Unpaired";
+        let text = "pairs: expected pairs, for sigmoid, which compares two sequences, found Pairs::Unpaired";
         refused!(
             reference::pair_loss(&batch, &[0.0; SEQUENCES], None, &PairInputs::NONE, &loss()),
             Value,
@@ -609,7 +621,11 @@ mod losses {
         let text = "scored: required when the loss is divided by a number of tokens";
         refused!(alone(&named("sft")), Missing, text);
         refused!(alone(&loss().with_token_normalizer()), Missing, text);
-        refused!(alone(&named("kto")), Missing, "kl_logps: required when KTO has no baseline");
+        refused!(
+            alone(&named("kto")),
+            Missing,
+            "kl_logps: required when the loss compares with a baseline that is not set"
+        );
     }
 
     #[test]

@@ -143,8 +143,11 @@ const SCORED: [u32; 8] = [2, 5, 3, 4, 3, 4, 6, 1];
 const KL_LOGPS: [f64; 3] = [-4.0, -5.5, -3.0];
 const KL_REF_LOGPS: [f64; 3] = [-5.0, -6.0, -4.5];
 
+fn has(loss: &PairLoss, property: fn(&Kind) -> bool) -> bool {
+    loss.terms().iter().any(|term| property(term.kind))
+}
+
 fn everything(loss: &PairLoss) -> PairInputs<'static, f64> {
-    let has = |property: &dyn Fn(Kind) -> bool| loss.terms().iter().any(|term| property(term.kind));
     let with_gamma = loss.with_gamma(1.0).is_ok();
     PairInputs {
         beta: Some(&[0.3, 0.5, 0.7, 0.9]),
@@ -154,15 +157,14 @@ fn everything(loss: &PairLoss) -> PairInputs<'static, f64> {
         sequence_log_weights: Some(&[-0.5, -1.0, 0.25, 0.0, -0.75, -0.1, -0.2, -0.3]),
         lengths: Some(&[3, 6, 4, 0, 4, 5, 7, 2]),
         normalizer: Some(2.5),
-        chosen_tokens: has(&|kind| kind == Kind::Sft).then_some(13.0),
+        chosen_tokens: has(loss, Kind::counts_chosen_tokens).then_some(13.0),
         ..least(loss)
     }
 }
 
 /// What a loss cannot be without.
 fn least(loss: &PairLoss) -> PairInputs<'static, f64> {
-    let kto = loss.terms().iter().any(|term| matches!(term.kind, Kind::Kto { .. }));
-    let baseline = kto && loss.baseline().is_none();
+    let baseline = loss.estimates_baseline();
     PairInputs {
         ref_logps: (!loss.is_reference_free()).then_some(&REF_LOGPS),
         kl_logps: baseline.then_some(&KL_LOGPS),
@@ -217,8 +219,7 @@ fn check_loss(loss: PairLoss) {
         check_pair_loss(&batch, &least, &loss);
         check_pair_loss(&batch, &least, &loss.with_token_normalizer());
         check_pair_loss(&batch, &least, &loss.with_length_normalization());
-        let sorts = loss.terms().iter().any(|term| matches!(term.kind, Kind::Aot | Kind::AotUnpaired));
-        if !sorts && batch.pairs != unpaired.pairs {
+        if !has(&loss, Kind::couples_pairs) && batch.pairs != unpaired.pairs {
             check_pair_loss(&batch, &everything(&loss), &loss);
         }
     }
@@ -227,7 +228,7 @@ fn check_loss(loss: PairLoss) {
 #[test]
 fn of_every_loss() {
     for info in &ALL {
-        check_loss((info.make)(0.4).unwrap());
+        check_loss(info.make(0.4, &[]).unwrap());
     }
 }
 
@@ -241,14 +242,14 @@ fn of_every_divergence() {
         Divergence::Alpha(1.0),
         Divergence::Alpha(3.0),
     ];
-    let mut checked = 0;
-    for (info, divergence) in ALL.iter().flat_map(|info| divergences.map(|divergence| (info, divergence))) {
-        let Ok(loss) = (info.make)(0.4).unwrap().with_divergence(divergence) else { continue };
-        check_loss(loss);
-        checked += 1;
+    for loss in ALL.iter().map(|info| info.make(0.4, &[]).unwrap()) {
+        let takes_it = loss.terms().iter().all(|term| term.kind.is_of_margin());
+        for divergence in divergences {
+            let with_divergence = loss.with_divergence(divergence);
+            assert_eq!(with_divergence.is_ok(), takes_it, "{loss:?}");
+            with_divergence.into_iter().for_each(check_loss);
+        }
     }
-    // sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and simpo.
-    assert_eq!(checked, 8 * divergences.len());
 }
 
 #[test]
@@ -482,11 +483,14 @@ mod limits {
 #[test]
 fn of_splits() {
     const PAIRS: usize = 4;
-    for info in ALL.iter().filter(|info| !info.name.starts_with("aot")) {
-        let loss = (info.make)(0.4).unwrap().with_normalizer(PAIRS as f64).unwrap();
-        let sft = loss.terms().iter().any(|term| term.kind == Kind::Sft);
-        let chosen_tokens: u32 = SCORED[..PAIRS].iter().sum();
-        let inputs = PairInputs { chosen_tokens: sft.then_some(f64::from(chosen_tokens)), ..least(&loss) };
+    for info in &ALL {
+        let loss = info.make(0.4, &[]).unwrap().with_normalizer(PAIRS as f64).unwrap();
+        if has(&loss, Kind::couples_pairs) {
+            continue;
+        }
+        let chosen_tokens = f64::from(SCORED[..PAIRS].iter().sum::<u32>());
+        let chosen_tokens = has(&loss, Kind::counts_chosen_tokens).then_some(chosen_tokens);
+        let inputs = PairInputs { chosen_tokens, ..least(&loss) };
         let whole = loss_of(&HostBatch::padded(2 * PAIRS, 1, 1), &LOGPS, &inputs, &loss);
 
         // Bit i of `split` begins a new part after pair i.

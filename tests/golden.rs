@@ -11,9 +11,11 @@ use std::path::Path;
 use common::golden::{Case, Element, Golden, Tensors, splitmix};
 use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding, short_exp};
 use common::{bits, widen};
-use dpo_kernels::loss::{Kind, PairInputs};
-use dpo_kernels::{Forward, HostBatch, LabelAlignment, Logit, PairLoss, Pairs, cpu, reference};
-use dpo_kernels::{IGNORE_INDEX, Logps, PairOutputs};
+use dpo_kernels::loss::{PairInputs, Term};
+use dpo_kernels::{
+    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, Pairs, cpu,
+    reference,
+};
 use half::{bf16, f16};
 
 #[test]
@@ -147,11 +149,9 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
         let (logps, ref_logps): (Vec<f64>, Vec<f64>) =
             (self.tensors.required("logps"), self.tensors.required("ref_logps"));
         let mut order: Vec<usize> = (0..n).collect();
-        match loss.terms()[0].kind {
-            Kind::Aot => {
-                order.sort_by(|&i, &j| (logps[i] - logps[n + i]).total_cmp(&(logps[j] - logps[n + j])))
-            }
-            Kind::AotUnpaired => {
+        match loss.terms()[0].kind.name() {
+            "aot" => order.sort_by(|&i, &j| (logps[i] - logps[n + i]).total_cmp(&(logps[j] - logps[n + j]))),
+            "aot_unpaired" => {
                 order.sort_by(|&i, &j| (logps[i] - ref_logps[i]).total_cmp(&(logps[j] - ref_logps[j])));
             }
             _ => (),
@@ -278,7 +278,7 @@ impl Recorded {
             };
         }
         // Of SFT, TRL has no pair losses, and its derivatives by tokens alone.
-        let sft = loss.terms().iter().any(|term| term.kind == Kind::Sft);
+        let sft = loss.terms().iter().any(|term| term.kind.counts_chosen_tokens());
         let of_tokens = || {
             let (dtoken, targets) = (rows.per_row("dtoken")?, rows.targets());
             let scored = |s: usize| {
@@ -439,11 +439,12 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
 /// What the vectors lack in saturated tails: torch derives a sigmoid y by y(1 − y), which is off by some units of the
 /// last place of 1.
 fn oracle_error(loss: &PairLoss) -> f64 {
-    let saturates =
-        |kind: Kind| matches!(kind, Kind::ApoZero | Kind::ApoDown | Kind::ExoPair | Kind::Discopop { .. });
-    let of_tau = |kind: Kind| if let Kind::Discopop { tau } = kind { 1.0 / tau } else { 1.0 };
-    let terms = loss.terms().iter().filter(|term| saturates(term.kind));
-    terms.map(|term| 4.0 * f64::EPSILON * loss.beta() * of_tau(term.kind)).sum()
+    let slope_of_sigmoid = |term: &Term| match term.kind.name() {
+        "apo_zero" | "apo_down" | "exo_pair" => 1.0,
+        "discopop" => 1.0 / term.parameters[0],
+        _ => 0.0,
+    };
+    loss.terms().iter().map(|term| 4.0 * f64::EPSILON * loss.beta() * slope_of_sigmoid(term)).sum()
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -1,12 +1,15 @@
-//! A loss in the kernels' terms.
+//! A loss in the kernels' terms: the numbers of a [`PairLoss`], narrowed to f32, with the addresses of what it reads and
+//! writes.
 
 use super::address::{Check, DeviceArray, KernelAddresses, address};
 use super::params::*;
 use super::plan::PairLossArguments;
 use crate::error::{Error, Result};
-use crate::loss::{Divergence, Kind, MAX_TERMS, Normalizer, Term};
+use crate::loss::{Divergence, MAX_PARAMETERS, MAX_TERMS, Normalizer, PairLoss, Range, Term};
 use crate::pairs::Pairs;
 use crate::results::PairOutputTensors;
+
+const _: () = assert!(MAX_TERMS == DPO_LOSS_TERMS as usize);
 
 /// The loss of a launch over `sequences` sequences, checked. `scored` is how many numbers of scored rows there will be.
 pub(super) fn kernel_loss(
@@ -33,23 +36,6 @@ pub(super) fn kernel_loss(
     let kl_count = inputs.kl_logps.map_or(0, |array| array.len as u32);
     let inputs = inputs.try_map(array, array, |argument, number| address(argument, 4, number))?;
     let out: PairOutputTensors<KernelAddresses> = out.convert(&mut Check)?;
-    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
-        Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
-        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
-        Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
-        // Where it is the reverse KL, its formula would divide by 0.
-        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
-        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, finite("alpha", alpha)?),
-    };
-    let (normalizer_kind, normalizer) = match loss.normalizer() {
-        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, count as f64),
-        Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
-        Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
-    };
-    let mut terms = [DpoLossTerm::default(); MAX_TERMS];
-    for (kernel_term, term) in terms.iter_mut().zip(loss.terms()) {
-        *kernel_term = self::kernel_term(term)?;
-    }
     Ok(DpoPairLoss {
         ref_logps: inputs.ref_logps.unwrap_or(0),
         chosen,
@@ -72,67 +58,66 @@ pub(super) fn kernel_loss(
         metrics: address("metrics", 4, out.metrics)?,
         pairs: count as u32,
         pair_layout,
-        length_normalized: u32::from(loss.length_normalized()),
-        divergence,
-        normalizer_kind,
         kl_count,
-        term_count: loss.terms().len() as u32,
-        beta: single("beta", loss.beta())?,
-        gamma: finite("gamma", loss.gamma())?,
-        alpha,
-        baseline: finite("baseline", loss.baseline().unwrap_or(0.0))?,
-        normalizer: single("normalizer", normalizer)?,
-        terms,
+        ..lower_loss(loss, count)?
     })
 }
 
-fn kernel_term(term: &Term) -> Result<DpoLossTerm> {
-    let (kind, parameters): (DpoLossKind, _) = match term.kind {
-        Kind::Sigmoid => (DPO_LOSS_SIGMOID, [0.0; 2]),
-        Kind::Hinge => (DPO_LOSS_HINGE, [0.0; 2]),
-        Kind::Ipo => (DPO_LOSS_IPO, [0.0; 2]),
-        Kind::ExoPair => (DPO_LOSS_EXO_PAIR, [0.0; 2]),
-        Kind::NcaPair => (DPO_LOSS_NCA_PAIR, [0.0; 2]),
-        Kind::Robust => (DPO_LOSS_ROBUST, [0.0; 2]),
-        Kind::BcoPair => (DPO_LOSS_BCO_PAIR, [0.0; 2]),
-        Kind::SppoHard => (DPO_LOSS_SPPO_HARD, [0.0; 2]),
-        Kind::Aot => (DPO_LOSS_AOT, [0.0; 2]),
-        Kind::AotUnpaired => (DPO_LOSS_AOT_UNPAIRED, [0.0; 2]),
-        Kind::ApoZero => (DPO_LOSS_APO_ZERO, [0.0; 2]),
-        Kind::ApoDown => (DPO_LOSS_APO_DOWN, [0.0; 2]),
-        Kind::Discopop { tau } => (DPO_LOSS_DISCOPOP, [single("tau", tau)?, 0.0]),
-        Kind::Sft => (DPO_LOSS_SFT, [0.0; 2]),
-        Kind::Nll => (DPO_LOSS_NLL, [0.0; 2]),
-        Kind::OddsRatio => (DPO_LOSS_ODDS_RATIO, [0.0; 2]),
-        Kind::Kto { desirable, undesirable } => {
-            (DPO_LOSS_KTO, [single("desirable", desirable)?, single("undesirable", undesirable)?])
-        }
+/// The loss for a batch of so many pairs; the addresses of what it reads and writes are null.
+fn lower_loss(loss: &PairLoss, pairs: usize) -> Result<DpoPairLoss> {
+    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
+        Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
+        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
+        Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
+        // An α that is 1 in f32 is the reverse KL, where the formula of α-divergences would divide by 0.
+        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
+        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, narrow("alpha", Range::FINITE, alpha)?),
     };
+    let (normalizer_kind, normalizer) = match loss.normalizer() {
+        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, pairs as f64),
+        Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
+        Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
+    };
+    let mut terms = [DpoLossTerm::default(); MAX_TERMS];
+    for (lowered, term) in terms.iter_mut().zip(loss.terms()) {
+        *lowered = lower_term(term)?;
+    }
+    Ok(DpoPairLoss {
+        length_normalized: u32::from(loss.length_normalized()),
+        divergence,
+        normalizer_kind,
+        term_count: loss.terms().len() as u32,
+        beta: narrow("beta", Range::ABOVE_ZERO, loss.beta())?,
+        gamma: narrow("gamma", Range::FINITE, loss.gamma())?,
+        alpha,
+        baseline: narrow("baseline", Range::FROM_ZERO, loss.baseline().unwrap_or(0.0))?,
+        normalizer: narrow("normalizer", Range::ABOVE_ZERO, normalizer)?,
+        terms,
+        ..DpoPairLoss::default()
+    })
+}
+
+fn lower_term(term: &Term) -> Result<DpoLossTerm> {
+    let mut parameters = [0.0; MAX_PARAMETERS];
+    for (i, parameter) in term.kind.parameters.iter().enumerate() {
+        parameters[i] = narrow(parameter.name, parameter.range, term.parameters[i])?;
+    }
     Ok(DpoLossTerm {
-        kind,
+        kind: term.kind.id,
         length_normalized: u32::from(term.length_normalized),
-        weight: single("weight", term.weight)?,
-        label_smoothing: term.label_smoothing as f32,
+        weight: narrow("weight", Range::ABOVE_ZERO, term.weight)?,
+        label_smoothing: match term.kind.label_smoothing {
+            Some(epsilon) => narrow("label_smoothing", epsilon.range, term.label_smoothing)?,
+            None => 0.0,
+        },
         parameters,
     })
 }
 
-const _: () = assert!(MAX_TERMS == DPO_LOSS_TERMS as usize);
-
-/// The kernels compute in f32, where a positive number of the host may be 0 or infinite.
-fn single(argument: &'static str, value: f64) -> Result<f32> {
+/// The kernels compute in f32, where a number of the host may be infinite, 0, or at the end of a range that it lies in.
+fn narrow(argument: &'static str, range: Range, value: f64) -> Result<f32> {
     let narrow = value as f32;
-    if narrow.is_finite() && narrow > 0.0 {
-        Ok(narrow)
-    } else {
-        Err(Error::value(argument, "a number that f32 can hold", value))
-    }
-}
-
-/// The same for a number that may be 0 or negative.
-fn finite(argument: &'static str, value: f64) -> Result<f32> {
-    let narrow = value as f32;
-    if narrow.is_finite() {
+    if (range.contains)(narrow.into()) {
         Ok(narrow)
     } else {
         Err(Error::value(argument, "a number that f32 can hold", value))

@@ -38,7 +38,7 @@ pub const DPO_LOSS_NLL: DpoLossKind = 14;
 pub const DPO_LOSS_ODDS_RATIO: DpoLossKind = 15;
 /// parameters: weights of desirable and undesirable
 pub const DPO_LOSS_KTO: DpoLossKind = 16;
-/// The losses; src/loss/kind.rs has their formulas.
+/// The losses, by their names in the table of src/loss/, which has their formulas.
 pub type DpoLossKind = ::core::ffi::c_uint;
 pub const DPO_REVERSE_KL: DpoDivergence = 0;
 pub const DPO_FORWARD_KL: DpoDivergence = 1;

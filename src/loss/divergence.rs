@@ -1,6 +1,8 @@
-//! f-divergences: what a log-ratio is worth, where the penalty of leaving the reference is not the reverse KL.
+//! f-divergences: what a log-ratio is worth to a loss of the margin.
 
-use crate::error::{Error, Result};
+use super::math::{ValueSlope, sigmoid, softplus};
+use super::range::Range;
+use crate::error::Result;
 
 /// The f-divergence that regularises the policy (Wang et al. 2023, "Beyond Reverse KL", arXiv:2309.16240).
 ///
@@ -20,31 +22,24 @@ pub enum Divergence {
     Alpha(f64),
 }
 
-/// Beyond it the exponent of [`Divergence::Alpha`] is constant, so that its exponential stays finite in f32.
+/// The exponent of [`Divergence::Alpha`] is constant beyond this, so that its exponential stays finite in f32.
 const ALPHA_CLAMP: f64 = 80.0;
-
-/// f′(x) and its derivative.
-pub(super) struct ValueSlope {
-    pub value: f64,
-    pub slope: f64,
-}
 
 impl Divergence {
     pub(super) fn check(self) -> Result<Self> {
         match self {
-            Divergence::Alpha(alpha) if !alpha.is_finite() => {
-                Err(Error::value("alpha", "a finite number", alpha))
-            }
+            Divergence::Alpha(alpha) => Range::FINITE.check("alpha", alpha).map(Divergence::Alpha),
             valid => Ok(valid),
         }
     }
 
+    /// f′(x) and its derivative.
     pub(super) fn f_prime(self, x: f64) -> ValueSlope {
         match self {
             Divergence::ReverseKl => ValueSlope { value: x, slope: 1.0 },
             Divergence::ForwardKl => ValueSlope { value: -(-x).exp_m1(), slope: (-x).exp() },
             Divergence::JensenShannon => {
-                ValueSlope { value: std::f64::consts::LN_2 - super::softplus(-x), slope: super::sigmoid(-x) }
+                ValueSlope { value: std::f64::consts::LN_2 - softplus(-x), slope: sigmoid(-x) }
             }
             Divergence::Alpha(1.0) => ValueSlope { value: x, slope: 1.0 },
             Divergence::Alpha(alpha) => {

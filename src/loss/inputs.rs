@@ -1,10 +1,11 @@
 //! What `pair_loss` reads besides log-probs, each of it optional.
 
+use super::range::Range;
 use crate::error::{Error, Result};
 
 /// What `pair_loss` reads besides log-probs; all of it may be left out. S sequences, N pairs.
 ///
-/// Values of the loss are replaced by those of their tensors, pair by pair, and have the same ranges.
+/// A tensor of β, γ or ε replaces the loss's own value, pair by pair; its numbers have the range of that value.
 ///
 /// One declaration for every memory: arrays of f32 or f64 are `Floats`, those of u32 `Counts`, single numbers `Number`.
 /// In host memory that is [`PairInputs`], on a GPU `cuda::plan::DevicePairInputs` and `cuda::PairSlices`.
@@ -31,7 +32,7 @@ pub struct PairTensors<Floats, Counts, Number> {
     /// `[M]`: log-probs of completions under prompts that are not theirs. KTO's baseline is
     /// z₀ = max(0, mean(kl_logps − kl_ref_logps)); no gradient goes through it.
     pub kl_logps: Option<Floats>,
-    /// `[M]`: the same under the reference; 0 if left out.
+    /// `[M]`: log-probs of the same completions under the reference; 0 if left out.
     pub kl_ref_logps: Option<Floats>,
     /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says.
     pub normalizer: Option<Number>,
@@ -55,7 +56,7 @@ pub struct PairTensors<Floats, Counts, Number> {
 /// ```
 pub type PairInputs<'a, F> = PairTensors<&'a [F], &'a [u32], F>;
 
-/// Hands the fields to a macro, by what they hold.
+/// Hands the names of the fields to a macro, sorted by what they hold.
 macro_rules! fields {
     ($each:ident) => {
         $each! {
@@ -67,7 +68,7 @@ macro_rules! fields {
 }
 
 impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
-    /// None of them.
+    /// No input at all.
     pub const NONE: Self = {
         macro_rules! none {
             ($($kind:ident: $($field:ident)*;)*) => { PairTensors { $($($field: None,)*)* } };
@@ -75,7 +76,7 @@ impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
         fields!(none)
     };
 
-    /// The same without its contents, for [`map`](Self::map).
+    /// References to what there is, for [`map`](Self::map).
     pub fn as_ref(&self) -> PairTensors<&Floats, &Counts, &Number> {
         macro_rules! borrow {
             ($($kind:ident: $($field:ident)*;)*) => { PairTensors { $($($field: self.$field.as_ref(),)*)* } };
@@ -83,11 +84,12 @@ impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
         fields!(borrow)
     }
 
-    /// The same in another memory: each of what is there, with its name, as one of the functions makes it.
+    /// The same inputs in another memory: each one that is there goes through the function of its type, which is also
+    /// told its name.
     ///
     /// # Errors
     ///
-    /// The first of the functions'.
+    /// The first error of one of the functions.
     pub fn try_map<F, C, N, E>(
         self,
         mut floats: impl FnMut(&'static str, Floats) -> std::result::Result<F, E>,
@@ -144,21 +146,18 @@ impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
 
     /// Refuses what a device could only turn into NaN.
     pub(crate) fn check_values(&self) -> Result<()> {
-        let all = |argument, expected: &str, values: Option<&[F]>, fits: fn(f64) -> bool| {
-            let values = values.unwrap_or_default();
-            match values.iter().position(|&value| !fits(value.into())) {
+        let all = |argument, words: &str, values: Option<&[F]>, range: Range| {
+            let values = values.unwrap_or_default().iter().map(|&value| -> f64 { value.into() });
+            match values.enumerate().find(|&(_, value)| !(range.contains)(value)) {
                 None => Ok(()),
-                Some(at) => {
-                    let found: f64 = values[at].into();
-                    Err(Error::value(argument, expected, format!("{found} at {at}")))
-                }
+                Some((at, found)) => Err(Error::value(argument, words, format!("{found} at {at}"))),
             }
         };
-        all("beta", "finite numbers above 0", self.beta, |x| x.is_finite() && x > 0.0)?;
-        all("gamma", "finite numbers", self.gamma, f64::is_finite)?;
-        all("weight", "finite numbers from 0", self.weight, |x| x.is_finite() && x >= 0.0)?;
+        all("beta", "finite numbers above 0", self.beta, Range::ABOVE_ZERO)?;
+        all("gamma", "finite numbers", self.gamma, Range::FINITE)?;
+        all("weight", "finite numbers from 0", self.weight, Range::FROM_ZERO)?;
         for (argument, number) in [("normalizer", self.normalizer), ("chosen_tokens", self.chosen_tokens)] {
-            number.map(|number| Error::check_positive(argument, number.into())).transpose()?;
+            number.map(|number| Range::ABOVE_ZERO.check(argument, number.into())).transpose()?;
         }
         Ok(())
     }

@@ -1,4 +1,11 @@
-//! Functions whose textbook form overflows or loses its tail.
+//! Functions whose textbook form overflows or loses its tail, and the type of a value with its derivative.
+
+/// A function of one number at some point, and its derivative there. The kernels have a type of the same name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ValueSlope {
+    pub value: f64,
+    pub slope: f64,
+}
 
 /// log(1 + eˣ), without overflow and without losing the tail.
 pub fn softplus(x: f64) -> f64 {
@@ -17,13 +24,14 @@ pub(super) fn bell(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x)
 }
 
-/// `factor · value`, 0 where a vanishing factor meets an infinite value: the limit where the factor is exponential
-/// and the value is not.
+/// `factor · value`, and 0 where a factor of 0 meets an infinite value: the limit where the factor vanishes
+/// exponentially and the value does not grow so fast.
 pub(super) fn vanishing(factor: f64, value: f64) -> f64 {
     if factor == 0.0 { 0.0 } else { factor * value }
 }
 
-/// 1 − eˣ for x ≤ 0: how much a probability eˣ leaves to others.
+/// 1 − eˣ for x ≤ 0: the probability that is left to others by one of probability eˣ.
 pub(super) fn complement(x: f64) -> f64 {
-    0.0 - x.exp_m1() // not −expm1, whose 0 would be −0, and what is divided by it negative
+    // −expm1(0) would be −0, and a number divided by it negative.
+    0.0 - x.exp_m1()
 }

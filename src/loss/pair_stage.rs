@@ -1,9 +1,10 @@
 //! `pair_loss` on the host, for the CPU backend in f32 and for the reference in f64: the arithmetic is f64 in both, since
 //! there are two numbers per pair and width costs nothing.
 
+use super::function::{PairNumbers, Side, Slopes};
 use super::inputs::PairInputs;
-use super::kind::{Kind, PairNumbers, Side, Slopes, Term};
-use super::{Normalizer, PairLoss};
+use super::kind::Sorts;
+use super::pair_loss::{PairLoss, Term};
 use crate::batch::HostBatch;
 use crate::error::Result;
 use crate::memory::Number;
@@ -111,12 +112,8 @@ impl<F: Number> PairStage<'_, F> {
             chosen_tokens += scored(w);
             rejected_tokens += scored(l);
         }
-        let normalizer = match (self.inputs.normalizer, self.loss.normalizer) {
-            (Some(given), _) => given.into(),
-            (None, Normalizer::Number(number)) => number,
-            (None, Normalizer::Pairs) => self.count() as f64,
-            (None, Normalizer::Tokens) => (chosen_tokens + rejected_tokens) as f64,
-        };
+        let of_batch = self.loss.normalizer.of(self.count(), chosen_tokens + rejected_tokens);
+        let normalizer = self.inputs.normalizer.map_or(of_batch, Into::into);
         let chosen_tokens = self.inputs.chosen_tokens.map_or(chosen_tokens as f64, Into::into);
         BatchScalars { normalizer, baseline: self.baseline(), per_token: normalizer / chosen_tokens }
     }
@@ -146,20 +143,20 @@ impl<F: Number> PairStage<'_, F> {
             let margin = |i, w, l, of: &dyn Fn(usize) -> f64| {
                 self.scale(i, w, normalized) * of(w) - self.scale(i, l, normalized) * of(l)
             };
-            match term.kind {
-                Kind::Aot => {
+            match term.kind.sorts() {
+                Some(Sorts::Margins) => {
                     let mut policy = each(&|i, w, l| margin(i, w, l, &|s| self.logp(s)));
                     sorted.policy_rank = sort(&mut policy);
                     sorted.reference = each(&|i, w, l| margin(i, w, l, &|s| self.ref_logp(s)));
                     sort(&mut sorted.reference);
                 }
-                Kind::AotUnpaired => {
+                Some(Sorts::Rewards) => {
                     sorted.chosen = each(&|i, w, _| self.reward(i, w, normalized));
                     sorted.rejected = each(&|i, _, l| self.reward(i, l, normalized));
                     sorted.chosen_rank = sort(&mut sorted.chosen);
                     sorted.rejected_rank = sort(&mut sorted.rejected);
                 }
-                _ => (),
+                None => (),
             }
         }
         sorted
@@ -176,22 +173,23 @@ impl<F: Number> PairStage<'_, F> {
         };
         let sorted_partner =
             |sorted: &[f64], rank: &[usize]| rank.get(i).map_or(f64::NAN, |&rank| sorted[rank]);
-        let given = self.inputs.label_smoothing.filter(|_| term.kind.label_smoothing().is_some());
+        let given = self.inputs.label_smoothing.filter(|_| term.kind.takes_label_smoothing());
         let pair = PairNumbers {
             chosen: w.map(|w| side(w, sorted_partner(&sorted.rejected, &sorted.chosen_rank))),
             rejected: l.map(|l| side(l, sorted_partner(&sorted.chosen, &sorted.rejected_rank))),
             beta: self.beta(i),
             gamma: self.inputs.gamma.map_or(self.loss.gamma, |gamma| gamma[i].into()),
             label_smoothing: given.map_or(term.label_smoothing, |epsilon| epsilon[i].into()),
+            parameters: term.parameters,
             divergence: self.loss.divergence,
             baseline: scalars.baseline,
             per_token: scalars.per_token,
             sorted_partner: sorted_partner(&sorted.reference, &sorted.policy_rank),
         };
-        term.kind.slopes(&pair)
+        term.kind.function.slopes(&pair)
     }
 
-    /// Of all terms, weighted.
+    /// The weighted sum of all terms.
     fn slopes(&self, i: usize, scalars: &BatchScalars, sorted: &Sorted) -> Slopes {
         let mut sum = Slopes::default();
         for term in self.loss.terms() {

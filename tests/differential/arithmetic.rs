@@ -4,9 +4,8 @@
 //! last place: ROUNDINGS units of the largest number on the way, and more only where a number is a difference of
 //! larger ones, which is then the size.
 
-use dpo_kernels::Logit;
-use dpo_kernels::Logps;
-use dpo_kernels::loss::{Divergence, Kind, Normalizer, Term};
+use dpo_kernels::loss::{Divergence, LossInfo, Normalizer, Sequence, Term};
+use dpo_kernels::{Logit, Logps};
 
 use crate::case::Case;
 
@@ -19,10 +18,6 @@ pub struct Sizes {
     pub loss: f64,
     pub chosen: f64,
     pub rejected: f64,
-}
-
-pub fn sorts(kind: Kind) -> bool {
-    matches!(kind, Kind::Aot | Kind::AotUnpaired)
 }
 
 /// What `pair_loss` reads, in f64.
@@ -125,26 +120,30 @@ impl<T: Logit> Numbers<'_, T> {
         let of_rewards =
             |size: f64, slope: f64| Sizes { loss: size, chosen: scale_w * slope, rejected: scale_l * slope };
         let square = |x: f64| (4.0 * x * x, 2.0 * x / beta);
-        match term.kind {
-            Kind::Sigmoid => of_margin(z + 1.0, z + 1.0),
-            Kind::Hinge => of_margin(z + 1.0, 1.0),
-            Kind::Ipo => {
+        match term.kind.name() {
+            "sigmoid" => of_margin(z + 1.0, z + 1.0),
+            "hinge" => of_margin(z + 1.0, 1.0),
+            "ipo" => {
                 let (loss, slope) = square((z + 0.5) / beta);
                 of_margin(loss, slope)
             }
-            Kind::ExoPair => of_margin(z + epsilon.ln().abs() + 1.0, z + epsilon.ln().abs() + 1.0),
+            "exo_pair" => of_margin(z + epsilon.ln().abs() + 1.0, z + epsilon.ln().abs() + 1.0),
             // 1 − 2ε is a difference, too.
-            Kind::Robust => {
+            "robust" => {
                 let rest = (1.0 - 2.0 * epsilon).powi(2);
                 of_margin((z + 1.0) / rest, (z + 1.0) / rest)
             }
-            Kind::Discopop { tau } => of_margin((z + 3.0).powi(2) / tau, (z + 3.0).powi(2) / (tau * tau)),
-            Kind::NcaPair | Kind::BcoPair | Kind::ApoZero | Kind::ApoDown => of_rewards(rewards, rewards),
-            Kind::SppoHard => {
+            "discopop" => {
+                let tau = term.parameters[0];
+                of_margin((z + 3.0).powi(2) / tau, (z + 3.0).powi(2) / (tau * tau))
+            }
+            "nca_pair" | "bco_pair" | "apo_zero" | "apo_down" => of_rewards(rewards, rewards),
+            "sppo_hard" => {
                 let (loss, slope) = square(rewards / beta);
                 of_rewards(loss, slope)
             }
-            Kind::Kto { desirable, undesirable } => {
+            "kto" => {
+                let [desirable, undesirable] = term.parameters;
                 let mean = |values: &Option<Vec<f32>>| {
                     values.as_ref().map_or(0.0, |v| v.iter().map(|x| x.abs()).fold(0.0, f32::max).into())
                 };
@@ -154,23 +153,23 @@ impl<T: Logit> Numbers<'_, T> {
                 let size = desirable.max(undesirable) * (rewards + 2.0 * beta * baseline);
                 of_rewards(size, size)
             }
-            Kind::Aot | Kind::AotUnpaired => {
+            "aot" | "aot_unpaired" => {
                 // Beside this pair's stands any other's.
                 let largest = (0..self.case.spec.sequences)
                     .map(|s| finite(self.logps.logps[s]).abs() + self.ref_logp(s).abs())
                     .fold(0.0, f64::max);
                 of_rewards(4.0 * beta * largest + 1.0, 4.0 * beta * largest + 1.0)
             }
-            Kind::Sft => {
+            "sft" => {
                 let tokens = tensors.chosen_tokens.map_or(self.tokens().0, f64::from);
                 let slope = if w.is_some() { self.normalizer() / tokens } else { 0.0 };
                 Sizes { loss: slope * logp(w), chosen: slope, rejected: 0.0 }
             }
-            Kind::Nll => {
+            "nll" => {
                 let slope = w.map_or(0.0, |w| 1.0 / self.length(w));
                 Sizes { loss: slope * logp(w), chosen: slope, rejected: 0.0 }
             }
-            Kind::OddsRatio => {
+            "odds_ratio" => {
                 let length = |s: Option<usize>| s.map_or(1.0, |s| self.length(s));
                 let (x, y) = (-logp(w) / length(w), -logp(l) / length(l));
                 let (rest_w, rest_l) = (-x.exp_m1(), -y.exp_m1());
@@ -182,7 +181,34 @@ impl<T: Logit> Numbers<'_, T> {
                     rejected: arguments * rest_w / rest_l / denominator / length(l),
                 }
             }
-            other => panic!("{other:?}: say how large its numbers are"),
+            _ if term.kind.is_of_margin() => {
+                let (loss, slope) = of_any_function(term, beta, epsilon, z);
+                of_margin(loss, slope)
+            }
+            name => panic!("{name}: say how large its numbers are"),
         }
     }
+}
+
+/// Sizes of a loss of z and of its slope, for margins of at most `z`: each is off by some roundings of itself, and by
+/// what it makes of the roundings of its argument. A loss whose formula has larger numbers on the way says so above.
+fn of_any_function(term: &Term, beta: f64, epsilon: f64, z: f64) -> (f64, f64) {
+    const STEP: f64 = 1e-3;
+    let info = LossInfo::named(term.kind.name()).unwrap();
+    let mut loss = info.make(beta, &term.parameters[..info.parameters.len()]).unwrap();
+    if term.kind.takes_label_smoothing() {
+        loss = loss.with_label_smoothing(epsilon).unwrap();
+    }
+    let at = |z: f64| {
+        let sequence = |logp: f64| Sequence { logp, ref_logp: 0.0, length: 1 };
+        let pair = loss.pair(sequence(z / beta), sequence(0.0));
+        (pair.loss, pair.chosen_coef / beta)
+    };
+    let sizes = (-8..=8).map(|eighths| z * f64::from(eighths) / 8.0).map(|z| {
+        let ((value, slope), (below, above)) = (at(z), (at(z - STEP).1, at(z + STEP).1));
+        [value.abs(), slope.abs(), (above - below).abs() / (2.0 * STEP)]
+    });
+    let [value, slope, curvature] =
+        sizes.fold([0.0; 3], |largest, size| [0, 1, 2].map(|i| f64::max(largest[i], size[i])));
+    (value + (1.0 + z) * slope, slope + (1.0 + z) * curvature)
 }

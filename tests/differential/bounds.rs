@@ -6,7 +6,7 @@
 use dpo_kernels::{Coef, DType, Logit, MetricsLevel, Transform, reference};
 use dpo_kernels::{Logps, PairOutputs, TokenMetrics};
 
-use crate::arithmetic::{Numbers, ROUNDINGS, Sizes, sorts};
+use crate::arithmetic::{Numbers, ROUNDINGS, Sizes};
 use crate::case::Case;
 use crate::executor::Outcome;
 use crate::moves::Moves;
@@ -160,11 +160,14 @@ impl Expected {
             margin.iter().fold(0.0, |most, &gamma| f64::from(gamma.abs()).max(most))
         });
         let gamma_error = U * gamma / numbers.least_scale();
-        let by: Vec<f64> = (0..spec.sequences)
-            .map(|s| logp_errors[s] + 8.0 * U * size(numbers.log_ratio(s)) + 4.0 * gamma_error)
-            // Sorted numbers pass each other when both move.
-            .map(|by| if spec.loss.terms().iter().any(|term| sorts(term.kind)) { 2.0 * by } else { by })
-            .collect();
+        let by: Vec<f64> =
+            (0..spec.sequences)
+                .map(|s| logp_errors[s] + 8.0 * U * size(numbers.log_ratio(s)) + 4.0 * gamma_error)
+                // Sorted numbers pass each other when both move.
+                .map(|by| {
+                    if spec.loss.terms().iter().any(|term| term.kind.couples_pairs()) { 2.0 * by } else { by }
+                })
+                .collect();
         let evaluate = |logps: &[f64]| case.reference_pairs(logps, &self.logps.scored);
         let moves = Moves::of(&self.logps.logps, &by, &evaluate);
 

@@ -147,37 +147,32 @@ pub type Tensors = PairTensors<Vec<f32>, Vec<u32>, f32>;
 
 fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
     let terms = spec.loss.terms();
-    let of_any = |property: fn(Kind) -> bool| terms.iter().any(|term| property(term.kind));
+    let of_any = |property: fn(&Kind) -> bool| terms.iter().any(|term| property(term.kind));
     let mut draw = |count: usize, center: f32, spread: f32| {
         Some((0..count).map(|_| center + spread * random.symmetric()).collect::<Vec<f32>>())
     };
     let mut tensors = Tensors::default();
-    if of_any(|kind| matches!(kind, Kind::Kto { .. })) && spec.loss.baseline().is_none() {
+    if spec.loss.estimates_baseline() {
         tensors.kl_logps = draw(41, -20.0, 3.0);
         tensors.kl_ref_logps = draw(41, -22.0, 3.0);
     }
     if !spec.tensors {
         return tensors;
     }
-    let sorts = of_any(|kind| matches!(kind, Kind::Aot | Kind::AotUnpaired));
     let beta = spec.loss.beta() as f32;
-    if !sorts {
+    if !of_any(Kind::couples_pairs) {
         tensors.beta = draw(pairs, beta, 0.5 * beta);
         tensors.weight = draw(pairs, 1.0, 1.0);
         tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
-        if of_any(|kind| matches!(kind, Kind::Sigmoid | Kind::Robust | Kind::ExoPair)) {
+        if of_any(Kind::takes_label_smoothing) {
             tensors.label_smoothing = draw(pairs, 0.2, 0.19);
         }
     }
-    let is_of_margin = |kind| {
-        let of_margin = [Kind::Sigmoid, Kind::Hinge, Kind::Ipo, Kind::ExoPair, Kind::Robust];
-        of_margin.contains(&kind) || matches!(kind, Kind::Discopop { .. })
-    };
-    if of_any(is_of_margin) {
+    if of_any(Kind::is_of_margin) {
         tensors.gamma = draw(pairs, 0.0, 1.0);
     }
     tensors.normalizer = Some(3.0);
-    tensors.chosen_tokens = of_any(|kind| kind == Kind::Sft).then_some(11.0);
+    tensors.chosen_tokens = of_any(Kind::counts_chosen_tokens).then_some(11.0);
     tensors.lengths = Some((0..spec.sequences).map(|_| random.below(5) as u32).collect());
     tensors
 }

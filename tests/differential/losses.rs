@@ -1,7 +1,7 @@
 //! Every loss, with every divergence it takes, alone and in sums, with and without per-pair tensors, over every way
 //! that sequences form pairs.
 
-use dpo_kernels::loss::{ALL, Divergence, Kind};
+use dpo_kernels::loss::{ALL, Divergence};
 use dpo_kernels::{Logit, MetricsLevel, PairLoss};
 
 use crate::bounds::Expected;
@@ -11,7 +11,7 @@ use crate::executor::Executor;
 /// The table's losses, and what can be made of them.
 fn losses() -> Vec<PairLoss> {
     let named = |name: &str| PairLoss::named(name, 0.5f32).unwrap();
-    let mut losses: Vec<PairLoss> = ALL.iter().map(|info| (info.make)(0.5).unwrap()).collect();
+    let mut losses: Vec<PairLoss> = ALL.iter().map(|info| info.make(0.5, &[]).unwrap()).collect();
     for divergence in [
         Divergence::ForwardKl,
         Divergence::JensenShannon,
@@ -36,11 +36,6 @@ fn losses() -> Vec<PairLoss> {
         named("nca_pair").with_length_normalization(),
     ]);
     losses
-}
-
-fn is_sided(kind: Kind) -> bool {
-    let sided = [Kind::NcaPair, Kind::BcoPair, Kind::SppoHard, Kind::ApoZero, Kind::Sft, Kind::Nll];
-    sided.contains(&kind) || matches!(kind, Kind::Kto { .. })
 }
 
 /// With every kind of token metrics in turn, where the executor has them: those are other kernels, with losses of their
@@ -73,7 +68,7 @@ pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metric
                 Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
             };
             run(layouts[number % layouts.len()]);
-            if loss.terms().iter().all(|term| is_sided(term.kind)) {
+            if loss.terms().iter().all(|term| term.kind.is_sided()) {
                 run(PairKind::Unpaired);
             }
         }

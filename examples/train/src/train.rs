@@ -159,8 +159,8 @@ fn pair_loss(args: &Args) -> Result<PairLoss> {
     if args.label_smoothing != 0.0 {
         loss = loss.with_label_smoothing(args.label_smoothing)?;
     }
-    if args.loss == "kto" {
-        // Prompts are not paired with answers to others here, from which it would be estimated.
+    if loss.estimates_baseline() {
+        // It would be estimated from answers to other prompts, which no model scores here.
         loss = loss.with_baseline(0.0)?;
     }
     Ok(if args.length_normalized { loss.with_length_normalization() } else { loss })

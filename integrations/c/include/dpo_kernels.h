@@ -207,8 +207,7 @@ typedef struct dpo_loss_term {
     const char *name;
     /** Its weight, finite and above 0. */
     double weight;
-    /** Parameters of its own, 0 standing for the usual value: tau of discopop; gamma of simpo; alpha of cpo and rpo; the
-     *  weights of desirable and undesirable sequences of kto. */
+    /** Parameters of its own, in the order of the README's table of losses; 0 for the usual value, or for none. */
     double parameters[2];
 } dpo_loss_term;
 

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::slice;
 
 use dpo_kernels::batch::{IGNORE_INDEX, IndexArray};
-use dpo_kernels::loss::{Divergence, PairInputs};
+use dpo_kernels::loss::{Divergence, LossInfo, PairInputs};
 use dpo_kernels::{
     Batch, DType, Error, HostBatch, LabelAlignment, LabelType, Labels, PairLoss, Pairs, Result, Sequences,
     Transform,
@@ -198,17 +198,16 @@ unsafe fn term(term: &dpo_loss_term, loss: &dpo_loss) -> Result<PairLoss> {
     let name = pointer("name", term.name)?;
     // SAFETY: not null, and the caller's promise.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
-    let usual = |parameter: f64, usual: f64| if parameter == 0.0 { usual } else { parameter };
-    let [first, second] = term.parameters;
-    let beta = loss.beta;
-    match &*name {
-        "discopop" => PairLoss::discopop(beta, usual(first, 0.05)),
-        "simpo" => PairLoss::simpo(beta, usual(first, 0.5 * beta)),
-        "cpo" => PairLoss::cpo(beta, usual(first, 1.0)),
-        "rpo" => PairLoss::rpo(beta, usual(first, 1.0)),
-        "kto" => PairLoss::kto(beta)?.with_kto_weights(usual(first, 1.0), usual(second, 1.0)),
-        name => PairLoss::named(name, beta),
+    let info = LossInfo::named(&name)?;
+    // 0 stands for the usual value; a parameter that the loss does not have must be left at 0.
+    let given = term.parameters.iter().rposition(|&parameter| parameter != 0.0).map_or(0, |last| last + 1);
+    let mut parameters = term.parameters;
+    for (value, parameter) in parameters.iter_mut().zip(info.parameters) {
+        if *value == 0.0 {
+            *value = parameter.usual(loss.beta);
+        }
     }
+    info.make(loss.beta, &parameters[..given])
 }
 
 /// # Safety

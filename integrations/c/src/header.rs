@@ -220,8 +220,7 @@ pub struct dpo_loss_term {
     pub name: *const ::core::ffi::c_char,
     /// Its weight, finite and above 0.
     pub weight: f64,
-    /** Parameters of its own, 0 standing for the usual value: tau of discopop; gamma of simpo; alpha of cpo and rpo; the
-  weights of desirable and undesirable sequences of kto.*/
+    /// Parameters of its own, in the order of the README's table of losses; 0 for the usual value, or for none.
     pub parameters: [f64; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]

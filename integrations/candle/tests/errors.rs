@@ -96,9 +96,10 @@ fn inputs_that_the_loss_has_no_use_for_or_lacks() {
     let apo = PairLoss::apo_zero(0.1).unwrap();
     assert!(run(PairInputs { gamma: one(), ..none() }, apo).starts_with("gamma: expected none"));
     let without = run(PairInputs { chosen_tokens: number(4.0), ..none() }, loss());
-    assert!(without.starts_with("chosen_tokens: expected none, for a loss without sft"));
+    assert!(without.starts_with("chosen_tokens: expected none, for a loss that does not count them"));
     assert!(
-        run(none(), PairLoss::kto(0.1).unwrap()).starts_with("kl_logps: required when KTO has no baseline")
+        run(none(), PairLoss::kto(0.1).unwrap())
+            .starts_with("kl_logps: required when the loss compares with a baseline")
     );
     // Values, which the CPU sees.
     let zero = Some(zeros(&[1], DType::F32));

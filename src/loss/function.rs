@@ -1,0 +1,167 @@
+//! How a loss depends on the numbers of its pair: a function of the margin, of the rewards, of log-probs, and the chain
+//! rule from there to its derivatives by the two log-probs.
+
+use super::divergence::Divergence;
+use super::math::ValueSlope;
+use super::parameter::MAX_PARAMETERS;
+
+/// What a loss reads of one sequence of a pair.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side {
+    /// logp, in nats.
+    pub logp: f64,
+    /// logp − ref_logp.
+    pub log_ratio: f64,
+    /// n, at least 1.
+    pub length: f64,
+    /// β, or β/n where the loss is length-normalised.
+    pub scale: f64,
+    /// The reward that [`Function::OfSortedRewards`] compares with this sequence's.
+    pub sorted_partner: f64,
+}
+
+impl Side {
+    fn reward(&self) -> f64 {
+        self.scale * self.log_ratio
+    }
+
+    fn mean_logp(&self) -> f64 {
+        self.logp / self.length
+    }
+}
+
+/// What a loss reads of one pair. Either side may be missing where the loss [is sided](super::Kind::is_sided).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PairNumbers {
+    pub chosen: Option<Side>,
+    pub rejected: Option<Side>,
+    pub beta: f64,
+    /// γ.
+    pub gamma: f64,
+    /// ε.
+    pub label_smoothing: f64,
+    /// The loss's own, in the order of its row.
+    pub parameters: [f64; MAX_PARAMETERS],
+    pub divergence: Divergence,
+    /// KTO's z₀, in nats.
+    pub baseline: f64,
+    /// The normaliser over the batch's number of scored chosen tokens.
+    pub per_token: f64,
+    /// The reference margin that [`Function::OfSortedMargins`] compares with this pair's policy margin.
+    pub sorted_partner: f64,
+}
+
+/// The loss of one pair and its derivatives by two numbers, one of each side.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Slopes {
+    pub loss: f64,
+    pub chosen: f64,
+    pub rejected: f64,
+}
+
+/// What a loss is a function of, and the function with its derivatives.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Function {
+    /// Of the margin z = β(f′(a) − f′(b)) − γ.
+    OfMargin(fn(z: f64, &PairNumbers) -> ValueSlope),
+    /// Of the rewards u and v, a sum of a function of each.
+    OfSides {
+        chosen: fn(u: f64, &PairNumbers) -> ValueSlope,
+        rejected: fn(v: f64, &PairNumbers) -> ValueSlope,
+    },
+    /// Of the rewards u and v together.
+    OfRewards(fn(u: f64, v: f64) -> Slopes),
+    /// Of the k-th smallest policy margin less the k-th smallest reference margin.
+    OfSortedMargins(fn(d: f64, &PairNumbers) -> ValueSlope),
+    /// Of the k-th smallest chosen reward less the k-th smallest rejected reward.
+    OfSortedRewards(fn(d: f64, &PairNumbers) -> ValueSlope),
+    /// Of the chosen's mean log-prob of a token, logp_w/n_w.
+    OfMeanLogp(fn(x: f64) -> ValueSlope),
+    /// Of both mean log-probs of a token, logp_w/n_w and logp_l/n_l.
+    OfMeanLogps(fn(x: f64, y: f64) -> Slopes),
+    /// Of the chosen's share of the batch's mean log-prob of a token, logp_w/Σ n_w; such that the shares of all pairs
+    /// add up to it when they are divided by the normaliser.
+    OfBatchMeanLogp(fn(x: f64) -> ValueSlope),
+}
+
+impl Function {
+    /// The loss of a pair and its derivatives by the log-probs.
+    pub(super) fn slopes(self, pair: &PairNumbers) -> Slopes {
+        match self {
+            Function::OfMargin(f) => pair.of_both(|w, l| {
+                let of_w = pair.divergence.f_prime(w.log_ratio);
+                let of_l = pair.divergence.f_prime(l.log_ratio);
+                let z = f(w.scale * of_w.value - l.scale * of_l.value - pair.gamma, pair);
+                Slopes {
+                    loss: z.value,
+                    chosen: w.scale * z.slope * of_w.slope,
+                    rejected: -l.scale * z.slope * of_l.slope,
+                }
+            }),
+            Function::OfSides { chosen, rejected } => {
+                let slopes_w = pair.of_chosen(|w| {
+                    let u = chosen(w.reward(), pair);
+                    ValueSlope { value: u.value, slope: w.scale * u.slope }
+                });
+                let of_l = pair.rejected.map_or(Slopes::default(), |l| {
+                    let v = rejected(l.reward(), pair);
+                    Slopes { loss: v.value, chosen: 0.0, rejected: l.scale * v.slope }
+                });
+                Slopes { loss: slopes_w.loss + of_l.loss, chosen: slopes_w.chosen, rejected: of_l.rejected }
+            }
+            Function::OfRewards(f) => pair.of_both(|w, l| {
+                let of_rewards = f(w.reward(), l.reward());
+                Slopes {
+                    loss: of_rewards.loss,
+                    chosen: w.scale * of_rewards.chosen,
+                    rejected: l.scale * of_rewards.rejected,
+                }
+            }),
+            Function::OfSortedMargins(f) => pair.of_both(|w, l| {
+                let d = f(w.scale * w.logp - l.scale * l.logp - pair.sorted_partner, pair);
+                Slopes { loss: d.value, chosen: w.scale * d.slope, rejected: -l.scale * d.slope }
+            }),
+            // A pair has the loss at the rank of its chosen; its rejected has a rank, and a slope, of its own.
+            Function::OfSortedRewards(f) => pair.of_both(|w, l| {
+                let at_w = f(w.reward() - w.sorted_partner, pair);
+                let at_l = f(l.sorted_partner - l.reward(), pair);
+                Slopes { loss: at_w.value, chosen: w.scale * at_w.slope, rejected: -l.scale * at_l.slope }
+            }),
+            Function::OfMeanLogp(f) => pair.of_chosen(|w| {
+                let x = f(w.mean_logp());
+                ValueSlope { value: x.value, slope: x.slope / w.length }
+            }),
+            Function::OfMeanLogps(f) => pair.of_both(|w, l| {
+                let of_means = f(w.mean_logp(), l.mean_logp());
+                Slopes {
+                    loss: of_means.loss,
+                    chosen: of_means.chosen / w.length,
+                    rejected: of_means.rejected / l.length,
+                }
+            }),
+            Function::OfBatchMeanLogp(f) => pair.of_chosen(|w| {
+                let x = f(w.logp * pair.per_token);
+                // A batch without a scored token has a loss of 0·∞, and nothing that could be moved.
+                let per_token = if pair.per_token.is_infinite() { 0.0 } else { pair.per_token };
+                ValueSlope { value: x.value, slope: x.slope * per_token }
+            }),
+        }
+    }
+}
+
+impl PairNumbers {
+    fn of_both(&self, f: impl Fn(Side, Side) -> Slopes) -> Slopes {
+        match (self.chosen, self.rejected) {
+            (Some(w), Some(l)) => f(w, l),
+            // `PairLoss::check_inputs` refuses sequences without pairs for a loss that is not sided.
+            _ => Slopes::default(),
+        }
+    }
+
+    fn of_chosen(&self, f: impl Fn(Side) -> ValueSlope) -> Slopes {
+        self.chosen.map_or(Slopes::default(), |w| {
+            let of_w = f(w);
+            Slopes { loss: of_w.value, chosen: of_w.slope, rejected: 0.0 }
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! What every loss can be given: weights and sums, label smoothing, lengths, margins, divergences, normalisers.
+
+use super::divergence::Divergence;
+use super::kind::Kind;
+use super::normalizer::Normalizer;
+use super::pair_loss::{MAX_TERMS, PairLoss, Term};
+use super::range::Range;
+use crate::error::{Error, Result};
+
+/// # Options
+impl PairLoss {
+    /// Multiplies the loss by `weight`: the first term of a weighted sum.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it is finite and above 0.
+    pub fn weighted(mut self, weight: impl Into<f64>) -> Result<Self> {
+        let weight = Range::ABOVE_ZERO.check("weight", weight.into())?;
+        self.terms_mut().iter_mut().for_each(|term| term.weight *= weight);
+        Ok(self)
+    }
+
+    /// Adds `weight` times another loss: mixed preference optimisation (Wang et al. 2024, arXiv:2411.10442). Rewards
+    /// stay those of `self`, whose normaliser and KTO baseline count unless only `other` has one. A weight of 0 adds
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] that names `weight` unless it is finite and not negative; `beta`, `gamma` or `divergence`
+    /// where the two differ in what both have, `terms` for more than [`MAX_TERMS`] or a second loss that sorts the
+    /// same, and `loss` where one has a reference to look at and the other must not have one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dpo_kernels::PairLoss;
+    ///
+    /// let mpo = PairLoss::sigmoid(0.1)?.weighted(0.8)?.and(PairLoss::bco_pair(0.1)?, 0.2)?;
+    /// let names: Vec<&str> = mpo.terms().iter().map(|term| term.kind.name()).collect();
+    /// assert_eq!(names, ["sigmoid", "bco_pair"]);
+    /// // All losses of a sum have the same β.
+    /// assert!(mpo.and(PairLoss::sft(0.2)?, 1.0).is_err());
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn and(mut self, other: PairLoss, weight: impl Into<f64>) -> Result<Self> {
+        let weight = Range::FROM_ZERO.check("weight", weight.into())?;
+        let alike = |argument, one: f64, other: f64| {
+            if one == other {
+                Ok(())
+            } else {
+                Err(Error::value(argument, format!("{one}, as before"), other))
+            }
+        };
+        alike("beta", self.beta, other.beta)?;
+        match [self, other].map(|loss| loss.any(Kind::is_of_margin)) {
+            [true, true] => alike("gamma", self.gamma, other.gamma)?,
+            [false, true] => self.gamma = other.gamma,
+            _ => (),
+        }
+        if self.divergence != other.divergence {
+            let expected = format!("{:?}, as before", self.divergence);
+            return Err(Error::value("divergence", expected, format!("{:?}", other.divergence)));
+        }
+        let reads_reference = |loss: &PairLoss| loss.any(|kind| !kind.ignores_reference());
+        if self.reference_free != other.reference_free && reads_reference(&self) && reads_reference(&other) {
+            return Err(Error::value("loss", "losses that all have a reference, or none", "both kinds"));
+        }
+        self.reference_free |= other.reference_free;
+        self.baseline = self.baseline.or(other.baseline);
+        if weight == 0.0 {
+            return Ok(self);
+        }
+        for term in other.terms() {
+            // What is sorted has room once for each way of sorting.
+            let sorts_again = term.kind.couples_pairs() && self.any(|kind| kind.sorts() == term.kind.sorts());
+            if sorts_again || !self.push(Term { weight: weight * term.weight, ..*term }) {
+                let expected = format!("at most {MAX_TERMS} losses, and each sorting loss once");
+                return Err(Error::value("terms", expected, format!("another {}", term.kind.name())));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Takes preferences to be flipped with probability `label_smoothing`: for all losses of a sum that take it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it lies in their range (0 to 0.5 for sigmoid and aot, where more would train against
+    /// the preferences; below 0.5 for robust; above 0 for exo_pair), and for a loss that takes none.
+    pub fn with_label_smoothing(mut self, label_smoothing: impl Into<f64>) -> Result<Self> {
+        let label_smoothing = label_smoothing.into();
+        self.check_label_smoothing(label_smoothing, || label_smoothing.to_string())?;
+        for term in self.terms_mut().iter_mut().filter(|term| term.kind.takes_label_smoothing()) {
+            term.label_smoothing = label_smoothing;
+        }
+        Ok(self)
+    }
+
+    /// Divides each log-ratio by its sequence's number of scored tokens: r̂ = β(logp − ref_logp)/n.
+    ///
+    /// Log-probs stay sums, of policy and reference alike; c_s carries the 1/n. Losses of log-probs are not
+    /// concerned, but the rewards that are reported with them are.
+    pub fn with_length_normalization(mut self) -> Self {
+        self.terms_mut().iter_mut().for_each(|term| term.length_normalized = true);
+        PairLoss { length_normalized: true, ..self }
+    }
+
+    /// Sets the target margin, by which z is to be won: z = r̂_w − r̂_l − γ.
+    /// [`PairInputs::gamma`](super::PairInputs) gives each pair its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it is finite, and for a loss that is not of the margin z.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dpo_kernels::PairLoss;
+    /// use dpo_kernels::loss::Sequence;
+    ///
+    /// // A lead of 2 nats at β = 0.5 is a margin of 1, which is what it is to be won by.
+    /// let chosen = Sequence { logp: -3.0, ref_logp: -5.0, length: 1 };
+    /// let rejected = Sequence { logp: -4.0, ref_logp: -4.0, length: 1 };
+    /// let pair = PairLoss::sigmoid(0.5)?.with_gamma(1.0)?.pair(chosen, rejected);
+    /// assert_eq!(pair.loss, std::f64::consts::LN_2);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn with_gamma(self, gamma: impl Into<f64>) -> Result<Self> {
+        let gamma = Range::FINITE.check("gamma", gamma.into())?;
+        self.check_takes_gamma()?;
+        Ok(PairLoss { gamma, ..self })
+    }
+
+    /// Values log-ratios by another f-divergence.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for an α that is not finite, and for a loss that is not of the margin z, which has no other
+    /// than the reverse KL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dpo_kernels::PairLoss;
+    /// use dpo_kernels::loss::{Divergence, Sequence};
+    ///
+    /// // Under the forward KL, f′(a) = 1 − e⁻ᵃ is at most 1, however far a log-ratio goes.
+    /// let chosen = Sequence { logp: -1.0, ref_logp: -1000.0, length: 1 };
+    /// let rejected = Sequence { logp: -9.0, ref_logp: -9.0, length: 1 };
+    /// let pair = PairLoss::hinge(0.25)?.with_divergence(Divergence::ForwardKl)?.pair(chosen, rejected);
+    /// assert_eq!(pair.loss, 1.0 - 0.25);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn with_divergence(self, divergence: Divergence) -> Result<Self> {
+        let divergence = divergence.check()?;
+        if divergence != Divergence::ReverseKl && self.any(|kind| !kind.is_of_margin()) {
+            let expected = "the reverse KL, for a loss that is not of the margin z";
+            return Err(Error::value("divergence", expected, format!("{divergence:?}")));
+        }
+        Ok(PairLoss { divergence, ..self })
+    }
+
+    /// Sets KTO's z₀, in nats.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it is finite and not negative, and for a loss that has no baseline.
+    pub fn with_baseline(self, baseline: impl Into<f64>) -> Result<Self> {
+        let baseline = Range::FROM_ZERO.check("baseline", baseline.into())?;
+        self.check_has_baseline("baseline")?;
+        Ok(PairLoss { baseline: Some(baseline), ..self })
+    }
+
+    /// Divides the sum of the pair losses by `normalizer` instead of the number of pairs: the pair count of the
+    /// global batch, say, under data parallelism or gradient accumulation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] unless it is finite and above 0.
+    pub fn with_normalizer(self, normalizer: impl Into<f64>) -> Result<Self> {
+        let normalizer = Range::ABOVE_ZERO.check("normalizer", normalizer.into())?;
+        Ok(PairLoss { normalizer: Normalizer::Number(normalizer), ..self })
+    }
+
+    /// Divides the sum of the pair losses by the number of scored tokens of its pairs, chosen and rejected. A batch
+    /// without one has an infinite loss.
+    pub fn with_token_normalizer(self) -> Self {
+        PairLoss { normalizer: Normalizer::Tokens, ..self }
+    }
+}
