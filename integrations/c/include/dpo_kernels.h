@@ -24,8 +24,8 @@
  *   N      pairs: S / 2 where concatenated or interleaved, dpo_batch.pair_count where indexed, S where unpaired
  *   V      vocab
  *
- * Pointers are aligned to their element type. Buffers that a call writes overlap no other, save dlogits, which may be
- * the logits.
+ * Pointers are aligned to their element type. Buffers that a call writes overlap no other, save dlogits of backward and
+ * gradient of factored, which may be the logits.
  *
  * ABSENT. Zeros leave out whatever may be left out: a struct in which only struct_size and what the call cannot do without
  * are set asks for the defaults.
@@ -35,8 +35,9 @@
  *                 struct, and then 0 is a number like any other; otherwise it has the default that its mark names.
  *   enumerations  The enumerator of value 0 is the default.
  *
- * Nothing that is there is silently ignored. A number other than 0 without its bit, a bit that `given` does not know, and
- * what belongs to another layout or loss than the one asked for are refused with DPO_ERROR_VALUE.
+ * Nothing that is there is silently ignored, save the fields of a batch that pair_loss has no need of. A number other than 0
+ * without its bit, a bit that `given` does not know, and what belongs to another layout or loss than the one asked for are
+ * refused with DPO_ERROR_VALUE.
  *
  * UNITS. Log-probs and log-sum-exps are natural (nats) and sums over tokens, never means. Rewards and margins are
  * beta times nats, per token where the loss is length-normalised.
@@ -580,8 +581,8 @@ typedef struct dpo_cuda_kernels dpo_cuda_kernels;
 dpo_result dpo_cuda_load(dpo_cuda_kernels **kernels);
 
 /**
- * Unloads the kernels. All their work is done and their context still exists; the handle is dead from then on. Null is
- * allowed and does nothing.
+ * Unloads the kernels. The caller sees to it that the work that was queued with them is done, that their context still
+ * exists, and that the handle is not used again. Null is allowed and does nothing.
  */
 void dpo_cuda_free(dpo_cuda_kernels *kernels);
 

@@ -928,8 +928,8 @@ unsafe extern "C" {
     pub fn dpo_cuda_load(kernels: *mut *mut dpo_cuda_kernels) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Unloads the kernels. All their work is done and their context still exists; the handle is dead from then on. Null is
- allowed and does nothing.*/
+    /** Unloads the kernels. The caller sees to it that the work that was queued with them is done, that their context still
+ exists, and that the handle is not used again. Null is allowed and does nothing.*/
     pub fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels);
 }
 unsafe extern "C" {
