@@ -477,7 +477,7 @@ mod losses {
         refused!(named("bco_pair").with_gamma(1.0), Value, text);
         let text = "baseline: expected none, for a loss that has no baseline, found one";
         refused!(loss().with_baseline(1.0), Value, text);
-        let text = "desirable: expected a finite number above 0, found 0";
+        let text = "desirable_weight: expected a finite number above 0, found 0";
         refused!(named("kto").with_kto_weights(0.0, 1.0), Value, text);
         for info in &ALL {
             let count = info.parameters.len();

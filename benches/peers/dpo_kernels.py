@@ -9,10 +9,9 @@ from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_ui
 import torch
 
 VERSION = 100  # DPO_VERSION
-IGNORE_INDEX = -100
+IGNORE_INDEX = -100  # DPO_IGNORE_INDEX, the default of a batch
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 LABELS_I64 = 1
-CONCATENATED = 0
 NO_TROUBLE = 0xFFFFFFFF
 
 
@@ -23,13 +22,17 @@ class Struct(ctypes.Structure):
         super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
 
 
+class Transform(ctypes.Structure):
+    _fields_ = [("given", c_uint32), ("scale", c_float), ("softcap", c_float), ("valid_vocab", c_size_t)]
+
+
 class Batch(Struct):
     _fields_ = [
-        ("struct_size", c_size_t), ("vocab", c_size_t), ("row_stride", c_size_t), ("sequences", c_size_t),
-        ("sequence_len", c_size_t), ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pair_layout", c_uint32),
-        ("label_alignment", c_uint32), ("pairs", c_size_t), ("chosen", c_void_p), ("rejected", c_void_p),
-        ("ignore_index", c_int64), ("valid_vocab", c_size_t), ("logit_scale", c_float), ("softcap", c_float),
-        ("length_desensitized", c_int32), ("ld_alpha", c_float),
+        ("struct_size", c_size_t), ("vocab", c_size_t), ("sequences", c_size_t), ("sequence_len", c_size_t),
+        ("cu_seqlens", c_void_p), ("rows", c_size_t), ("pairs", c_uint32), ("label_alignment", c_uint32),
+        ("pair_count", c_size_t), ("chosen", c_void_p), ("rejected", c_void_p), ("desirable", c_void_p),
+        ("given", c_uint32), ("ld_alpha", c_float), ("row_stride", c_size_t), ("ignore_index", c_int64),
+        ("transform", Transform),
     ]  # fmt: skip
 
 
@@ -42,19 +45,18 @@ class Inputs(Struct):
 
 class Loss(Struct):
     _fields_ = [
-        ("struct_size", c_size_t), ("beta", c_double), ("label_smoothing", c_double), ("normalizer", c_double),
-        ("length_normalized", c_int32), ("divergence", c_uint32), ("alpha", c_double), ("gamma", c_double),
-        ("baseline", c_double), ("has_baseline", c_int32), ("normalized_by", c_uint32), ("terms", c_void_p),
-        ("term_count", c_size_t), ("inputs", c_void_p),
+        ("struct_size", c_size_t), ("beta", c_double), ("terms", c_void_p), ("term_count", c_size_t),
+        ("divergence", c_uint32), ("normalized_by", c_uint32), ("length_normalized", c_int32), ("given", c_uint32),
+        ("label_smoothing", c_double), ("gamma", c_double), ("baseline", c_double), ("alpha", c_double),
+        ("normalizer", c_double), ("inputs", c_void_p),
     ]  # fmt: skip
 
 
 class Logps(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("logps", c_void_p), ("scored", c_void_p), ("token_logps", c_void_p),
-        ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("token_weights", c_void_p), ("entropy", c_void_p),
-        ("correct", c_void_p), ("mean_logit", c_void_p), ("sum_p2", c_void_p), ("sequence_log_weights", c_void_p),
-        ("mean_token_metrics", c_void_p), ("status", c_void_p),
+        ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("token_weights", c_void_p), ("metrics", c_void_p),
+        ("status", c_void_p),
     ]  # fmt: skip
 
 
@@ -68,8 +70,8 @@ class PairOutputs(Struct):
 class Gradient(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("coef", c_void_p),
-        ("token_coef", c_void_p), ("upstream", c_void_p), ("upstream_scale", c_float), ("threshold", c_float),
-        ("nonfinite_row", c_void_p), ("dlogits", c_void_p),
+        ("token_coef", c_void_p), ("upstream", c_void_p), ("given", c_uint32), ("upstream_scale", c_float),
+        ("threshold", c_float), ("nonfinite_row", c_void_p), ("dlogits", c_void_p),
     ]  # fmt: skip
 
 
@@ -98,10 +100,7 @@ class Pass:
     def __init__(self, library, logits, labels, beta):
         sequences, length, vocab = logits.shape
         self.library, self.labels, self.cuda = library, labels.contiguous(), logits.is_cuda
-        self.batch = Batch(
-            vocab=vocab, row_stride=vocab, sequences=sequences, sequence_len=length, pair_layout=CONCATENATED,
-            ignore_index=IGNORE_INDEX,
-        )  # fmt: skip
+        self.batch = Batch(vocab=vocab, sequences=sequences, sequence_len=length)
         self.loss = Loss(beta=beta)
 
         def floats(*shape):
@@ -158,7 +157,7 @@ class Pass:
         """backward, in place where `dlogits` is `logits`."""
         gradient = Gradient(
             logsumexp=self.logsumexp.data_ptr(), logsumexp_residual=self.residual.data_ptr(),
-            coef=self.coef.data_ptr(), upstream_scale=1.0, dlogits=dlogits.data_ptr(),
+            coef=self.coef.data_ptr(), dlogits=dlogits.data_ptr(),
         )  # fmt: skip
         self._call("backward", self.batch, self._inputs(logits), gradient)
 

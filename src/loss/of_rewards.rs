@@ -88,8 +88,8 @@ static KTO: Kind = Kind {
     needs: "reference, z₀ or log-probs for it; pairs or none",
     ranges: "β 0.01 to 0.5, λ 1 to 1.5",
     parameters: &[
-        Parameter { name: "desirable", usual: |_| 1.0, range: Range::ABOVE_ZERO },
-        Parameter { name: "undesirable", usual: |_| 1.0, range: Range::ABOVE_ZERO },
+        Parameter { name: "desirable_weight", usual: |_| 1.0, range: Range::ABOVE_ZERO },
+        Parameter { name: "undesirable_weight", usual: |_| 1.0, range: Range::ABOVE_ZERO },
     ],
     needs_baseline: true,
     ..Kind::new(
@@ -200,14 +200,14 @@ impl PairLoss {
     /// [`Error::Value`] unless they are finite and above 0, and for a loss without KTO.
     pub fn with_kto_weights(
         mut self,
-        desirable: impl Into<f64>,
-        undesirable: impl Into<f64>,
+        desirable_weight: impl Into<f64>,
+        undesirable_weight: impl Into<f64>,
     ) -> Result<Self> {
         let weights =
-            [KTO.parameters[0].check(desirable.into())?, KTO.parameters[1].check(undesirable.into())?];
+            [KTO.parameters[0].check(desirable_weight.into())?, KTO.parameters[1].check(undesirable_weight.into())?];
         let mut kto = self.terms_mut().iter_mut().filter(|term| *term.kind == KTO).peekable();
         if kto.peek().is_none() {
-            return Err(Error::value("desirable", "none, for a loss without KTO", "one"));
+            return Err(Error::value("desirable_weight", "none, for a loss without KTO", "one"));
         }
         kto.for_each(|term| term.parameters = weights);
         Ok(self)

@@ -9,9 +9,10 @@
  *   coef       c_s      = d loss / d logp_s
  *   logits     dlogits[r, v] = c_s (1[v = y_r] - softmax(z[r])[v])  exactly 0 in rows that are not scored
  *
- * Three stages: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp and c_s to the
- * gradient. dpo_*_logps is logps, dpo_*_pair_loss pair_loss, dpo_*_forward both in one pass over the logits,
- * dpo_*_backward backward. A loss of your own takes logps from logps, computes its c_s, and hands them to backward.
+ * STAGES. logps goes from logits to log-probs; pair_loss from log-probs to loss, metrics and c_s; backward from logits,
+ * log-sum-exps and c_s to the gradient. forward is logps and pair_loss with one read of the logits; factored is forward
+ * and the gradient without its coefficients, with one read and one write. dpo_cpu_ and dpo_cuda_ have a function for each
+ * of the five. A loss of your own takes logps from logps, computes its c_s, and hands them to backward.
  *
  * MEMORY. dpo_cpu_* take pointers to host memory and return when the work is done. dpo_cuda_* take pointers to memory
  * of the GPU (or managed memory) in the very same structs, queue the work on the caller's stream and return at once.
@@ -20,25 +21,38 @@
  *
  *   rows   sequences * sequence_len where padded, dpo_batch.rows where packed
  *   S      sequences
- *   N      pairs: S / 2 where concatenated or interleaved, dpo_batch.pairs where indexed, 0 where there are none
+ *   N      pairs: S / 2 where concatenated or interleaved, dpo_batch.pair_count where indexed, S where unpaired
  *   V      vocab
  *
- * Pointers are aligned to their element type. Buffers that a call writes overlap no other, save dlogits, which may be
- * the logits. Fields and arguments marked "or null" may be null; all others may not.
+ * Pointers are aligned to their element type. Buffers that a call writes overlap no other, save dlogits of backward and
+ * gradient of factored, which may be the logits.
+ *
+ * ABSENT. Zeros leave out whatever may be left out: a struct in which only struct_size and what the call cannot do without
+ * are set asks for the defaults.
+ *
+ *   pointers      One that is marked "or null" is absent where it is null. All others must be there.
+ *   numbers       One that is marked with a bit, such as DPO_LOSS_GAMMA, is there if that bit is set in the `given` of its
+ *                 struct, and then 0 is a number like any other; otherwise it has the default that its mark names.
+ *   enumerations  The enumerator of value 0 is the default.
+ *
+ * Nothing that is there is silently ignored, save the fields of a batch that pair_loss has no need of. A number other than 0
+ * without its bit, a bit that `given` does not know, and what belongs to another layout or loss than the one asked for are
+ * refused with DPO_ERROR_VALUE.
  *
  * UNITS. Log-probs and log-sum-exps are natural (nats) and sums over tokens, never means. Rewards and margins are
  * beta times nats, per token where the loss is length-normalised.
  *
  * ERRORS. Calls return DPO_OK or the kind of what is wrong; dpo_last_error says which argument, what was expected and
- * what came. A call that fails has written nothing. What only the pass itself can see (bad labels, non-finite rows) is
- * in the dpo_status beside the results, and never hidden in them: NaN stays NaN. No panic and no exception crosses.
+ * what came. The argument is named as the field or parameter here is. A call that fails has written nothing. What only the
+ * pass itself can see (bad labels, non-finite rows) is in the dpo_status beside the results, and never hidden in them: NaN
+ * stays NaN. No panic and no exception crosses.
  *
  * THREADS. Every function may be called from any thread, also at the same time as others, as long as no two calls
  * write the same buffer (a workspace counts). dpo_cpu_* spread over a pool of threads that is made at the first call,
  * RAYON_NUM_THREADS of them or one per core. The same inputs give the same bits, whatever the number of threads.
  *
- * VERSIONS. Set struct_size of every struct to its sizeof; a struct of a size that the library does not know is
- * refused. DPO_VERSION is the header's version, dpo_version() the library's.
+ * VERSIONS. Set struct_size of every struct that has one to its sizeof; a struct of a size that the library does not know
+ * is refused. DPO_VERSION is the header's version, dpo_version() the library's.
  */
 #ifndef DPO_KERNELS_H
 #define DPO_KERNELS_H
@@ -53,7 +67,7 @@ extern "C" {
 /** Version of this header: major * 10000 + minor * 100 + patch. */
 #define DPO_VERSION 100
 
-/** Label of a position that is not scored, as PyTorch has it: the usual dpo_batch.ignore_index. */
+/** Label of a position that is not scored, as PyTorch has it: the default of dpo_batch.ignore_index. */
 #define DPO_IGNORE_INDEX (-100)
 
 /** In a dpo_status: no trouble of this kind. */
@@ -63,7 +77,8 @@ extern "C" {
 typedef enum dpo_result {
     /** The call did what it says; on CUDA, the work is queued. */
     DPO_OK = 0,
-    /** An argument is null, misaligned, unknown or outside its domain, or a struct_size is not this version's. */
+    /** An argument is null, misaligned, unknown, outside its domain or of no use to the call, or a struct_size is not this
+     *  version's. */
     DPO_ERROR_VALUE = 1,
     /** An entry of cu_seqlens, chosen or rejected in host memory is out of order or out of range. */
     DPO_ERROR_INDEX = 2,
@@ -117,12 +132,37 @@ typedef enum dpo_pairs {
     DPO_PAIRS_INTERLEAVED = 1,
     /** Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0. */
     DPO_PAIRS_INDEXED = 2,
-    /** No pairs: log-probs only, such as the reference model's pass. */
+    /** There are no pairs: log-probs only, such as those of the reference model's pass. */
     DPO_PAIRS_NONE = 3,
-    /** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
-     *  rejected where it is. The missing side has a reward of 0; means are over the sides that are there. */
+    /** Sequences are judged one by one, for losses such as KTO. N = S: "pair" i is sequence i alone, chosen where
+     *  desirable[i] is not 0 and rejected where it is. The missing side has a reward of 0; means are over the sides that
+     *  are there. */
     DPO_PAIRS_UNPAIRED = 4
 } dpo_pairs;
+
+/** Bits of dpo_transform.given. */
+#define DPO_TRANSFORM_SCALE (1u << 0)
+#define DPO_TRANSFORM_SOFTCAP (1u << 1)
+#define DPO_TRANSFORM_VALID_VOCAB (1u << 2)
+
+/** What a model does to its logits before the softmax, done inside the pass: z becomes C tanh(scale z / C) with a soft cap
+ *  of C, and scale z without one. */
+typedef struct dpo_transform {
+    /** The DPO_TRANSFORM_ bits of the numbers that are there. */
+    uint32_t given;
+    /** Factor of the logits, 1 / temperature, finite and above 0. DPO_TRANSFORM_SCALE; otherwise 1. */
+    float scale;
+    /** The soft cap C, finite and above 0. DPO_TRANSFORM_SOFTCAP; otherwise the logits are not capped. */
+    float softcap;
+    /** Columns from here on are padding of the vocabulary: they are not read and take no part in the softmax, their
+     *  gradient is exactly 0, and a label there is a bad one. From 1 to V. DPO_TRANSFORM_VALID_VOCAB; otherwise V. */
+    size_t valid_vocab;
+} dpo_transform;
+
+/** Bits of dpo_batch.given. */
+#define DPO_BATCH_ROW_STRIDE (1u << 0)
+#define DPO_BATCH_IGNORE_INDEX (1u << 1)
+#define DPO_BATCH_LD_ALPHA (1u << 2)
 
 /** A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows. */
 typedef struct dpo_batch {
@@ -130,41 +170,40 @@ typedef struct dpo_batch {
     size_t struct_size;
     /** V, from 1 to 2^31 - 1. */
     size_t vocab;
-    /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched. */
-    size_t row_stride;
-    /** S, from 1 to 2^31 - 1; even where pair_layout is DPO_PAIRS_CONCATENATED or DPO_PAIRS_INTERLEAVED. */
+    /** S, from 1 to 2^31 - 1; even where pairs are concatenated or interleaved. */
     size_t sequences;
-    /** Rows per sequence where cu_seqlens is null: sequence s is rows s * sequence_len .. (s + 1) * sequence_len. */
+    /** Rows per sequence of a padded batch, whose cu_seqlens is null: sequence s is rows s * sequence_len ..
+     *  (s + 1) * sequence_len. 0 in a packed batch. */
     size_t sequence_len;
-    /** [S + 1], or null for padded sequences: sequence s is rows cu_seqlens[s] .. cu_seqlens[s + 1]. From 0 to rows,
-     *  never decreasing; equal neighbours are an empty sequence. */
+    /** [S + 1], or null for a padded batch: sequence s is rows cu_seqlens[s] .. cu_seqlens[s + 1]. From 0 to rows, never
+     *  decreasing; equal neighbours are an empty sequence. */
     const int32_t *cu_seqlens;
-    /** Number of rows where cu_seqlens is given, from 1 to 2^31 - 1; not looked at otherwise. */
+    /** Number of rows of a packed batch, whose cu_seqlens is given, from 1 to 2^31 - 1. 0 in a padded batch. */
     size_t rows;
     /** How sequences form pairs. */
-    dpo_pairs pair_layout;
+    dpo_pairs pairs;
     /** Which label a row predicts. */
     dpo_label_alignment label_alignment;
-    /** N where pair_layout is DPO_PAIRS_INDEXED, from 1 to 2^31 - 1; not looked at otherwise. */
-    size_t pairs;
-    /** [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; [S] flags where it is DPO_PAIRS_UNPAIRED; not looked at otherwise. */
+    /** N where pairs are indexed, from 1 to 2^31 - 1. 0 in any other layout. */
+    size_t pair_count;
+    /** [N] sequence indices where pairs are indexed. Null in any other layout. */
     const int32_t *chosen;
-    /** [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; not looked at otherwise. */
+    /** [N] sequence indices where pairs are indexed. Null in any other layout. */
     const int32_t *rejected;
-    /** Label of positions that are not scored; usually DPO_IGNORE_INDEX. */
-    int64_t ignore_index;
-    /** Columns from here on are padding of the vocabulary: not read, no part of the softmax, gradient exactly 0, and a
-     *  label there is a bad one. From 1 to V; 0 stands for V. */
-    size_t valid_vocab;
-    /** What logits are multiplied with before the softmax: 1 / temperature, finite and above 0; 0 stands for 1. */
-    float logit_scale;
-    /** C, finite and above 0: then scaled logits z become C tanh(z / C). 0: no soft cap. */
-    float softcap;
-    /** Not 0: length desensitization (LD-DPO). Pairs are concatenated or interleaved. */
-    int32_t length_desensitized;
-    /** The weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the other of its pair has; not
-     *  looked at unless length_desensitized. */
+    /** [S] where sequences are unpaired: 0 for an undesirable one. Null in any other layout. */
+    const int32_t *desirable;
+    /** The DPO_BATCH_ bits of the numbers that are there. */
+    uint32_t given;
+    /** Length desensitization (LD-DPO): the weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the
+     *  other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1. */
     float ld_alpha;
+    /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
+     *  DPO_BATCH_ROW_STRIDE; otherwise vocab. */
+    size_t row_stride;
+    /** Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX. */
+    int64_t ignore_index;
+    /** What happens to the logits before the softmax; zeros for nothing. */
+    dpo_transform transform;
 } dpo_batch;
 
 /** What logps and backward read. */
@@ -181,7 +220,7 @@ typedef struct dpo_inputs {
     const void *labels;
 } dpo_inputs;
 
-/** What a log-ratio is worth to a loss of the margin. */
+/** What a log-ratio x is worth to a loss of the margin. */
 typedef enum dpo_divergence {
     /** x */
     DPO_REVERSE_KL = 0,
@@ -193,36 +232,48 @@ typedef enum dpo_divergence {
     DPO_ALPHA_DIVERGENCE = 3
 } dpo_divergence;
 
-/** What a sum of pair losses is divided by. */
+/** What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there. */
 typedef enum dpo_normalizer {
-    /** dpo_loss.normalizer, or the number of pairs where that is 0. */
-    DPO_BY_NUMBER = 0,
+    /** N, the number of pairs. */
+    DPO_BY_PAIRS = 0,
     /** The number of scored tokens of the batch's pairs, chosen and rejected. */
     DPO_BY_TOKENS = 1
 } dpo_normalizer;
+
+/** Bits of dpo_loss_term.given. */
+#define DPO_TERM_WEIGHT (1u << 0)
+#define DPO_TERM_PARAMETER_0 (1u << 1)
+#define DPO_TERM_PARAMETER_1 (1u << 2)
 
 /** One loss of a weighted sum. */
 typedef struct dpo_loss_term {
     /** A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo". */
     const char *name;
-    /** Its weight, finite and above 0. */
+    /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
+     *  DPO_TERM_WEIGHT; otherwise 1. */
     double weight;
-    /** Parameters of its own, in the order of the README's table of losses; 0 for the usual value, or for none. */
+    /** Parameters that are the loss's own, in the order of the table of losses: tau of discopop; gamma of simpo; alpha of
+     *  cpo and of rpo; the weights of desirable and of undesirable sequences of kto. DPO_TERM_PARAMETER_0 for the first,
+     *  DPO_TERM_PARAMETER_1 for the second; otherwise the values of the table. */
     double parameters[2];
+    /** The DPO_TERM_ bits of the numbers that are there. */
+    uint32_t given;
 } dpo_loss_term;
 
 /**
- * What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
- * out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.
+ * What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. What is there for each
+ * pair replaces the number of dpo_loss. dpo_cpu_* refuse values out of their ranges; on CUDA they give NaN in the loss and
+ * the coefficients of their pair.
  */
 typedef struct dpo_pair_inputs {
     /** sizeof(dpo_pair_inputs). */
     size_t struct_size;
-    /** [S], or null: what a loss divides by, where that is not the number of scored rows; 0 counts as 1. */
+    /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
+     *  as 1. */
     const uint32_t *lengths;
     /** [N], or null: temperatures, finite and above 0. */
     const float *beta;
-    /** [N], or null: margins of rewards to be won by, finite. */
+    /** [N], or null: target margins, finite. */
     const float *gamma;
     /** [N], or null: factors of the pair losses, finite, from 0. */
     const float *weight;
@@ -234,43 +285,53 @@ typedef struct dpo_pair_inputs {
     const float *kl_logps;
     /** [kl_count], or null for 0: the same under the reference. */
     const float *kl_ref_logps;
-    /** Number of mismatched completions. */
+    /** Number of mismatched completions; 0 where kl_logps is null. */
     size_t kl_count;
-    /** [1], or null: what the sum of the pair losses is divided by, instead of what dpo_loss says. */
+    /** [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says. */
     const float *normalizer;
     /** [1], or null: what sft divides by, instead of this batch's number of scored chosen tokens. */
     const float *chosen_tokens;
 } dpo_pair_inputs;
 
-/** A pair loss. With zeros for all but beta it is DPO's: -log sigmoid(u). */
+/** Bits of dpo_loss.given. */
+#define DPO_LOSS_LABEL_SMOOTHING (1u << 0)
+#define DPO_LOSS_GAMMA (1u << 1)
+#define DPO_LOSS_BASELINE (1u << 2)
+#define DPO_LOSS_ALPHA (1u << 3)
+#define DPO_LOSS_NORMALIZER (1u << 4)
+
+/** A pair loss. With nothing but beta it is DPO's: -log sigmoid(u). */
 typedef struct dpo_loss {
     /** sizeof(dpo_loss). */
     size_t struct_size;
     /** Temperature, finite and above 0. */
     double beta;
-    /** Probability e that a preference is flipped, from 0 to 0.5; 0 stands for the usual one of exo_pair and robust. */
-    double label_smoothing;
-    /** What the sum of the pair losses is divided by, finite and above 0; 0 stands for the number of pairs. */
-    double normalizer;
-    /** Not 0: a sequence's log-ratio is divided by its number of scored tokens (0 counts as 1). */
-    int32_t length_normalized;
+    /** [term_count], or null for sigmoid alone: the losses that are summed. */
+    const dpo_loss_term *terms;
+    /** Number of terms, from 1 to 4; 0 where terms is null. */
+    size_t term_count;
     /** What log-ratios are valued by. */
     dpo_divergence divergence;
-    /** a of DPO_ALPHA_DIVERGENCE; not looked at otherwise. */
-    double alpha;
-    /** Margin of rewards to be won by, finite; 0 leaves the loss as it is. */
-    double gamma;
-    /** Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline. */
-    double baseline;
-    /** Not 0: baseline is one. */
-    int32_t has_baseline;
-    /** What normalizer is. */
+    /** What the sum of the pair losses is divided by. */
     dpo_normalizer normalized_by;
-    /** [term_count], or null: the losses that are summed. */
-    const dpo_loss_term *terms;
-    /** Number of terms, at most 4; 0 stands for sigmoid alone. */
-    size_t term_count;
-    /** What else pair_loss reads, or null. */
+    /** 1 divides a sequence's log-ratio by its number of scored tokens (0 counts as 1); 0 leaves it as it is. */
+    int32_t length_normalized;
+    /** The DPO_LOSS_ bits of the numbers that are there. */
+    uint32_t given;
+    /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
+     *  exo_pair. DPO_LOSS_LABEL_SMOOTHING; otherwise 0, and the table's values for robust and exo_pair. */
+    double label_smoothing;
+    /** Target margin: the margin of rewards that a pair is to be won by, finite, for losses of the margin. DPO_LOSS_GAMMA;
+     *  otherwise 0, or what simpo's parameter says. */
+    double gamma;
+    /** Baseline of kto, in nats, finite, from 0. DPO_LOSS_BASELINE; otherwise it comes from dpo_pair_inputs.kl_logps. */
+    double baseline;
+    /** a of DPO_ALPHA_DIVERGENCE, finite, which needs DPO_LOSS_ALPHA; no other divergence takes it. */
+    double alpha;
+    /** A number to divide the sum of the pair losses by, finite and above 0, such as the pairs of all batches of an
+     *  optimizer step. DPO_LOSS_NORMALIZER, and normalized_by is DPO_BY_PAIRS; otherwise what normalized_by says. */
+    double normalizer;
+    /** What else pair_loss reads, or null for nothing. */
     const dpo_pair_inputs *inputs;
 } dpo_loss;
 
@@ -308,6 +369,25 @@ typedef struct dpo_mean_token_metrics {
     float sum_p2;
 } dpo_mean_token_metrics;
 
+/** Where metrics of tokens are written, from the same read of the logits. What is null is not computed where that is
+ *  cheaper. */
+typedef struct dpo_token_metrics {
+    /** sizeof(dpo_token_metrics). */
+    size_t struct_size;
+    /** [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three. */
+    float *entropy;
+    /** [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0. */
+    float *correct;
+    /** [rows], or null: mean of the logits, scaled and capped. */
+    float *mean_logit;
+    /** [rows], or null: sum of the squares of the probabilities. */
+    float *sum_p2;
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. */
+    float *sequence_log_weights;
+    /** [1], or null: means over the batch, whether the arrays that they are means of are asked for or not. */
+    dpo_mean_token_metrics *mean;
+} dpo_token_metrics;
+
 /** Where logps writes. */
 typedef struct dpo_logps {
     /** sizeof(dpo_logps). */
@@ -322,26 +402,16 @@ typedef struct dpo_logps {
     float *logsumexp;
     /** [rows], or null: what rounding took from logsumexp; with it backward is exact where |logsumexp| is large. */
     float *logsumexp_residual;
-    /** [rows], or null: what each token counts in its sequence's sum, which backward needs where length_desensitized: 1 or
-     *  ld_alpha; 0 in rows that are not scored. */
+    /** [rows], or null: what each token counts in its sequence's sum: 1, or ld_alpha; 0 in rows that are not scored.
+     *  backward needs it where ld_alpha is not 1. */
     float *token_weights;
-    /** [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three. */
-    float *entropy;
-    /** [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0. */
-    float *correct;
-    /** [rows], or null: mean of the logits, scaled and capped. */
-    float *mean_logit;
-    /** [rows], or null: sum of the squares of the probabilities. */
-    float *sum_p2;
-    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. */
-    float *sequence_log_weights;
-    /** [1], or null: means over the batch. Asking for them does not take asking for what they are means of. */
-    dpo_mean_token_metrics *mean_token_metrics;
+    /** Where metrics of tokens are written, or null for none. */
+    const dpo_token_metrics *metrics;
     /** [1]: what was found in the data. */
     dpo_status *status;
 } dpo_logps;
 
-/** Metrics of a batch. */
+/** The loss of a batch, and means over its pairs. */
 typedef struct dpo_pair_metrics {
     /** Sum of the pair losses, divided by the normalizer. */
     float loss;
@@ -356,16 +426,16 @@ typedef struct dpo_pair_metrics {
 } dpo_pair_metrics;
 
 /**
- * All metrics of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
- * fields of one such struct.
+ * Everything that there is one of in a batch, side by side, so that one copy fetches it from the GPU: its fields are where
+ * dpo_logps, dpo_pair_outputs and dpo_token_metrics may point to.
  */
 typedef struct dpo_batch_metrics {
-    /** dpo_logps.status */
+    /** For dpo_logps.status. */
     dpo_status status;
-    /** dpo_pair_outputs.metrics */
-    dpo_pair_metrics metrics;
-    /** dpo_logps.mean_token_metrics */
-    dpo_mean_token_metrics mean_token_metrics;
+    /** For dpo_pair_outputs.metrics. */
+    dpo_pair_metrics pairs;
+    /** For dpo_token_metrics.mean. */
+    dpo_mean_token_metrics tokens;
 } dpo_batch_metrics;
 
 /** Where pair_loss writes. */
@@ -374,17 +444,21 @@ typedef struct dpo_pair_outputs {
     size_t struct_size;
     /** [N]: loss of each pair, before the normalizer. */
     float *pair_losses;
-    /** [N] */
+    /** [N]: beta (logp - ref_logp) of each chosen sequence. */
     float *chosen_rewards;
-    /** [N] */
+    /** [N]: beta (logp - ref_logp) of each rejected sequence. */
     float *rejected_rewards;
     /** [N]: chosen reward - rejected reward. */
     float *margins;
     /** [S]: c_s = d loss / d logp_s, what backward takes. */
     float *coef;
-    /** [1] */
+    /** [1]: the loss of the batch, and means over its pairs. */
     dpo_pair_metrics *metrics;
 } dpo_pair_outputs;
+
+/** Bits of dpo_gradient.given. */
+#define DPO_GRADIENT_UPSTREAM_SCALE (1u << 0)
+#define DPO_GRADIENT_THRESHOLD (1u << 1)
 
 /** What backward reads besides logits and labels, and where it writes. */
 typedef struct dpo_gradient {
@@ -394,17 +468,20 @@ typedef struct dpo_gradient {
     const float *logsumexp;
     /** [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself. */
     const float *logsumexp_residual;
-    /** [S]: d loss / d logp of each sequence, of pair_loss or your own; or null for 1. */
+    /** [S], or null for 1: d loss / d logp of each sequence, of pair_loss or your own. */
     const float *coef;
-    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, logps' token_weights, times your own
-     *  factors if there are any. */
+    /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
+     *  your own factors if there are any. */
     const float *token_coef;
-    /** [1], or null for 1: a factor of every coefficient, the upstream gradient. */
+    /** [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about. */
     const float *upstream;
-    /** Another factor of every coefficient, where the host knows it; usually 1. */
+    /** The DPO_GRADIENT_ bits of the numbers that are there. */
+    uint32_t given;
+    /** Another factor of every coefficient, which the host knows. DPO_GRADIENT_UPSTREAM_SCALE; otherwise 1. */
     float upstream_scale;
     /** Rows whose coefficient, all factors included, is no larger than this in magnitude are written as zeros without
-     *  being read; finite and not below 0. A NaN is larger. At 0, these are the rows whose coefficient is exactly 0. */
+     *  being read; finite and not below 0. A NaN is larger. DPO_GRADIENT_THRESHOLD; otherwise 0, which are the rows whose
+     *  coefficient is exactly 0. */
     float threshold;
     /** [1], or null: lowered to the first row whose gradient holds an infinity (the overflow of an f16) or a NaN. Set it
      *  to DPO_NO_TROUBLE before; several calls may share it. */
@@ -442,23 +519,24 @@ dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const
 /**
  * pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
  *
- * Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
- * if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
+ * Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
+ * `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
+ * loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens.
  *
- * Fails with DPO_ERROR_VALUE, also for a batch without pairs, DPO_ERROR_INDEX, or DPO_ERROR_MISSING where the loss is
- * length-normalised and `lengths` is null.
+ * Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
+ * where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.
  */
 dpo_result dpo_cpu_pair_loss(const dpo_batch *batch, const float *logps, const float *ref_logps,
-                             const uint32_t *lengths, const dpo_loss *loss, const dpo_pair_outputs *out);
+                             const uint32_t *scored, const dpo_loss *loss, const dpo_pair_outputs *out);
 
 /**
- * logps and pair_loss on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
- * rows as lengths. `ref_logps` is [S], or null: as if all were 0.
+ * forward on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pair_outputs` with the numbers of scored rows
+ * that logps found. `ref_logps` is [S], or null for 0.
  *
  * Fails as these two do, before any work.
  */
 dpo_result dpo_cpu_forward(const dpo_batch *batch, const dpo_inputs *inputs, const float *ref_logps,
-                           const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pairs);
+                           const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs);
 
 /**
  * backward on the CPU: the gradient of the loss with respect to the logits, in place where gradient->dlogits is
@@ -468,27 +546,27 @@ dpo_result dpo_cpu_forward(const dpo_batch *batch, const dpo_inputs *inputs, con
  * rounded once to the type of the logits, and by the chain rule where logits are scaled or capped; rows that are not
  * scored become 0.
  *
- * Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, DPO_ERROR_INDEX, or
- * DPO_ERROR_MISSING where the batch is length_desensitized and token_coef is null.
+ * Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same; DPO_ERROR_INDEX; or
+ * DPO_ERROR_MISSING where ld_alpha is not 1 and token_coef is null.
  */
 dpo_result dpo_cpu_backward(const dpo_batch *batch, const dpo_inputs *inputs, const dpo_gradient *gradient);
 
 /**
- * The factored forward on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one
- * write of the logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same
- * bits either way.
+ * factored on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one write of the
+ * logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same bits either way.
  *
  * `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
  * rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
- * pairs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
+ * pair_outputs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
  * X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
  *     dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
  *
- * Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same;
- * before any work.
+ * Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same, for a
+ * batch with a transform and for metrics of tokens, which only the other passes know; before any work.
  */
 dpo_result dpo_cpu_factored(const dpo_batch *batch, const dpo_inputs *inputs, const float *ref_logps,
-                            const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pairs, void *gradient);
+                            const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs,
+                            void *gradient);
 
 /** The kernels, loaded into a CUDA context. May be shared between threads. */
 typedef struct dpo_cuda_kernels dpo_cuda_kernels;
@@ -503,49 +581,48 @@ typedef struct dpo_cuda_kernels dpo_cuda_kernels;
 dpo_result dpo_cuda_load(dpo_cuda_kernels **kernels);
 
 /**
- * Unloads the kernels. All their work is done and their context still exists; the handle is dead from then on. Null is
- * allowed and does nothing.
+ * Unloads the kernels. The caller sees to it that the work that was queued with them is done, that their context still
+ * exists, and that the handle is not used again. Null is allowed and does nothing.
  */
 void dpo_cuda_free(dpo_cuda_kernels *kernels);
 
 /**
  * Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- * alignment of 4: about 28 bytes a row and 56 a sequence, and what rows of several slices need. Zero it once after allocation; every launch leaves it ready for the next.
- * A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
+ * alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
+ * Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
+ * time. No pointer of `batch` is followed, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.
  */
 dpo_result dpo_cuda_workspace_size(const dpo_batch *batch, size_t *bytes);
 
 /*
- * All that follow queue one kernel on `stream`, a CUstream or cudaStream_t (null is the default stream). They allocate,
- * copy and wait for nothing, so they can be captured into a CUDA graph. The context that `kernels` was loaded into is
- * current on this thread, `stream` belongs to it, and every pointer in the structs is a device address of a buffer that
- * lives until the work is done. They fail with DPO_ERROR_VALUE, DPO_ERROR_DRIVER or DPO_ERROR_UNSUPPORTED; faults of
- * the work itself show where the stream is next waited for.
+ * The functions that follow queue one kernel each on `stream`, a CUstream or cudaStream_t (null is the default stream). They
+ * allocate, copy and wait for nothing, so they can be captured into a CUDA graph. The context that `kernels` was loaded into
+ * is current on this thread, `stream` belongs to it, and every pointer in the structs is a device address of a buffer that
+ * lives until the work is done; `workspace` has dpo_cuda_workspace_size bytes. They fail as their twins on the CPU do, but
+ * for what only the contents of device memory can tell, and with DPO_ERROR_DRIVER or DPO_ERROR_UNSUPPORTED; faults of the
+ * work itself show where the stream is next waited for.
  */
 
-/** logps on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes. */
+/** logps on a GPU, as dpo_cpu_logps. */
 dpo_result dpo_cuda_logps(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                           const dpo_logps *out, void *workspace, void *stream);
 
-/**
- * pair_loss on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
- * device memory, and only its bad_pair can be set.
- */
+/** pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair can be set. */
 dpo_result dpo_cuda_pair_loss(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const float *logps,
-                              const float *ref_logps, const uint32_t *lengths, const dpo_loss *loss,
+                              const float *ref_logps, const uint32_t *scored, const dpo_loss *loss,
                               const dpo_pair_outputs *out, dpo_status *status, void *stream);
 
-/** logps and pair_loss on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes. */
+/** forward on a GPU, as dpo_cpu_forward. */
 dpo_result dpo_cuda_forward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                             const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
-                            const dpo_pair_outputs *pairs, void *workspace, void *stream);
+                            const dpo_pair_outputs *pair_outputs, void *workspace, void *stream);
 
-/** The factored forward on a GPU, as dpo_cpu_factored, in one kernel. `workspace` has dpo_cuda_workspace_size bytes. */
+/** factored on a GPU, as dpo_cpu_factored. */
 dpo_result dpo_cuda_factored(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                              const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
-                             const dpo_pair_outputs *pairs, void *gradient, void *workspace, void *stream);
+                             const dpo_pair_outputs *pair_outputs, void *gradient, void *workspace, void *stream);
 
 /** backward on a GPU, as dpo_cpu_backward. */
 dpo_result dpo_cuda_backward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,

@@ -17,8 +17,28 @@ pub(crate) struct Failure {
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
+/// Arguments that have another name in the header, and that name.
+const NAMES: [(&str, &str); 3] =
+    [("tau", "parameters"), ("desirable_weight", "parameters"), ("undesirable_weight", "parameters")];
+
+/// The header's name of an argument, where that is not the crate's.
+pub(crate) fn header_name(argument: &str) -> Option<&'static str> {
+    NAMES.iter().find(|(name, _)| *name == argument).map(|(_, header)| *header)
+}
+
+/// The same error with the argument's name, where there is another one for it.
+pub(crate) fn renamed(error: Error, name: impl Fn(&str) -> Option<&'static str>) -> Error {
+    match error {
+        Error::Value { argument, expected, found } => {
+            Error::Value { argument: name(argument).unwrap_or(argument), expected, found }
+        }
+        other => other,
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        let error = renamed(error, header_name);
         let code = match &error {
             Error::Length { .. } | Error::Value { .. } => DPO_ERROR_VALUE,
             Error::Index { .. } => DPO_ERROR_INDEX,

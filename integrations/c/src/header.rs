@@ -3,9 +3,26 @@
 pub const DPO_VERSION: u32 = 100;
 pub const DPO_IGNORE_INDEX: i32 = -100;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
+pub const DPO_TRANSFORM_SCALE: u32 = 1;
+pub const DPO_TRANSFORM_SOFTCAP: u32 = 2;
+pub const DPO_TRANSFORM_VALID_VOCAB: u32 = 4;
+pub const DPO_BATCH_ROW_STRIDE: u32 = 1;
+pub const DPO_BATCH_IGNORE_INDEX: u32 = 2;
+pub const DPO_BATCH_LD_ALPHA: u32 = 4;
+pub const DPO_TERM_WEIGHT: u32 = 1;
+pub const DPO_TERM_PARAMETER_0: u32 = 2;
+pub const DPO_TERM_PARAMETER_1: u32 = 4;
+pub const DPO_LOSS_LABEL_SMOOTHING: u32 = 1;
+pub const DPO_LOSS_GAMMA: u32 = 2;
+pub const DPO_LOSS_BASELINE: u32 = 4;
+pub const DPO_LOSS_ALPHA: u32 = 8;
+pub const DPO_LOSS_NORMALIZER: u32 = 16;
+pub const DPO_GRADIENT_UPSTREAM_SCALE: u32 = 1;
+pub const DPO_GRADIENT_THRESHOLD: u32 = 2;
 /// The call did what it says; on CUDA, the work is queued.
 pub const DPO_OK: dpo_result = 0;
-/// An argument is null, misaligned, unknown or outside its domain, or a struct_size is not this version's.
+/** An argument is null, misaligned, unknown, outside its domain or of no use to the call, or a struct_size is not this
+  version's.*/
 pub const DPO_ERROR_VALUE: dpo_result = 1;
 /// An entry of cu_seqlens, chosen or rejected in host memory is out of order or out of range.
 pub const DPO_ERROR_INDEX: dpo_result = 2;
@@ -51,13 +68,46 @@ pub const DPO_PAIRS_CONCATENATED: dpo_pairs = 0;
 pub const DPO_PAIRS_INTERLEAVED: dpo_pairs = 1;
 /// Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0.
 pub const DPO_PAIRS_INDEXED: dpo_pairs = 2;
-/// No pairs: log-probs only, such as the reference model's pass.
+/// There are no pairs: log-probs only, such as those of the reference model's pass.
 pub const DPO_PAIRS_NONE: dpo_pairs = 3;
-/** Sequences judged one by one, for losses such as KTO: N = S, and sequence i is chosen where chosen[i] is not 0, and
-  rejected where it is. The missing side has a reward of 0; means are over the sides that are there.*/
+/** Sequences are judged one by one, for losses such as KTO. N = S: "pair" i is sequence i alone, chosen where
+  desirable[i] is not 0 and rejected where it is. The missing side has a reward of 0; means are over the sides that
+  are there.*/
 pub const DPO_PAIRS_UNPAIRED: dpo_pairs = 4;
 /// How sequences form pairs.
 pub type dpo_pairs = ::core::ffi::c_uint;
+/** What a model does to its logits before the softmax, done inside the pass: z becomes C tanh(scale z / C) with a soft cap
+  of C, and scale z without one.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_transform {
+    /// The DPO_TRANSFORM_ bits of the numbers that are there.
+    pub given: u32,
+    /// Factor of the logits, 1 / temperature, finite and above 0. DPO_TRANSFORM_SCALE; otherwise 1.
+    pub scale: f32,
+    /// The soft cap C, finite and above 0. DPO_TRANSFORM_SOFTCAP; otherwise the logits are not capped.
+    pub softcap: f32,
+    /** Columns from here on are padding of the vocabulary: they are not read and take no part in the softmax, their
+  gradient is exactly 0, and a label there is a bad one. From 1 to V. DPO_TRANSFORM_VALID_VOCAB; otherwise V.*/
+    pub valid_vocab: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_transform"][::core::mem::size_of::<dpo_transform>() - 24usize];
+    ["Alignment of dpo_transform"][::core::mem::align_of::<dpo_transform>() - 8usize];
+    [
+        "Offset of field: dpo_transform::given",
+    ][::core::mem::offset_of!(dpo_transform, given) - 0usize];
+    [
+        "Offset of field: dpo_transform::scale",
+    ][::core::mem::offset_of!(dpo_transform, scale) - 4usize];
+    [
+        "Offset of field: dpo_transform::softcap",
+    ][::core::mem::offset_of!(dpo_transform, softcap) - 8usize];
+    [
+        "Offset of field: dpo_transform::valid_vocab",
+    ][::core::mem::offset_of!(dpo_transform, valid_vocab) - 16usize];
+};
 /// A batch of labelled sequences of logits, without the logits. Every sequence is a contiguous run of rows.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -66,45 +116,44 @@ pub struct dpo_batch {
     pub struct_size: usize,
     /// V, from 1 to 2^31 - 1.
     pub vocab: usize,
-    /// Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
-    pub row_stride: usize,
-    /// S, from 1 to 2^31 - 1; even where pair_layout is DPO_PAIRS_CONCATENATED or DPO_PAIRS_INTERLEAVED.
+    /// S, from 1 to 2^31 - 1; even where pairs are concatenated or interleaved.
     pub sequences: usize,
-    /// Rows per sequence where cu_seqlens is null: sequence s is rows s * sequence_len .. (s + 1) * sequence_len.
+    /** Rows per sequence of a padded batch, whose cu_seqlens is null: sequence s is rows s * sequence_len ..
+  (s + 1) * sequence_len. 0 in a packed batch.*/
     pub sequence_len: usize,
-    /** [S + 1], or null for padded sequences: sequence s is rows cu_seqlens[s] .. cu_seqlens[s + 1]. From 0 to rows,
-  never decreasing; equal neighbours are an empty sequence.*/
+    /** [S + 1], or null for a padded batch: sequence s is rows cu_seqlens[s] .. cu_seqlens[s + 1]. From 0 to rows, never
+  decreasing; equal neighbours are an empty sequence.*/
     pub cu_seqlens: *const i32,
-    /// Number of rows where cu_seqlens is given, from 1 to 2^31 - 1; not looked at otherwise.
+    /// Number of rows of a packed batch, whose cu_seqlens is given, from 1 to 2^31 - 1. 0 in a padded batch.
     pub rows: usize,
     /// How sequences form pairs.
-    pub pair_layout: dpo_pairs,
+    pub pairs: dpo_pairs,
     /// Which label a row predicts.
     pub label_alignment: dpo_label_alignment,
-    /// N where pair_layout is DPO_PAIRS_INDEXED, from 1 to 2^31 - 1; not looked at otherwise.
-    pub pairs: usize,
-    /// [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; [S] flags where it is DPO_PAIRS_UNPAIRED; not looked at otherwise.
+    /// N where pairs are indexed, from 1 to 2^31 - 1. 0 in any other layout.
+    pub pair_count: usize,
+    /// [N] sequence indices where pairs are indexed. Null in any other layout.
     pub chosen: *const i32,
-    /// [N] sequence indices where pair_layout is DPO_PAIRS_INDEXED; not looked at otherwise.
+    /// [N] sequence indices where pairs are indexed. Null in any other layout.
     pub rejected: *const i32,
-    /// Label of positions that are not scored; usually DPO_IGNORE_INDEX.
-    pub ignore_index: i64,
-    /** Columns from here on are padding of the vocabulary: not read, no part of the softmax, gradient exactly 0, and a
-  label there is a bad one. From 1 to V; 0 stands for V.*/
-    pub valid_vocab: usize,
-    /// What logits are multiplied with before the softmax: 1 / temperature, finite and above 0; 0 stands for 1.
-    pub logit_scale: f32,
-    /// C, finite and above 0: then scaled logits z become C tanh(z / C). 0: no soft cap.
-    pub softcap: f32,
-    /// Not 0: length desensitization (LD-DPO). Pairs are concatenated or interleaved.
-    pub length_desensitized: i32,
-    /** The weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the other of its pair has; not
-  looked at unless length_desensitized.*/
+    /// [S] where sequences are unpaired: 0 for an undesirable one. Null in any other layout.
+    pub desirable: *const i32,
+    /// The DPO_BATCH_ bits of the numbers that are there.
+    pub given: u32,
+    /** Length desensitization (LD-DPO): the weight, from 0 to 1, of the scored tokens of a sequence beyond as many as the
+  other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1.*/
     pub ld_alpha: f32,
+    /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
+  DPO_BATCH_ROW_STRIDE; otherwise vocab.*/
+    pub row_stride: usize,
+    /// Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX.
+    pub ignore_index: i64,
+    /// What happens to the logits before the softmax; zeros for nothing.
+    pub transform: dpo_transform,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_batch"][::core::mem::size_of::<dpo_batch>() - 120usize];
+    ["Size of dpo_batch"][::core::mem::size_of::<dpo_batch>() - 136usize];
     ["Alignment of dpo_batch"][::core::mem::align_of::<dpo_batch>() - 8usize];
     [
         "Offset of field: dpo_batch::struct_size",
@@ -113,53 +162,50 @@ const _: () = {
         "Offset of field: dpo_batch::vocab",
     ][::core::mem::offset_of!(dpo_batch, vocab) - 8usize];
     [
-        "Offset of field: dpo_batch::row_stride",
-    ][::core::mem::offset_of!(dpo_batch, row_stride) - 16usize];
-    [
         "Offset of field: dpo_batch::sequences",
-    ][::core::mem::offset_of!(dpo_batch, sequences) - 24usize];
+    ][::core::mem::offset_of!(dpo_batch, sequences) - 16usize];
     [
         "Offset of field: dpo_batch::sequence_len",
-    ][::core::mem::offset_of!(dpo_batch, sequence_len) - 32usize];
+    ][::core::mem::offset_of!(dpo_batch, sequence_len) - 24usize];
     [
         "Offset of field: dpo_batch::cu_seqlens",
-    ][::core::mem::offset_of!(dpo_batch, cu_seqlens) - 40usize];
+    ][::core::mem::offset_of!(dpo_batch, cu_seqlens) - 32usize];
     [
         "Offset of field: dpo_batch::rows",
-    ][::core::mem::offset_of!(dpo_batch, rows) - 48usize];
-    [
-        "Offset of field: dpo_batch::pair_layout",
-    ][::core::mem::offset_of!(dpo_batch, pair_layout) - 56usize];
-    [
-        "Offset of field: dpo_batch::label_alignment",
-    ][::core::mem::offset_of!(dpo_batch, label_alignment) - 60usize];
+    ][::core::mem::offset_of!(dpo_batch, rows) - 40usize];
     [
         "Offset of field: dpo_batch::pairs",
-    ][::core::mem::offset_of!(dpo_batch, pairs) - 64usize];
+    ][::core::mem::offset_of!(dpo_batch, pairs) - 48usize];
+    [
+        "Offset of field: dpo_batch::label_alignment",
+    ][::core::mem::offset_of!(dpo_batch, label_alignment) - 52usize];
+    [
+        "Offset of field: dpo_batch::pair_count",
+    ][::core::mem::offset_of!(dpo_batch, pair_count) - 56usize];
     [
         "Offset of field: dpo_batch::chosen",
-    ][::core::mem::offset_of!(dpo_batch, chosen) - 72usize];
+    ][::core::mem::offset_of!(dpo_batch, chosen) - 64usize];
     [
         "Offset of field: dpo_batch::rejected",
-    ][::core::mem::offset_of!(dpo_batch, rejected) - 80usize];
+    ][::core::mem::offset_of!(dpo_batch, rejected) - 72usize];
     [
-        "Offset of field: dpo_batch::ignore_index",
-    ][::core::mem::offset_of!(dpo_batch, ignore_index) - 88usize];
+        "Offset of field: dpo_batch::desirable",
+    ][::core::mem::offset_of!(dpo_batch, desirable) - 80usize];
     [
-        "Offset of field: dpo_batch::valid_vocab",
-    ][::core::mem::offset_of!(dpo_batch, valid_vocab) - 96usize];
-    [
-        "Offset of field: dpo_batch::logit_scale",
-    ][::core::mem::offset_of!(dpo_batch, logit_scale) - 104usize];
-    [
-        "Offset of field: dpo_batch::softcap",
-    ][::core::mem::offset_of!(dpo_batch, softcap) - 108usize];
-    [
-        "Offset of field: dpo_batch::length_desensitized",
-    ][::core::mem::offset_of!(dpo_batch, length_desensitized) - 112usize];
+        "Offset of field: dpo_batch::given",
+    ][::core::mem::offset_of!(dpo_batch, given) - 88usize];
     [
         "Offset of field: dpo_batch::ld_alpha",
-    ][::core::mem::offset_of!(dpo_batch, ld_alpha) - 116usize];
+    ][::core::mem::offset_of!(dpo_batch, ld_alpha) - 92usize];
+    [
+        "Offset of field: dpo_batch::row_stride",
+    ][::core::mem::offset_of!(dpo_batch, row_stride) - 96usize];
+    [
+        "Offset of field: dpo_batch::ignore_index",
+    ][::core::mem::offset_of!(dpo_batch, ignore_index) - 104usize];
+    [
+        "Offset of field: dpo_batch::transform",
+    ][::core::mem::offset_of!(dpo_batch, transform) - 112usize];
 };
 /// What logps and backward read.
 #[repr(C)]
@@ -204,13 +250,13 @@ pub const DPO_FORWARD_KL: dpo_divergence = 1;
 pub const DPO_JENSEN_SHANNON: dpo_divergence = 2;
 /// (e^min((a - 1) x, 80) - 1) / (a - 1), a being dpo_loss.alpha; x at a = 1
 pub const DPO_ALPHA_DIVERGENCE: dpo_divergence = 3;
-/// What a log-ratio is worth to a loss of the margin.
+/// What a log-ratio x is worth to a loss of the margin.
 pub type dpo_divergence = ::core::ffi::c_uint;
-/// dpo_loss.normalizer, or the number of pairs where that is 0.
-pub const DPO_BY_NUMBER: dpo_normalizer = 0;
+/// N, the number of pairs.
+pub const DPO_BY_PAIRS: dpo_normalizer = 0;
 /// The number of scored tokens of the batch's pairs, chosen and rejected.
 pub const DPO_BY_TOKENS: dpo_normalizer = 1;
-/// What a sum of pair losses is divided by.
+/// What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there.
 pub type dpo_normalizer = ::core::ffi::c_uint;
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -218,14 +264,19 @@ pub type dpo_normalizer = ::core::ffi::c_uint;
 pub struct dpo_loss_term {
     /// A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo".
     pub name: *const ::core::ffi::c_char,
-    /// Its weight, finite and above 0.
+    /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
+  DPO_TERM_WEIGHT; otherwise 1.*/
     pub weight: f64,
-    /// Parameters of its own, in the order of the README's table of losses; 0 for the usual value, or for none.
+    /** Parameters that are the loss's own, in the order of the table of losses: tau of discopop; gamma of simpo; alpha of
+  cpo and of rpo; the weights of desirable and of undesirable sequences of kto. DPO_TERM_PARAMETER_0 for the first,
+  DPO_TERM_PARAMETER_1 for the second; otherwise the values of the table.*/
     pub parameters: [f64; 2usize],
+    /// The DPO_TERM_ bits of the numbers that are there.
+    pub given: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_loss_term"][::core::mem::size_of::<dpo_loss_term>() - 32usize];
+    ["Size of dpo_loss_term"][::core::mem::size_of::<dpo_loss_term>() - 40usize];
     ["Alignment of dpo_loss_term"][::core::mem::align_of::<dpo_loss_term>() - 8usize];
     [
         "Offset of field: dpo_loss_term::name",
@@ -236,19 +287,24 @@ const _: () = {
     [
         "Offset of field: dpo_loss_term::parameters",
     ][::core::mem::offset_of!(dpo_loss_term, parameters) - 16usize];
+    [
+        "Offset of field: dpo_loss_term::given",
+    ][::core::mem::offset_of!(dpo_loss_term, given) - 32usize];
 };
-/** What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. dpo_cpu_* refuse values
- out of their ranges; on CUDA they give NaN in the pair's loss and coefficients.*/
+/** What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. What is there for each
+ pair replaces the number of dpo_loss. dpo_cpu_* refuse values out of their ranges; on CUDA they give NaN in the loss and
+ the coefficients of their pair.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_pair_inputs {
     /// sizeof(dpo_pair_inputs).
     pub struct_size: usize,
-    /// [S], or null: what a loss divides by, where that is not the number of scored rows; 0 counts as 1.
+    /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
+  as 1.*/
     pub lengths: *const u32,
     /// [N], or null: temperatures, finite and above 0.
     pub beta: *const f32,
-    /// [N], or null: margins of rewards to be won by, finite.
+    /// [N], or null: target margins, finite.
     pub gamma: *const f32,
     /// [N], or null: factors of the pair losses, finite, from 0.
     pub weight: *const f32,
@@ -260,9 +316,9 @@ pub struct dpo_pair_inputs {
     pub kl_logps: *const f32,
     /// [kl_count], or null for 0: the same under the reference.
     pub kl_ref_logps: *const f32,
-    /// Number of mismatched completions.
+    /// Number of mismatched completions; 0 where kl_logps is null.
     pub kl_count: usize,
-    /// [1], or null: what the sum of the pair losses is divided by, instead of what dpo_loss says.
+    /// [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says.
     pub normalizer: *const f32,
     /// [1], or null: what sft divides by, instead of this batch's number of scored chosen tokens.
     pub chosen_tokens: *const f32,
@@ -310,7 +366,7 @@ const _: () = {
         "Offset of field: dpo_pair_inputs::chosen_tokens",
     ][::core::mem::offset_of!(dpo_pair_inputs, chosen_tokens) - 88usize];
 };
-/// A pair loss. With zeros for all but beta it is DPO's: -log sigmoid(u).
+/// A pair loss. With nothing but beta it is DPO's: -log sigmoid(u).
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_loss {
@@ -318,29 +374,32 @@ pub struct dpo_loss {
     pub struct_size: usize,
     /// Temperature, finite and above 0.
     pub beta: f64,
-    /// Probability e that a preference is flipped, from 0 to 0.5; 0 stands for the usual one of exo_pair and robust.
-    pub label_smoothing: f64,
-    /// What the sum of the pair losses is divided by, finite and above 0; 0 stands for the number of pairs.
-    pub normalizer: f64,
-    /// Not 0: a sequence's log-ratio is divided by its number of scored tokens (0 counts as 1).
-    pub length_normalized: i32,
+    /// [term_count], or null for sigmoid alone: the losses that are summed.
+    pub terms: *const dpo_loss_term,
+    /// Number of terms, from 1 to 4; 0 where terms is null.
+    pub term_count: usize,
     /// What log-ratios are valued by.
     pub divergence: dpo_divergence,
-    /// a of DPO_ALPHA_DIVERGENCE; not looked at otherwise.
-    pub alpha: f64,
-    /// Margin of rewards to be won by, finite; 0 leaves the loss as it is.
-    pub gamma: f64,
-    /// Baseline of kto, in nats, finite, from 0; not looked at unless has_baseline.
-    pub baseline: f64,
-    /// Not 0: baseline is one.
-    pub has_baseline: i32,
-    /// What normalizer is.
+    /// What the sum of the pair losses is divided by.
     pub normalized_by: dpo_normalizer,
-    /// [term_count], or null: the losses that are summed.
-    pub terms: *const dpo_loss_term,
-    /// Number of terms, at most 4; 0 stands for sigmoid alone.
-    pub term_count: usize,
-    /// What else pair_loss reads, or null.
+    /// 1 divides a sequence's log-ratio by its number of scored tokens (0 counts as 1); 0 leaves it as it is.
+    pub length_normalized: i32,
+    /// The DPO_LOSS_ bits of the numbers that are there.
+    pub given: u32,
+    /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
+  exo_pair. DPO_LOSS_LABEL_SMOOTHING; otherwise 0, and the table's values for robust and exo_pair.*/
+    pub label_smoothing: f64,
+    /** Target margin: the margin of rewards that a pair is to be won by, finite, for losses of the margin. DPO_LOSS_GAMMA;
+  otherwise 0, or what simpo's parameter says.*/
+    pub gamma: f64,
+    /// Baseline of kto, in nats, finite, from 0. DPO_LOSS_BASELINE; otherwise it comes from dpo_pair_inputs.kl_logps.
+    pub baseline: f64,
+    /// a of DPO_ALPHA_DIVERGENCE, finite, which needs DPO_LOSS_ALPHA; no other divergence takes it.
+    pub alpha: f64,
+    /** A number to divide the sum of the pair losses by, finite and above 0, such as the pairs of all batches of an
+  optimizer step. DPO_LOSS_NORMALIZER, and normalized_by is DPO_BY_PAIRS; otherwise what normalized_by says.*/
+    pub normalizer: f64,
+    /// What else pair_loss reads, or null for nothing.
     pub inputs: *const dpo_pair_inputs,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -354,38 +413,38 @@ const _: () = {
         "Offset of field: dpo_loss::beta",
     ][::core::mem::offset_of!(dpo_loss, beta) - 8usize];
     [
-        "Offset of field: dpo_loss::label_smoothing",
-    ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 16usize];
-    [
-        "Offset of field: dpo_loss::normalizer",
-    ][::core::mem::offset_of!(dpo_loss, normalizer) - 24usize];
-    [
-        "Offset of field: dpo_loss::length_normalized",
-    ][::core::mem::offset_of!(dpo_loss, length_normalized) - 32usize];
-    [
-        "Offset of field: dpo_loss::divergence",
-    ][::core::mem::offset_of!(dpo_loss, divergence) - 36usize];
-    [
-        "Offset of field: dpo_loss::alpha",
-    ][::core::mem::offset_of!(dpo_loss, alpha) - 40usize];
-    [
-        "Offset of field: dpo_loss::gamma",
-    ][::core::mem::offset_of!(dpo_loss, gamma) - 48usize];
-    [
-        "Offset of field: dpo_loss::baseline",
-    ][::core::mem::offset_of!(dpo_loss, baseline) - 56usize];
-    [
-        "Offset of field: dpo_loss::has_baseline",
-    ][::core::mem::offset_of!(dpo_loss, has_baseline) - 64usize];
-    [
-        "Offset of field: dpo_loss::normalized_by",
-    ][::core::mem::offset_of!(dpo_loss, normalized_by) - 68usize];
-    [
         "Offset of field: dpo_loss::terms",
-    ][::core::mem::offset_of!(dpo_loss, terms) - 72usize];
+    ][::core::mem::offset_of!(dpo_loss, terms) - 16usize];
     [
         "Offset of field: dpo_loss::term_count",
-    ][::core::mem::offset_of!(dpo_loss, term_count) - 80usize];
+    ][::core::mem::offset_of!(dpo_loss, term_count) - 24usize];
+    [
+        "Offset of field: dpo_loss::divergence",
+    ][::core::mem::offset_of!(dpo_loss, divergence) - 32usize];
+    [
+        "Offset of field: dpo_loss::normalized_by",
+    ][::core::mem::offset_of!(dpo_loss, normalized_by) - 36usize];
+    [
+        "Offset of field: dpo_loss::length_normalized",
+    ][::core::mem::offset_of!(dpo_loss, length_normalized) - 40usize];
+    [
+        "Offset of field: dpo_loss::given",
+    ][::core::mem::offset_of!(dpo_loss, given) - 44usize];
+    [
+        "Offset of field: dpo_loss::label_smoothing",
+    ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 48usize];
+    [
+        "Offset of field: dpo_loss::gamma",
+    ][::core::mem::offset_of!(dpo_loss, gamma) - 56usize];
+    [
+        "Offset of field: dpo_loss::baseline",
+    ][::core::mem::offset_of!(dpo_loss, baseline) - 64usize];
+    [
+        "Offset of field: dpo_loss::alpha",
+    ][::core::mem::offset_of!(dpo_loss, alpha) - 72usize];
+    [
+        "Offset of field: dpo_loss::normalizer",
+    ][::core::mem::offset_of!(dpo_loss, normalizer) - 80usize];
     [
         "Offset of field: dpo_loss::inputs",
     ][::core::mem::offset_of!(dpo_loss, inputs) - 88usize];
@@ -471,6 +530,54 @@ const _: () = {
         "Offset of field: dpo_mean_token_metrics::sum_p2",
     ][::core::mem::offset_of!(dpo_mean_token_metrics, sum_p2) - 20usize];
 };
+/** Where metrics of tokens are written, from the same read of the logits. What is null is not computed where that is
+  cheaper.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_token_metrics {
+    /// sizeof(dpo_token_metrics).
+    pub struct_size: usize,
+    /// [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three.
+    pub entropy: *mut f32,
+    /// [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0.
+    pub correct: *mut f32,
+    /// [rows], or null: mean of the logits, scaled and capped.
+    pub mean_logit: *mut f32,
+    /// [rows], or null: sum of the squares of the probabilities.
+    pub sum_p2: *mut f32,
+    /// [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight.
+    pub sequence_log_weights: *mut f32,
+    /// [1], or null: means over the batch, whether the arrays that they are means of are asked for or not.
+    pub mean: *mut dpo_mean_token_metrics,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_token_metrics"][::core::mem::size_of::<dpo_token_metrics>() - 56usize];
+    [
+        "Alignment of dpo_token_metrics",
+    ][::core::mem::align_of::<dpo_token_metrics>() - 8usize];
+    [
+        "Offset of field: dpo_token_metrics::struct_size",
+    ][::core::mem::offset_of!(dpo_token_metrics, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_token_metrics::entropy",
+    ][::core::mem::offset_of!(dpo_token_metrics, entropy) - 8usize];
+    [
+        "Offset of field: dpo_token_metrics::correct",
+    ][::core::mem::offset_of!(dpo_token_metrics, correct) - 16usize];
+    [
+        "Offset of field: dpo_token_metrics::mean_logit",
+    ][::core::mem::offset_of!(dpo_token_metrics, mean_logit) - 24usize];
+    [
+        "Offset of field: dpo_token_metrics::sum_p2",
+    ][::core::mem::offset_of!(dpo_token_metrics, sum_p2) - 32usize];
+    [
+        "Offset of field: dpo_token_metrics::sequence_log_weights",
+    ][::core::mem::offset_of!(dpo_token_metrics, sequence_log_weights) - 40usize];
+    [
+        "Offset of field: dpo_token_metrics::mean",
+    ][::core::mem::offset_of!(dpo_token_metrics, mean) - 48usize];
+};
 /// Where logps writes.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -487,27 +594,17 @@ pub struct dpo_logps {
     pub logsumexp: *mut f32,
     /// [rows], or null: what rounding took from logsumexp; with it backward is exact where |logsumexp| is large.
     pub logsumexp_residual: *mut f32,
-    /** [rows], or null: what each token counts in its sequence's sum, which backward needs where length_desensitized: 1 or
-  ld_alpha; 0 in rows that are not scored.*/
+    /** [rows], or null: what each token counts in its sequence's sum: 1, or ld_alpha; 0 in rows that are not scored.
+  backward needs it where ld_alpha is not 1.*/
     pub token_weights: *mut f32,
-    /// [rows], or null: entropy of the softmax, in nats; 0 in rows that are not scored, as in the next three.
-    pub entropy: *mut f32,
-    /// [rows], or null: 1 where the label has the largest logit of its row, the first of equals; else 0.
-    pub correct: *mut f32,
-    /// [rows], or null: mean of the logits, scaled and capped.
-    pub mean_logit: *mut f32,
-    /// [rows], or null: sum of the squares of the probabilities.
-    pub sum_p2: *mut f32,
-    /// [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight.
-    pub sequence_log_weights: *mut f32,
-    /// [1], or null: means over the batch. Asking for them does not take asking for what they are means of.
-    pub mean_token_metrics: *mut dpo_mean_token_metrics,
+    /// Where metrics of tokens are written, or null for none.
+    pub metrics: *const dpo_token_metrics,
     /// [1]: what was found in the data.
     pub status: *mut dpo_status,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 112usize];
+    ["Size of dpo_logps"][::core::mem::size_of::<dpo_logps>() - 72usize];
     ["Alignment of dpo_logps"][::core::mem::align_of::<dpo_logps>() - 8usize];
     [
         "Offset of field: dpo_logps::struct_size",
@@ -531,28 +628,13 @@ const _: () = {
         "Offset of field: dpo_logps::token_weights",
     ][::core::mem::offset_of!(dpo_logps, token_weights) - 48usize];
     [
-        "Offset of field: dpo_logps::entropy",
-    ][::core::mem::offset_of!(dpo_logps, entropy) - 56usize];
-    [
-        "Offset of field: dpo_logps::correct",
-    ][::core::mem::offset_of!(dpo_logps, correct) - 64usize];
-    [
-        "Offset of field: dpo_logps::mean_logit",
-    ][::core::mem::offset_of!(dpo_logps, mean_logit) - 72usize];
-    [
-        "Offset of field: dpo_logps::sum_p2",
-    ][::core::mem::offset_of!(dpo_logps, sum_p2) - 80usize];
-    [
-        "Offset of field: dpo_logps::sequence_log_weights",
-    ][::core::mem::offset_of!(dpo_logps, sequence_log_weights) - 88usize];
-    [
-        "Offset of field: dpo_logps::mean_token_metrics",
-    ][::core::mem::offset_of!(dpo_logps, mean_token_metrics) - 96usize];
+        "Offset of field: dpo_logps::metrics",
+    ][::core::mem::offset_of!(dpo_logps, metrics) - 56usize];
     [
         "Offset of field: dpo_logps::status",
-    ][::core::mem::offset_of!(dpo_logps, status) - 104usize];
+    ][::core::mem::offset_of!(dpo_logps, status) - 64usize];
 };
-/// Metrics of a batch.
+/// The loss of a batch, and means over its pairs.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_pair_metrics {
@@ -589,17 +671,17 @@ const _: () = {
         "Offset of field: dpo_pair_metrics::accuracy",
     ][::core::mem::offset_of!(dpo_pair_metrics, accuracy) - 16usize];
 };
-/** All metrics of a batch, for a caller who would rather fetch them from the GPU by one copy: hand over the addresses of the
- fields of one such struct.*/
+/** Everything that there is one of in a batch, side by side, so that one copy fetches it from the GPU: its fields are where
+ dpo_logps, dpo_pair_outputs and dpo_token_metrics may point to.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_batch_metrics {
-    /// dpo_logps.status
+    /// For dpo_logps.status.
     pub status: dpo_status,
-    /// dpo_pair_outputs.metrics
-    pub metrics: dpo_pair_metrics,
-    /// dpo_logps.mean_token_metrics
-    pub mean_token_metrics: dpo_mean_token_metrics,
+    /// For dpo_pair_outputs.metrics.
+    pub pairs: dpo_pair_metrics,
+    /// For dpo_token_metrics.mean.
+    pub tokens: dpo_mean_token_metrics,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -611,11 +693,11 @@ const _: () = {
         "Offset of field: dpo_batch_metrics::status",
     ][::core::mem::offset_of!(dpo_batch_metrics, status) - 0usize];
     [
-        "Offset of field: dpo_batch_metrics::metrics",
-    ][::core::mem::offset_of!(dpo_batch_metrics, metrics) - 20usize];
+        "Offset of field: dpo_batch_metrics::pairs",
+    ][::core::mem::offset_of!(dpo_batch_metrics, pairs) - 20usize];
     [
-        "Offset of field: dpo_batch_metrics::mean_token_metrics",
-    ][::core::mem::offset_of!(dpo_batch_metrics, mean_token_metrics) - 40usize];
+        "Offset of field: dpo_batch_metrics::tokens",
+    ][::core::mem::offset_of!(dpo_batch_metrics, tokens) - 40usize];
 };
 /// Where pair_loss writes.
 #[repr(C)]
@@ -625,15 +707,15 @@ pub struct dpo_pair_outputs {
     pub struct_size: usize,
     /// [N]: loss of each pair, before the normalizer.
     pub pair_losses: *mut f32,
-    /// [N]
+    /// [N]: beta (logp - ref_logp) of each chosen sequence.
     pub chosen_rewards: *mut f32,
-    /// [N]
+    /// [N]: beta (logp - ref_logp) of each rejected sequence.
     pub rejected_rewards: *mut f32,
     /// [N]: chosen reward - rejected reward.
     pub margins: *mut f32,
     /// [S]: c_s = d loss / d logp_s, what backward takes.
     pub coef: *mut f32,
-    /// [1]
+    /// [1]: the loss of the batch, and means over its pairs.
     pub metrics: *mut dpo_pair_metrics,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -674,17 +756,20 @@ pub struct dpo_gradient {
     pub logsumexp: *const f32,
     /// [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
     pub logsumexp_residual: *const f32,
-    /// [S]: d loss / d logp of each sequence, of pair_loss or your own; or null for 1.
+    /// [S], or null for 1: d loss / d logp of each sequence, of pair_loss or your own.
     pub coef: *const f32,
-    /** [rows]: a factor of each token, or null for 1. Where length_desensitized, logps' token_weights, times your own
-  factors if there are any.*/
+    /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
+  your own factors if there are any.*/
     pub token_coef: *const f32,
-    /// [1], or null for 1: a factor of every coefficient, the upstream gradient.
+    /// [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about.
     pub upstream: *const f32,
-    /// Another factor of every coefficient, where the host knows it; usually 1.
+    /// The DPO_GRADIENT_ bits of the numbers that are there.
+    pub given: u32,
+    /// Another factor of every coefficient, which the host knows. DPO_GRADIENT_UPSTREAM_SCALE; otherwise 1.
     pub upstream_scale: f32,
     /** Rows whose coefficient, all factors included, is no larger than this in magnitude are written as zeros without
-  being read; finite and not below 0. A NaN is larger. At 0, these are the rows whose coefficient is exactly 0.*/
+  being read; finite and not below 0. A NaN is larger. DPO_GRADIENT_THRESHOLD; otherwise 0, which are the rows whose
+  coefficient is exactly 0.*/
     pub threshold: f32,
     /** [1], or null: lowered to the first row whose gradient holds an infinity (the overflow of an f16) or a NaN. Set it
   to DPO_NO_TROUBLE before; several calls may share it.*/
@@ -694,7 +779,7 @@ pub struct dpo_gradient {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 72usize];
+    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 80usize];
     ["Alignment of dpo_gradient"][::core::mem::align_of::<dpo_gradient>() - 8usize];
     [
         "Offset of field: dpo_gradient::struct_size",
@@ -715,17 +800,20 @@ const _: () = {
         "Offset of field: dpo_gradient::upstream",
     ][::core::mem::offset_of!(dpo_gradient, upstream) - 40usize];
     [
+        "Offset of field: dpo_gradient::given",
+    ][::core::mem::offset_of!(dpo_gradient, given) - 48usize];
+    [
         "Offset of field: dpo_gradient::upstream_scale",
-    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 48usize];
+    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 52usize];
     [
         "Offset of field: dpo_gradient::threshold",
-    ][::core::mem::offset_of!(dpo_gradient, threshold) - 52usize];
+    ][::core::mem::offset_of!(dpo_gradient, threshold) - 56usize];
     [
         "Offset of field: dpo_gradient::nonfinite_row",
-    ][::core::mem::offset_of!(dpo_gradient, nonfinite_row) - 56usize];
+    ][::core::mem::offset_of!(dpo_gradient, nonfinite_row) - 64usize];
     [
         "Offset of field: dpo_gradient::dlogits",
-    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 64usize];
+    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 72usize];
 };
 unsafe extern "C" {
     /// The version of the library, comparable to DPO_VERSION. Never fails.
@@ -758,23 +846,24 @@ unsafe extern "C" {
 unsafe extern "C" {
     /** pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
 
- Of `batch`, only the sequences' number and the pairs are looked at. `logps` is [S]; `ref_logps` is [S], or null: as
- if all were 0; `lengths` is [S], the numbers of scored rows, which a length-normalised loss divides by, or null.
+ Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
+ `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
+ loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens.
 
- Fails with DPO_ERROR_VALUE, also for a batch without pairs, DPO_ERROR_INDEX, or DPO_ERROR_MISSING where the loss is
- length-normalised and `lengths` is null.*/
+ Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
+ where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.*/
     pub fn dpo_cpu_pair_loss(
         batch: *const dpo_batch,
         logps: *const f32,
         ref_logps: *const f32,
-        lengths: *const u32,
+        scored: *const u32,
         loss: *const dpo_loss,
         out: *const dpo_pair_outputs,
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** logps and pair_loss on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pairs` with the numbers of scored
- rows as lengths. `ref_logps` is [S], or null: as if all were 0.
+    /** forward on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pair_outputs` with the numbers of scored rows
+ that logps found. `ref_logps` is [S], or null for 0.
 
  Fails as these two do, before any work.*/
     pub fn dpo_cpu_forward(
@@ -783,7 +872,7 @@ unsafe extern "C" {
         ref_logps: *const f32,
         loss: *const dpo_loss,
         out: *const dpo_logps,
-        pairs: *const dpo_pair_outputs,
+        pair_outputs: *const dpo_pair_outputs,
     ) -> dpo_result;
 }
 unsafe extern "C" {
@@ -794,8 +883,8 @@ unsafe extern "C" {
  rounded once to the type of the logits, and by the chain rule where logits are scaled or capped; rows that are not
  scored become 0.
 
- Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same, DPO_ERROR_INDEX, or
- DPO_ERROR_MISSING where the batch is length_desensitized and token_coef is null.*/
+ Fails with DPO_ERROR_VALUE, also where dlogits overlaps the logits without being the same; DPO_ERROR_INDEX; or
+ DPO_ERROR_MISSING where ld_alpha is not 1 and token_coef is null.*/
     pub fn dpo_cpu_backward(
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,
@@ -803,25 +892,24 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** The factored forward on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one
- write of the logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same
- bits either way.
+    /** factored on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one write of the
+ logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same bits either way.
 
  `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
  rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
- pairs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
+ pair_outputs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
  X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
      dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
 
- Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same;
- before any work.*/
+ Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same, for a
+ batch with a transform and for metrics of tokens, which only the other passes know; before any work.*/
     pub fn dpo_cpu_factored(
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,
         ref_logps: *const f32,
         loss: *const dpo_loss,
         out: *const dpo_logps,
-        pairs: *const dpo_pair_outputs,
+        pair_outputs: *const dpo_pair_outputs,
         gradient: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }
@@ -840,14 +928,15 @@ unsafe extern "C" {
     pub fn dpo_cuda_load(kernels: *mut *mut dpo_cuda_kernels) -> dpo_result;
 }
 unsafe extern "C" {
-    /** Unloads the kernels. All their work is done and their context still exists; the handle is dead from then on. Null is
- allowed and does nothing.*/
+    /** Unloads the kernels. The caller sees to it that the work that was queued with them is done, that their context still
+ exists, and that the handle is not used again. Null is allowed and does nothing.*/
     pub fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels);
 }
 unsafe extern "C" {
     /** Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- alignment of 4: about 28 bytes a row and 56 a sequence, and what rows of several slices need. Zero it once after allocation; every launch leaves it ready for the next.
- A workspace serves one launch at a time. No pointer of `batch` is followed, and no device is needed.
+ alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
+ Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
+ time. No pointer of `batch` is followed, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
     pub fn dpo_cuda_workspace_size(
@@ -856,7 +945,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// logps on a GPU, as dpo_cpu_logps. `workspace` has dpo_cuda_workspace_size bytes.
+    /// logps on a GPU, as dpo_cpu_logps.
     pub fn dpo_cuda_logps(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
@@ -867,14 +956,13 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /** pair_loss on a GPU, as dpo_cpu_pair_loss, which also says where it fails with DPO_ERROR_MISSING. `status` is [1] in
- device memory, and only its bad_pair can be set.*/
+    /// pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair can be set.
     pub fn dpo_cuda_pair_loss(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
         logps: *const f32,
         ref_logps: *const f32,
-        lengths: *const u32,
+        scored: *const u32,
         loss: *const dpo_loss,
         out: *const dpo_pair_outputs,
         status: *mut dpo_status,
@@ -882,7 +970,7 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// logps and pair_loss on a GPU, as dpo_cpu_forward, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
+    /// forward on a GPU, as dpo_cpu_forward.
     pub fn dpo_cuda_forward(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
@@ -890,13 +978,13 @@ unsafe extern "C" {
         ref_logps: *const f32,
         loss: *const dpo_loss,
         out: *const dpo_logps,
-        pairs: *const dpo_pair_outputs,
+        pair_outputs: *const dpo_pair_outputs,
         workspace: *mut ::core::ffi::c_void,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// The factored forward on a GPU, as dpo_cpu_factored, in one kernel. `workspace` has dpo_cuda_workspace_size bytes.
+    /// factored on a GPU, as dpo_cpu_factored.
     pub fn dpo_cuda_factored(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,
@@ -904,7 +992,7 @@ unsafe extern "C" {
         ref_logps: *const f32,
         loss: *const dpo_loss,
         out: *const dpo_logps,
-        pairs: *const dpo_pair_outputs,
+        pair_outputs: *const dpo_pair_outputs,
         gradient: *mut ::core::ffi::c_void,
         workspace: *mut ::core::ffi::c_void,
         stream: *mut ::core::ffi::c_void,

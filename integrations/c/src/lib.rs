@@ -4,18 +4,36 @@
 //! with a fresh run by a test; the functions here take its structs, and each is held to its declared signature by the
 //! compiler. What is here is adaptation alone: pointers are judged, enumerators and structs translated, errors given a
 //! code and a message, and panics stopped. The work is the crate's.
+//!
+//! | module | what |
+//! |---|---|
+//! | `pointers` | pointers of the caller's, judged |
+//! | `given` | the one convention for what is absent |
+//! | `batch`, `inputs`, `loss`, `gradient` | what calls read, in the crate's terms |
+//! | `results`, `records` | what calls write |
+//! | `cpu`, `cuda` | the functions of the header |
+//! | `failure` | errors as codes and messages |
 #![warn(unsafe_op_in_unsafe_fn)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
-mod arguments;
+#[cfg(test)]
+mod argument_names;
+mod batch;
 mod cpu;
 mod cuda;
 mod failure;
+mod given;
+mod gradient;
 #[cfg_attr(feature = "cuda", deny(dead_code))] // what the header declares and nothing defines or uses
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // errors of the GPU
 #[allow(non_camel_case_types)]
 #[rustfmt::skip]
 mod header;
-mod status;
+mod inputs;
+mod loss;
+mod pointers;
+mod records;
+mod results;
 
 /// Holds each definition to its declaration in the header: two functions of one array have one signature.
 macro_rules! defined {
@@ -29,7 +47,7 @@ macro_rules! defined {
 defined![
     failure::dpo_version,
     failure::dpo_last_error,
-    status::dpo_status_check,
+    records::dpo_status_check,
     cpu::dpo_cpu_logps,
     cpu::dpo_cpu_pair_loss,
     cpu::dpo_cpu_forward,

@@ -62,19 +62,14 @@ static dpo_gradient gradient_outputs(struct results *r, void *dlogits) {
                              .logsumexp = r->logsumexp,
                              .logsumexp_residual = r->residual,
                              .coef = r->coef,
-                             .upstream_scale = 1.0f,
                              .dlogits = dlogits};
     return gradient;
 }
 
 static const dpo_batch PADDED = {.struct_size = sizeof(dpo_batch),
                                  .vocab = V,
-                                 .row_stride = V,
                                  .sequences = S,
-                                 .sequence_len = T,
-                                 .pair_layout = DPO_PAIRS_CONCATENATED,
-                                 .label_alignment = DPO_ALIGNED,
-                                 .ignore_index = DPO_IGNORE_INDEX};
+                                 .sequence_len = T};
 static const dpo_loss SIGMOID = {.struct_size = sizeof(dpo_loss), .beta = 0.5};
 /* Rows 0 and 1 are the chosen sequence, 2 and 3 the rejected one, of which row 3 is not scored. */
 static const int64_t LABELS[ROWS] = {3, 1, 0, DPO_IGNORE_INDEX};
@@ -124,6 +119,7 @@ static void f32_padded(void) {
     dpo_gradient gradient = gradient_outputs(&r, dlogits);
     gradient.upstream = &upstream;
     gradient.upstream_scale = 0.5f;
+    gradient.given = DPO_GRADIENT_UPSTREAM_SCALE;
     CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);
     for (int v = 0; v < V; v++) {
         const double softmax = (v + 1) / 10.0;
@@ -136,7 +132,7 @@ static void f32_padded(void) {
     /* logps and pair_loss apart give the same bits, wanted or not. */
     struct results alone;
     dpo_batch unpaired = PADDED;
-    unpaired.pair_layout = DPO_PAIRS_NONE;
+    unpaired.pairs = DPO_PAIRS_NONE;
     dpo_logps few = {.struct_size = sizeof few, .logps = alone.logps, .status = &alone.status};
     CHECK(dpo_cpu_logps(&unpaired, &inputs, &few) == DPO_OK);
     CHECK(memcmp(alone.logps, r.logps, sizeof r.logps) == 0);
@@ -188,15 +184,16 @@ static void half_packed(void) {
             for (int v = 0; v <= V; v++) logits[r][v] = types[i].one;
         dpo_batch batch = {.struct_size = sizeof batch,
                            .vocab = V,
-                           .row_stride = V + 1,
                            .sequences = S,
                            .cu_seqlens = cu_seqlens,
                            .rows = ROWS,
-                           .pair_layout = DPO_PAIRS_INDEXED,
+                           .pairs = DPO_PAIRS_INDEXED,
                            .label_alignment = DPO_NEXT_TOKEN,
-                           .pairs = 1,
+                           .pair_count = 1,
                            .chosen = chosen,
                            .rejected = rejected,
+                           .given = DPO_BATCH_ROW_STRIDE | DPO_BATCH_IGNORE_INDEX,
+                           .row_stride = V + 1,
                            .ignore_index = -1};
         dpo_inputs inputs = {.struct_size = sizeof inputs,
                              .dtype = types[i].dtype,
@@ -205,9 +202,10 @@ static void half_packed(void) {
                              .labels = labels};
         const dpo_loss loss = {.struct_size = sizeof loss,
                                .beta = 1.0,
+                               .length_normalized = 1,
+                               .given = DPO_LOSS_LABEL_SMOOTHING | DPO_LOSS_NORMALIZER,
                                .label_smoothing = 0.25,
-                               .normalizer = 2.0,
-                               .length_normalized = 1};
+                               .normalizer = 2.0};
         struct results r;
         dpo_logps out = logps_outputs(&r);
         dpo_pair_outputs pairs = pair_outputs(&r);
@@ -243,7 +241,7 @@ static void other_losses(void) {
     dpo_pair_outputs out = pair_outputs(&r);
 
     /* 2 (1 - z) + 1.5 as z = 0, and the negative log-likelihood 3/2; the pair is worth half. */
-    const dpo_loss_term terms[] = {{.name = "hinge", .weight = 2.0}, {.name = "nll", .weight = 1.0}};
+    const dpo_loss_term terms[] = {{.name = "hinge", .weight = 2.0, .given = DPO_TERM_WEIGHT}, {.name = "nll"}};
     const float weight = 0.5f, normalizer = 4.0f;
     const dpo_pair_inputs inputs = {.struct_size = sizeof inputs, .weight = &weight, .normalizer = &normalizer};
     dpo_loss loss = {.struct_size = sizeof loss, .beta = 0.5, .terms = terms, .term_count = 2, .inputs = &inputs};
@@ -254,29 +252,162 @@ static void other_losses(void) {
     CLOSE(r.coef[0], -0.1875);
     CLOSE(r.coef[1], 0.125);
 
-    /* KTO at its baseline of 1: a desirable and an undesirable sequence, each with a loss of one half. */
+    /* KTO at its baseline of 1: an undesirable and a desirable sequence, each with a loss of one half. */
     const int32_t desirable[] = {0, 1};
-    batch.pair_layout = DPO_PAIRS_UNPAIRED;
-    batch.chosen = desirable;
-    const dpo_loss_term kto = {.name = "kto", .weight = 1.0};
+    batch.pairs = DPO_PAIRS_UNPAIRED;
+    batch.desirable = desirable;
+    dpo_loss_term kto = {.name = "kto"};
     loss = (dpo_loss){.struct_size = sizeof loss, .beta = 0.5, .terms = &kto, .term_count = 1,
-                      .baseline = 1.0, .has_baseline = 1};
+                      .given = DPO_LOSS_BASELINE, .baseline = 1.0};
     const float above[] = {-2.0f, -4.0f};
     CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_OK);
     CLOSE(r.metrics.loss, 0.5);
     CLOSE(r.coef[0], 0.0625);
     CLOSE(r.coef[1], -0.0625);
 
-    loss.has_baseline = 0;
+    /* Its second parameter, the weight of undesirable sequences, alone: a coefficient three times as large. */
+    kto.parameters[1] = 3.0;
+    kto.given = DPO_TERM_PARAMETER_1;
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_OK);
+    CLOSE(r.coef[0], 0.1875);
+    CLOSE(r.coef[1], -0.0625);
+    kto.parameters[0] = -1.0;
+    kto.given |= DPO_TERM_PARAMETER_0;
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_VALUE,
+            "parameters[0]: expected a finite number above 0, found -1");
+
+    kto = (dpo_loss_term){.name = "kto"};
+    loss.given = 0;
+    loss.baseline = 0.0;
     REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_MISSING,
             "kl_logps: required when KTO has no baseline");
-    const dpo_loss_term unknown = {.name = "dpo", .weight = 1.0};
-    loss.terms = &unknown;
+    kto.name = "dpo";
     CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_ERROR_VALUE &&
-          strncmp(dpo_last_error(), "loss: expected one of sigmoid", 29) == 0);
+          strncmp(dpo_last_error(), "name: expected one of sigmoid", 29) == 0);
     loss.terms = NULL;
     REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_VALUE,
-            "terms: expected an address aligned to 8 bytes, found null");
+            "term_count: expected 0 where terms is null, found 1");
+}
+
+/* Zeros are the defaults; what is there without being looked at is refused, and so are bits that nothing knows. */
+static void absent(void) {
+    float logits[ROWS][V], dlogits[ROWS][V], plain[ROWS][V];
+    fill(logits);
+    struct results r, defaults;
+    dpo_inputs inputs = {.struct_size = sizeof inputs,
+                         .dtype = DPO_F32,
+                         .label_type = DPO_LABELS_I64,
+                         .logits = logits,
+                         .labels = LABELS};
+    dpo_logps out = logps_outputs(&defaults);
+    dpo_pair_outputs pairs = pair_outputs(&defaults);
+    CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &SIGMOID, &out, &pairs) == DPO_OK);
+    dpo_gradient gradient = gradient_outputs(&defaults, plain);
+    CHECK(dpo_cpu_backward(&PADDED, &inputs, &gradient) == DPO_OK);
+    CHECK(plain[0][0] != 0.0f);
+
+    /* The defaults by number, and optional structs of zeros, give the same bits. */
+    dpo_batch batch = PADDED;
+    batch.given = DPO_BATCH_ROW_STRIDE | DPO_BATCH_IGNORE_INDEX | DPO_BATCH_LD_ALPHA;
+    batch.row_stride = V;
+    batch.ignore_index = DPO_IGNORE_INDEX;
+    batch.ld_alpha = 1.0f;
+    batch.transform = (dpo_transform){.given = DPO_TRANSFORM_SCALE | DPO_TRANSFORM_VALID_VOCAB,
+                                      .scale = 1.0f,
+                                      .valid_vocab = V};
+    const dpo_pair_inputs nothing = {.struct_size = sizeof nothing};
+    dpo_loss_term sigmoid = {.name = "sigmoid", .weight = 1.0, .given = DPO_TERM_WEIGHT};
+    dpo_loss loss = {.struct_size = sizeof loss,
+                     .beta = SIGMOID.beta,
+                     .terms = &sigmoid,
+                     .term_count = 1,
+                     .given = DPO_LOSS_LABEL_SMOOTHING | DPO_LOSS_GAMMA | DPO_LOSS_NORMALIZER,
+                     .normalizer = 1.0,
+                     .inputs = &nothing};
+    dpo_token_metrics metrics = {.struct_size = sizeof metrics};
+    out = logps_outputs(&r);
+    out.metrics = &metrics;
+    pairs = pair_outputs(&r);
+    memset(&r, 0x5a, sizeof r);
+    CHECK(dpo_cpu_forward(&batch, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_OK);
+    CHECK(memcmp(r.logps, defaults.logps, sizeof r.logps) == 0);
+    CHECK(memcmp(r.logsumexp, defaults.logsumexp, sizeof r.logsumexp) == 0);
+    CHECK(memcmp(r.coef, defaults.coef, sizeof r.coef) == 0);
+    CHECK(memcmp(&r.metrics, &defaults.metrics, sizeof r.metrics) == 0);
+    gradient = gradient_outputs(&r, dlogits);
+    gradient.given = DPO_GRADIENT_UPSTREAM_SCALE | DPO_GRADIENT_THRESHOLD;
+    gradient.upstream_scale = 1.0f;
+    CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
+    CHECK(memcmp(dlogits, plain, sizeof plain) == 0);
+
+    /* A bit that is set makes 0 a number. */
+    gradient.upstream_scale = 0.0f;
+    CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK && dlogits[0][0] == 0.0f);
+    batch.transform.scale = 0.0f;
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
+            "transform.scale: expected a finite number above 0, found 0");
+
+    /* A number without its bit. */
+    batch = PADDED;
+    batch.ignore_index = -1;
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
+            "ignore_index: expected 0 where DPO_BATCH_IGNORE_INDEX is not given, found -1");
+    batch = PADDED;
+    batch.transform.softcap = 30.0f;
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
+            "transform.softcap: expected 0 where DPO_TRANSFORM_SOFTCAP is not given, found 30");
+    loss.given = 0;
+    REFUSED(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_VALUE,
+            "normalizer: expected 0 where DPO_LOSS_NORMALIZER is not given, found 1");
+    loss.normalizer = 0.0;
+    sigmoid.given = 0;
+    REFUSED(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_VALUE,
+            "weight: expected 0 where DPO_TERM_WEIGHT is not given, found 1");
+    gradient = gradient_outputs(&r, dlogits);
+    gradient.threshold = NAN;
+    REFUSED(dpo_cpu_backward(&PADDED, &inputs, &gradient), DPO_ERROR_VALUE,
+            "threshold: expected 0 where DPO_GRADIENT_THRESHOLD is not given, found NaN");
+
+    /* A bit that nothing knows. */
+    gradient.given = DPO_GRADIENT_THRESHOLD | 1u << 31;
+    REFUSED(dpo_cpu_backward(&PADDED, &inputs, &gradient), DPO_ERROR_VALUE,
+            "given: expected no bits but DPO_GRADIENT_UPSTREAM_SCALE, DPO_GRADIENT_THRESHOLD, found 0x80000000");
+    loss.given = 1u << 5;
+    CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_ERROR_VALUE &&
+          strncmp(dpo_last_error(), "given: expected no bits but DPO_LOSS_LABEL_SMOOTHING, ", 54) == 0);
+    batch = PADDED;
+    batch.given = 1u << 3;
+    CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_ERROR_VALUE && strncmp(dpo_last_error(), "given: ", 7) == 0);
+    batch = PADDED;
+    batch.transform.given = 1u << 3;
+    CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_ERROR_VALUE && strncmp(dpo_last_error(), "given: ", 7) == 0);
+    loss.given = 0;
+    sigmoid = (dpo_loss_term){.name = "sigmoid", .given = 1u << 3};
+    CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_ERROR_VALUE &&
+          strncmp(dpo_last_error(), "given: ", 7) == 0);
+
+    /* What belongs to another layout or loss. */
+    static const int32_t desirable[S] = {1, 0};
+    batch = PADDED;
+    batch.desirable = desirable;
+    CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_ERROR_VALUE &&
+          strncmp(dpo_last_error(), "desirable: expected null where pairs is not DPO_PAIRS_UNPAIRED, ", 64) == 0);
+    batch = PADDED;
+    batch.rows = ROWS;
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
+            "rows: expected 0 in a padded batch, whose cu_seqlens is null, found 4");
+    sigmoid = (dpo_loss_term){.name = "sigmoid", .parameters = {0.0, 2.0}, .given = DPO_TERM_PARAMETER_1};
+    REFUSED(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_VALUE,
+            "parameters[1]: expected none for sigmoid, found 2");
+    loss = SIGMOID;
+    loss.divergence = DPO_ALPHA_DIVERGENCE;
+    REFUSED(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_MISSING,
+            "alpha: required when divergence is DPO_ALPHA_DIVERGENCE");
+    loss.given = DPO_LOSS_ALPHA;
+    CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_OK);
+    loss.divergence = DPO_REVERSE_KL;
+    REFUSED(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_VALUE,
+            "alpha: expected none where divergence is not DPO_ALPHA_DIVERGENCE, found 0");
 }
 
 /* Squared and cut to three columns, the rows have probabilities {1, 4, 9} / 14; token 1 of the chosen sequence, which the
@@ -288,10 +419,11 @@ static void extras(void) {
     struct results r;
     float token_weights[ROWS], entropy[ROWS], correct[ROWS], mean_logit[ROWS], sum_p2[ROWS], log_weights[S];
     dpo_batch batch = PADDED;
-    batch.logit_scale = 2.0f;
-    batch.valid_vocab = 3;
-    batch.length_desensitized = 1;
+    batch.given = DPO_BATCH_LD_ALPHA;
     batch.ld_alpha = 0.5f;
+    batch.transform = (dpo_transform){.given = DPO_TRANSFORM_SCALE | DPO_TRANSFORM_VALID_VOCAB,
+                                      .scale = 2.0f,
+                                      .valid_vocab = 3};
     dpo_inputs inputs = {.struct_size = sizeof inputs,
                          .dtype = DPO_F32,
                          .label_type = DPO_LABELS_I64,
@@ -299,13 +431,15 @@ static void extras(void) {
                          .labels = labels};
     dpo_logps out = logps_outputs(&r);
     out.token_weights = token_weights;
-    out.entropy = entropy;
-    out.correct = correct;
-    out.mean_logit = mean_logit;
-    out.sum_p2 = sum_p2;
-    out.sequence_log_weights = log_weights;
     dpo_batch_metrics batch_metrics;
-    out.mean_token_metrics = &batch_metrics.mean_token_metrics;
+    dpo_token_metrics metrics = {.struct_size = sizeof metrics,
+                                 .entropy = entropy,
+                                 .correct = correct,
+                                 .mean_logit = mean_logit,
+                                 .sum_p2 = sum_p2,
+                                 .sequence_log_weights = log_weights,
+                                 .mean = &batch_metrics.tokens};
+    out.metrics = &metrics;
     out.status = &batch_metrics.status;
     CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_OK);
     CHECK(dpo_status_check(&batch_metrics.status) == DPO_OK);
@@ -320,20 +454,21 @@ static void extras(void) {
     CLOSE(log_weights[0], 0.5 * (log(p[2]) + log(p[1])) - log(0.5));
 
     /* Three rows alike, but for their labels and shifts of 0, 2 and 4; alone the means are the same. */
-    const dpo_mean_token_metrics means = batch_metrics.mean_token_metrics;
+    const dpo_mean_token_metrics means = batch_metrics.tokens;
     CHECK(means.scored == 3);
     CLOSE(means.accuracy, 1 / 3.0);
     CLOSE(means.entropy, entropy[0]);
     CLOSE(means.mean_logit, mean_logit[0] + 2.0);
     CLOSE(means.logsumexp, log(14.0) + 2.0);
     CLOSE(means.sum_p2, 0.5);
+    metrics = (dpo_token_metrics){.struct_size = sizeof metrics, .mean = &batch_metrics.tokens};
     dpo_logps alone = {.struct_size = sizeof alone,
                        .logps = r.logps,
-                       .mean_token_metrics = &batch_metrics.mean_token_metrics,
+                       .metrics = &metrics,
                        .status = &batch_metrics.status};
     memset(&batch_metrics, 0x5a, sizeof batch_metrics);
     CHECK(dpo_cpu_logps(&batch, &inputs, &alone) == DPO_OK);
-    CHECK(memcmp(&batch_metrics.mean_token_metrics, &means, sizeof means) == 0);
+    CHECK(memcmp(&batch_metrics.tokens, &means, sizeof means) == 0);
 
     dpo_gradient gradient = gradient_outputs(&r, dlogits);
     gradient.coef = NULL;
@@ -343,6 +478,7 @@ static void extras(void) {
     uint32_t nonfinite_row = DPO_NO_TROUBLE;
     gradient.token_coef = token_weights;
     gradient.threshold = 0.5f;
+    gradient.given = DPO_GRADIENT_THRESHOLD;
     gradient.nonfinite_row = &nonfinite_row;
     CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
     for (int v = 0; v < 3; v++) {
@@ -351,9 +487,11 @@ static void extras(void) {
     }
     CHECK(dlogits[0][3] == 0.0f && nonfinite_row == DPO_NO_TROUBLE);
     gradient.upstream_scale = INFINITY;
+    gradient.given |= DPO_GRADIENT_UPSTREAM_SCALE;
     CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK && nonfinite_row == 0);
 
-    batch.softcap = -1.0f;
+    batch.transform.softcap = -1.0f;
+    batch.transform.given |= DPO_TRANSFORM_SOFTCAP;
     REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
             "transform.softcap: expected a finite number above 0, found -1");
 }
@@ -405,17 +543,18 @@ static void errors(void) {
     pairs = pair_outputs(&r);
 
     batch.row_stride = 3;
+    batch.given = DPO_BATCH_ROW_STRIDE;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "row_stride: expected at least vocab = 4, found 3");
     batch = PADDED;
-    batch.pair_layout = DPO_PAIRS_INDEXED;
-    batch.pairs = 1;
+    batch.pairs = DPO_PAIRS_INDEXED;
+    batch.pair_count = 1;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "chosen: expected an address aligned to 4 bytes, found null");
     static const int32_t zero[] = {0}, two[] = {2};
     batch.chosen = zero;
     batch.rejected = two;
     REFUSED(FORWARD, DPO_ERROR_INDEX, "rejected[0]: expected a sequence index below 2, found 2");
     batch = PADDED;
-    batch.pair_layout = DPO_PAIRS_NONE;
+    batch.pairs = DPO_PAIRS_NONE;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "pairs: expected a layout with pairs, for a loss, found Pairs::None");
     batch = PADDED;
     loss.beta = 0.0;
@@ -472,6 +611,7 @@ int main(int argc, char **argv) {
     f32_padded();
     half_packed();
     other_losses();
+    absent();
     extras();
     errors();
     gpu(strcmp(argv[1], "cuda") == 0);

@@ -1,10 +1,10 @@
-//! The status between the two sides, and its check.
+//! What there is one of in a batch, between the two sides; and the check of a status.
 
-use dpo_kernels::Status;
+use dpo_kernels::{MeanTokenMetrics, PairMetrics, Status};
 
-use crate::arguments::pointer;
 use crate::failure::guard;
 use crate::header::*;
+use crate::pointers::pointer;
 
 impl From<Status> for dpo_status {
     fn from(status: Status) -> Self {
@@ -32,6 +32,20 @@ impl From<dpo_status> for Status {
     }
 }
 
+impl From<PairMetrics<f32>> for dpo_pair_metrics {
+    fn from(metrics: PairMetrics<f32>) -> Self {
+        let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
+        dpo_pair_metrics { loss, chosen_reward, rejected_reward, margin, accuracy }
+    }
+}
+
+impl From<MeanTokenMetrics<f32>> for dpo_mean_token_metrics {
+    fn from(mean: MeanTokenMetrics<f32>) -> Self {
+        let MeanTokenMetrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 } = mean;
+        dpo_mean_token_metrics { scored, entropy, accuracy, mean_logit, logsumexp, sum_p2 }
+    }
+}
+
 /// See the header.
 ///
 /// # Safety
@@ -47,7 +61,7 @@ pub unsafe extern "C" fn dpo_status_check(status: *const dpo_status) -> dpo_resu
     })
 }
 
-/// On a GPU the kernels write statuses, metrics and means, so theirs are laid out as the header's.
+/// On a GPU the kernels write the records, so theirs are laid out as the header's.
 #[cfg(feature = "cuda")]
 const _: () = {
     use std::mem::{offset_of, size_of};
@@ -73,4 +87,5 @@ const _: () = {
     }
     same_layout!(dpo_pair_metrics, DpoPairMetrics: loss chosen_reward rejected_reward margin accuracy);
     same_layout!(dpo_mean_token_metrics, DpoMeanTokenMetrics: scored entropy accuracy mean_logit logsumexp sum_p2);
+    same_layout!(dpo_batch_metrics, DpoBatchMetrics: status pairs tokens);
 };

@@ -1,0 +1,181 @@
+//! Every argument that an error names is a field or a parameter of the header.
+//!
+//! The test walks over calls that are wrong in one thing each, on the CPU and in plans for a GPU, and looks the names in
+//! their errors up in the header. That the walk is complete is seen from the sources: whichever name they hand to an error
+//! has been met on the way, or stands in [`UNREACHABLE`] with the reason.
+
+mod call;
+mod cases;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::fs;
+use std::path::Path;
+
+use dpo_kernels::loss::PairTensors;
+use dpo_kernels::memory::Unallocated;
+use dpo_kernels::{LogpsTensors, PairOutputTensors, TokenMetricTensors};
+
+use self::call::{Call, Half, Stage};
+#[cfg(feature = "cuda")]
+use self::cases::device_values;
+use self::cases::{host_values, pointers, values};
+use crate::failure::{dpo_last_error, header_name};
+use crate::header::{DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_OK};
+
+/// What the last refused call named: what stands before the colon.
+fn named() -> String {
+    // SAFETY: the message stays until the next failure on this thread.
+    let message = unsafe { CStr::from_ptr(dpo_last_error()) }.to_str().expect("UTF-8");
+    message.split(':').next().expect("there is a first part").to_string()
+}
+
+/// The names of fields and parameters in the header: what stands before the end of a declaration.
+fn header_names() -> BTreeSet<String> {
+    let header = include_str!("../../include/dpo_kernels.h");
+    let mut code = String::new();
+    for (place, part) in header.split("/*").enumerate() {
+        code += if place == 0 { part } else { part.split_once("*/").expect("comments end").1 };
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let ends = code.match_indices([';', ',', ')', '[']);
+    let names = ends.map(|(end, _)| code[..end].trim_end().rsplit(|c| !is_name(c)).next().expect("a part"));
+    // Types and functions have the prefix, enumerators and constants are in capitals, lengths are numbers.
+    names
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.starts_with("dpo_"))
+        .map(String::from)
+        .collect()
+}
+
+/// What of the crate no call of the header reaches.
+const OTHERS: [&str; 4] = ["theory.rs", "ref_cache.rs", "reference.rs", "pass"];
+
+/// Names that are given to errors, but not to any that C can be given.
+const UNREACHABLE: [(&str, &str); 2] = [
+    ("logsumexp.values", "a length, and slices of the caller's are as long as they must be"),
+    ("logsumexp.residual", "likewise"),
+];
+
+/// Functions whose first argument is the name of an argument that they may find wrong.
+const JUDGES: [&str; 17] = [
+    "value",
+    "check_len",
+    "check_len_at_least",
+    "check_positive",
+    "check_from_zero",
+    "check_logits",
+    "check_gradient",
+    "check_takes_gamma",
+    "check_is_kto",
+    "within",
+    "alike",
+    "all",
+    "missing",
+    "address",
+    "optional",
+    "single",
+    "finite",
+];
+
+/// The names that sources of the crate give to errors: literals that follow `argument:`, or the parenthesis of a judge.
+fn names_in_sources(path: &Path, names: &mut BTreeSet<String>) {
+    let skipped = |other: &&str| path.ends_with(other);
+    if OTHERS.iter().any(skipped) || (!cfg!(feature = "cuda") && path.ends_with("cuda")) {
+        return;
+    }
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a folder of the crate");
+        entries.for_each(|entry| names_in_sources(&entry.expect("an entry").path(), names));
+        return;
+    }
+    let source = fs::read_to_string(path).expect("a source of the crate");
+    for (quote, _) in source.match_indices('"') {
+        let before = source[..quote].trim_end();
+        let call = before.strip_suffix('(');
+        let called = call.and_then(|call| call.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next());
+        if before.ends_with("argument:") || called.is_some_and(|called| JUDGES.contains(&called)) {
+            names.extend(source[quote + 1..].split('"').next().map(String::from));
+        }
+    }
+}
+
+/// The names of what `pair_loss` reads besides log-probs.
+fn pair_input_names() -> Vec<String> {
+    let all = PairTensors {
+        ref_logps: Some(()),
+        lengths: Some(()),
+        beta: Some(()),
+        gamma: Some(()),
+        weight: Some(()),
+        label_smoothing: Some(()),
+        sequence_log_weights: Some(()),
+        kl_logps: Some(()),
+        kl_ref_logps: Some(()),
+        normalizer: Some(()),
+        chosen_tokens: Some(()),
+    };
+    let names = RefCell::new(vec![]);
+    let name = |name: &str, (): ()| {
+        names.borrow_mut().push(name.to_string());
+        Ok::<(), Infallible>(())
+    };
+    let Ok(_) = all.try_map(name, name, name);
+    names.into_inner()
+}
+
+#[test]
+fn errors_name_fields_and_parameters_of_the_header() {
+    let header = header_names();
+    for expected in ["struct_size", "logits", "valid_vocab", "parameters", "pair_outputs", "bytes"] {
+        assert!(header.contains(expected), "{expected} in {header:?}");
+    }
+    let both = || pointers().into_iter().chain(values());
+    let cases = both().chain(host_values()).map(|case| (Half::Cpu, case));
+    #[cfg(feature = "cuda")]
+    let cases = cases.chain(both().chain(device_values()).map(|case| (Half::Cuda, case)));
+
+    let mut met = BTreeSet::new();
+    for (half, (stage, argument, make_wrong)) in cases {
+        let mut call = Call::new();
+        make_wrong(&mut call);
+        let before = call.memory.words.clone();
+        let result = call.run(half, stage);
+        let refused = [DPO_ERROR_VALUE, DPO_ERROR_INDEX, DPO_ERROR_MISSING].contains(&result);
+        assert!(refused, "{half:?}, {stage:?}: {result} where {argument} is wrong");
+        assert_eq!(named(), argument, "{half:?}, {stage:?}");
+        assert!(call.memory.words == before, "{half:?}, {stage:?}: written where {argument} is wrong");
+
+        let name = argument.split('[').next().expect("a first part");
+        assert!(name.split('.').all(|part| header.contains(part)), "{argument} is not in the header");
+        met.insert(name);
+    }
+
+    let mut names = BTreeSet::new();
+    names_in_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src"), &mut names);
+    assert!(names.contains("row_stride"), "{names:?}");
+    let results = [
+        LogpsTensors::<Unallocated<f32>>::FIELDS,
+        TokenMetricTensors::<Unallocated<f32>>::FIELDS,
+        PairOutputTensors::<Unallocated<f32>>::FIELDS,
+    ];
+    names.extend(results.into_iter().flatten().map(|field| field.name.to_string()));
+    names.extend(pair_input_names());
+    let unmet: Vec<_> = names
+        .iter()
+        .map(|name| header_name(name).unwrap_or(name))
+        .filter(|name| !met.contains(name) && !UNREACHABLE.iter().any(|(other, _)| other == name))
+        .collect();
+    assert!(unmet.is_empty(), "errors name {unmet:?}, which no case here provokes");
+}
+
+/// What is wrong with a case is its own.
+#[test]
+fn a_call_is_right_until_it_is_made_wrong() {
+    for stage in [Stage::Logps, Stage::PairLoss, Stage::Forward, Stage::Factored, Stage::Backward] {
+        assert_eq!(Call::new().run(Half::Cpu, stage), DPO_OK, "{stage:?}: {}", named());
+        #[cfg(feature = "cuda")]
+        assert_eq!(Call::new().run(Half::Cuda, stage), DPO_OK, "{stage:?}: {}", named());
+    }
+}

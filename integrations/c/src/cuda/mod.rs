@@ -1,0 +1,164 @@
+//! The GPU half of the header: plans, run on the caller's stream. Without the feature `cuda` the same functions are
+//! there, and say so.
+
+#[cfg(feature = "cuda")]
+pub(crate) mod plans;
+
+use std::ffi::c_void;
+
+#[cfg(feature = "cuda")]
+use dpo_kernels::cuda::{Kernels, plan};
+
+#[cfg(feature = "cuda")]
+use crate::batch;
+use crate::failure::guard;
+use crate::header::*;
+#[cfg(feature = "cuda")]
+use crate::pointers::{pointer, read};
+
+/// Exported functions whose bodies need the feature `cuda`.
+macro_rules! exported {
+    ($(
+        $(#[$attribute:meta])*
+        unsafe fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block
+    )*) => {$(
+        /// See the header.
+        ///
+        /// # Safety
+        ///
+        /// What the header says of memory, of the handle, and of the stream and its context.
+        $(#[$attribute])*
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> dpo_result {
+            // SAFETY: the caller's promise.
+            #[cfg(feature = "cuda")]
+            return guard(|| unsafe { $body });
+            #[cfg(not(feature = "cuda"))]
+            {
+                let _ = ($($argument,)*);
+                guard(|| Err(crate::failure::Failure::unsupported()))
+            }
+        }
+    )*};
+}
+
+exported! {
+    unsafe fn dpo_cuda_load(kernels: *mut *mut dpo_cuda_kernels) {
+        let kernels = pointer("kernels", kernels)?;
+        let loaded = Kernels::load_current()?;
+        kernels.write(Box::into_raw(Box::new(loaded)).cast());
+        Ok(())
+    }
+
+    unsafe fn dpo_cuda_workspace_size(batch: *const dpo_batch, bytes: *mut usize) {
+        let batch = batch::batch(read("batch", batch)?)?;
+        let bytes = pointer("bytes", bytes)?;
+        bytes.write(plan::workspace_bytes(&batch)?);
+        Ok(())
+    }
+
+    unsafe fn dpo_cuda_logps(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        out: *const dpo_logps,
+        workspace: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let plan = plans::logps(kernels.device(), batch, inputs, out, workspace)?;
+        Ok(kernels.run(&plan, stream.cast())?)
+    }
+
+    unsafe fn dpo_cuda_pair_loss(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        logps: *const f32,
+        ref_logps: *const f32,
+        scored: *const u32,
+        loss: *const dpo_loss,
+        out: *const dpo_pair_outputs,
+        status: *mut dpo_status,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let plan = plans::pair_loss(batch, logps, ref_logps, scored, loss, out, status)?;
+        Ok(kernels.run(&plan, stream.cast())?)
+    }
+
+    unsafe fn dpo_cuda_forward(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pair_outputs: *const dpo_pair_outputs,
+        workspace: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let device = kernels.device();
+        let plan = plans::forward(device, batch, inputs, ref_logps, loss, out, pair_outputs, workspace)?;
+        Ok(kernels.run(&plan, stream.cast())?)
+    }
+
+    unsafe fn dpo_cuda_factored(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pair_outputs: *const dpo_pair_outputs,
+        gradient: *mut c_void,
+        workspace: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let device = kernels.device();
+        let plan =
+            plans::factored(device, batch, inputs, ref_logps, loss, out, pair_outputs, gradient, workspace)?;
+        Ok(kernels.run(&plan, stream.cast())?)
+    }
+
+    unsafe fn dpo_cuda_backward(
+        kernels: *const dpo_cuda_kernels,
+        batch: *const dpo_batch,
+        inputs: *const dpo_inputs,
+        gradient: *const dpo_gradient,
+        stream: *mut c_void,
+    ) {
+        let kernels = loaded(kernels)?;
+        let plan = plans::backward(kernels.device(), batch, inputs, gradient)?;
+        Ok(kernels.run(&plan, stream.cast())?)
+    }
+}
+
+/// # Safety
+///
+/// `kernels` is null or came from [`dpo_cuda_load`], and is not freed during `'a`.
+#[cfg(feature = "cuda")]
+unsafe fn loaded<'a>(kernels: *const dpo_cuda_kernels) -> dpo_kernels::Result<&'a Kernels> {
+    // SAFETY: the caller's promise.
+    Ok(unsafe { pointer("kernels", kernels.cast::<Kernels>())?.as_ref() })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `kernels` is null or came from [`dpo_cuda_load`] and has not been freed; its context exists.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels) {
+    guard(|| {
+        #[cfg(feature = "cuda")]
+        if !kernels.is_null() {
+            // SAFETY: dpo_cuda_load made it of a box.
+            drop(unsafe { Box::from_raw(kernels.cast::<Kernels>()) });
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = kernels; // there can be none
+        Ok(())
+    });
+}

@@ -1,0 +1,224 @@
+//! From the header's structs to plans, without a device. Addresses are checked by the plan, not followed.
+
+use std::ffi::c_void;
+
+use dpo_kernels::cuda::plan::{
+    self, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs,
+    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan,
+};
+use dpo_kernels::{Batch, PairLoss, Result};
+
+use crate::batch::{self, paired_sequences};
+use crate::gradient::Numbers;
+use crate::header::*;
+use crate::inputs::{dtype, label_type, pair_inputs};
+use crate::loss;
+use crate::pointers::{Indices, read};
+use crate::results::{self, ToDevice};
+
+/// `logps`.
+///
+/// # Safety
+///
+/// Pointers to structs of the header are null, or point to ones of the size that they say; so do the pointers to structs,
+/// terms and names in them. That also holds for the other functions here.
+pub(crate) unsafe fn logps(
+    device: &Device,
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    out: *const dpo_logps,
+    workspace: *mut c_void,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = device_batch(batch)?;
+        plan::forward(device, &batch, &device_inputs(inputs)?, &logps_buffers(out)?, None, address(workspace))
+    }
+}
+
+/// `pair_loss`.
+///
+/// # Safety
+///
+/// That of [`logps`].
+pub(crate) unsafe fn pair_loss(
+    batch: *const dpo_batch,
+    logps: *const f32,
+    ref_logps: *const f32,
+    scored: *const u32,
+    loss: *const dpo_loss,
+    out: *const dpo_pair_outputs,
+    status: *mut dpo_status,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = on_device(paired_sequences(read("batch", batch)?)?)?;
+        let (loss, inputs) = device_loss(loss, ref_logps, &batch)?;
+        let out = pair_buffers("out", out)?;
+        let loss = PairLossArguments { loss: &loss, inputs, out: &out };
+        let sequences = batch.sequences.count();
+        plan::pair_loss(&batch.pairs, sequences, address(logps), optional(scored), &loss, address(status))
+    }
+}
+
+/// `forward`.
+///
+/// # Safety
+///
+/// That of [`logps`].
+#[allow(clippy::too_many_arguments)] // those of the header's function
+pub(crate) unsafe fn forward(
+    device: &Device,
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    ref_logps: *const f32,
+    loss: *const dpo_loss,
+    out: *const dpo_logps,
+    pair_outputs: *const dpo_pair_outputs,
+    workspace: *mut c_void,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = device_batch(batch)?;
+        let inputs = device_inputs(inputs)?;
+        let (loss, pair_inputs) = device_loss(loss, ref_logps, &batch)?;
+        let (out, pair_outputs) = (logps_buffers(out)?, pair_buffers("pair_outputs", pair_outputs)?);
+        let loss = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pair_outputs };
+        plan::forward(device, &batch, &inputs, &out, Some(&loss), address(workspace))
+    }
+}
+
+/// `factored`.
+///
+/// # Safety
+///
+/// That of [`logps`].
+#[allow(clippy::too_many_arguments)] // those of the header's function
+pub(crate) unsafe fn factored(
+    device: &Device,
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    ref_logps: *const f32,
+    loss: *const dpo_loss,
+    out: *const dpo_logps,
+    pair_outputs: *const dpo_pair_outputs,
+    gradient: *mut c_void,
+    workspace: *mut c_void,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = device_batch(batch)?;
+        let inputs = device_inputs(inputs)?;
+        let (loss, pair_inputs) = device_loss(loss, ref_logps, &batch)?;
+        let (out, pair_outputs) = (logps_buffers(out)?, pair_buffers("pair_outputs", pair_outputs)?);
+        let loss = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pair_outputs };
+        plan::factored(device, &batch, &inputs, &out, Some(&loss), address(gradient), address(workspace))
+    }
+}
+
+/// `backward`.
+///
+/// # Safety
+///
+/// That of [`logps`].
+pub(crate) unsafe fn backward(
+    device: &Device,
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    gradient: *const dpo_gradient,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = device_batch(batch)?;
+        let inputs = device_inputs(inputs)?;
+        plan::backward(device, &batch, &inputs, &gradient_buffers(read("gradient", gradient)?)?)
+    }
+}
+
+fn address<T>(pointer: *const T) -> DeviceAddress {
+    pointer.addr() as DeviceAddress
+}
+
+fn optional<T>(pointer: *const T) -> Option<DeviceAddress> {
+    (!pointer.is_null()).then(|| address(pointer))
+}
+
+fn on_device(batch: Batch<Indices>) -> Result<DeviceBatch> {
+    batch.try_map_indices(|Indices { array, .. }| {
+        Ok(DeviceArray { address: address(array.pointer), len: array.len })
+    })
+}
+
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn device_batch(batch: *const dpo_batch) -> Result<DeviceBatch> {
+    // SAFETY: the caller's promise.
+    on_device(batch::batch(unsafe { read("batch", batch) }?)?)
+}
+
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn device_inputs(inputs: *const dpo_inputs) -> Result<Inputs> {
+    // SAFETY: the caller's promise.
+    let inputs = unsafe { read("inputs", inputs) }?;
+    Ok(Inputs {
+        dtype: dtype(inputs)?,
+        logits: address(inputs.logits),
+        label_type: label_type(inputs)?,
+        labels: address(inputs.labels),
+    })
+}
+
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn device_loss(
+    loss: *const dpo_loss,
+    ref_logps: *const f32,
+    batch: &DeviceBatch,
+) -> Result<(PairLoss, DevicePairInputs)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let loss = read("loss", loss)?;
+        let inputs = pair_inputs(loss, ref_logps, batch.sequences.count(), batch.pair_count())?;
+        let inputs = inputs.map(
+            |floats| DeviceArray { address: address(floats.pointer), len: floats.len },
+            |counts| DeviceArray { address: address(counts.pointer), len: counts.len },
+            address,
+        );
+        Ok((loss::loss(loss)?, inputs))
+    }
+}
+
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn logps_buffers(out: *const dpo_logps) -> Result<LogpsBuffers> {
+    // SAFETY: the caller's promise.
+    unsafe { results::logps(read("out", out)?) }?.convert(&mut ToDevice)
+}
+
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn pair_buffers(argument: &'static str, out: *const dpo_pair_outputs) -> Result<PairOutputBuffers> {
+    // SAFETY: the caller's promise.
+    results::pair_outputs(unsafe { read(argument, out) }?).convert(&mut ToDevice)
+}
+
+fn gradient_buffers(gradient: &dpo_gradient) -> Result<GradientBuffers> {
+    let Numbers { upstream_scale, threshold } = Numbers::of(gradient)?;
+    Ok(GradientBuffers {
+        logsumexp: address(gradient.logsumexp),
+        logsumexp_residual: optional(gradient.logsumexp_residual),
+        coef: optional(gradient.coef),
+        token_coef: optional(gradient.token_coef),
+        upstream: optional(gradient.upstream),
+        upstream_scale,
+        threshold,
+        nonfinite_row: optional(gradient.nonfinite_row),
+        dlogits: address(gradient.dlogits),
+    })
+}
