@@ -75,6 +75,11 @@ impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
         fields!(none)
     };
 
+    /// The log-probs under the reference, `[S]` in nats, and nothing else.
+    pub fn reference(ref_logps: Floats) -> Self {
+        PairTensors { ref_logps: Some(ref_logps), ..Self::NONE }
+    }
+
     /// The same without its contents, for [`map`](Self::map).
     pub fn as_ref(&self) -> PairTensors<&Floats, &Counts, &Number> {
         macro_rules! borrow {
@@ -132,12 +137,7 @@ impl<Floats, Counts, Number> Default for PairTensors<Floats, Counts, Number> {
 /// Which inputs are given, and how long they are.
 pub(crate) type PairInputLens = PairTensors<usize, usize, ()>;
 
-impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
-    /// The log-probs under the reference, `[S]` in nats, and nothing else.
-    pub fn reference(ref_logps: &'a [F]) -> Self {
-        PairInputs { ref_logps: Some(ref_logps), ..PairInputs::default() }
-    }
-
+impl<F: Copy + Into<f64>> PairInputs<'_, F> {
     pub(crate) fn lens(&self) -> PairInputLens {
         self.map(<[F]>::len, <[u32]>::len, |_| ())
     }
