@@ -1,8 +1,11 @@
-//! The CPU backend on one thread and on two, beside the memory bounds of the same machine in the same run: loops that
-//! read S, which a forward must, and that read S and write S past the caches, which a backward must.
+//! The CPU backend on one thread and on two, beside the memory bounds of the same machine in the same run. The bounds are
+//! loops that read S, the bytes of the logits, as `forward` must, and that read S and write S past the caches, as
+//! `backward` must.
 //!
-//! The goal, on two threads: forward and backward together in at most 1.5 times the bounds for f32, 2.0 times for bf16.
-//! Then shapes that grow by rows and by vocabulary, whose throughput should stay where it is: time is linear in both.
+//! The goal, on two threads, is that forward and backward together take at most 1.5 times as long as the bounds for f32,
+//! and 2.0 times for bf16. Shapes that grow by rows and by vocabulary follow: time is linear in both, so that their
+//! throughput should stay where it is.
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 mod common;
 
@@ -10,9 +13,7 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use dpo_kernels::cpu::{self, Forward};
-use dpo_kernels::loss::PairInputs;
-use dpo_kernels::{Labels, Logit, PairLoss};
+use dpo_kernels::{Forward, Labels, Logit, PairInputs, PairLoss, cpu};
 use half::bf16;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -32,16 +33,16 @@ const GROWING: [Shape; 5] = [
     Shape { rows: 256, vocab: 128_000 },
 ];
 
-/// A line of the caches.
+/// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u64; 8]);
 
-/// Lines of a page. The processor's own prefetcher stops at the end of each; asked for every line a page ahead, memory is
-/// up to 1.4 times as fast, and a bound without it is none.
+/// Cache lines of a page. The processor's own prefetcher stops at the end of a page. Memory is up to 1.4 times as fast
+/// where every line is asked for a page ahead, so that a loop which does not ask is no bound.
 const PAGE: usize = 64;
 
-/// Lines of a piece of work.
+/// Cache lines of one task of a thread.
 const TASK: usize = 1 << 11;
 
 fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
@@ -55,7 +56,8 @@ fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     }
 }
 
-/// Forward and backward in place on all threads, beside the bounds: what is small may be in the caches still.
+/// Forward and backward in place on all threads. The bounds are measured for each shape, because a small one may still be
+/// in the caches.
 fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta"));
     let mut logits = logits::<T>(shape.rows * shape.vocab);
@@ -66,7 +68,8 @@ fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let mut out = Forward::default();
     let mut group = criterion.benchmark_group(format!("growth: {}", shape.name::<T>()));
     bounds(&mut group, &pool, shape, &logits, &mut place);
-    let mut forward = || cpu::forward(&batch, &logits, labels, None, &loss, &mut out).expect("valid");
+    let inputs = PairInputs::default();
+    let mut forward = || cpu::forward(&batch, &logits, labels, &inputs, &loss, &mut out).expect("valid");
     group.throughput(Throughput::Bytes(shape.bytes::<T>()));
     group.bench_function("forward", |bencher| bencher.iter(|| pool.install(&mut forward)));
     let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
@@ -116,7 +119,8 @@ fn passes<T: Logit>(
         let labels = Labels::from(&host_labels[..]);
         let suffix = if ignored { ", half ignored" } else { "" };
         let (mut out, mut factored_out) = (Forward::default(), Forward::default());
-        let mut forward = || cpu::forward(&batch, logits, labels, None, &loss, &mut out).expect("valid");
+        let inputs = PairInputs::default();
+        let mut forward = || cpu::forward(&batch, logits, labels, &inputs, &loss, &mut out).expect("valid");
         group.throughput(read.clone());
         group.bench_function(format!("forward{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut forward))
@@ -134,7 +138,6 @@ fn passes<T: Logit>(
         group.bench_function(format!("backward in place{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut in_place))
         });
-        let inputs = PairInputs::default();
         let mut factored = || {
             let out = &mut factored_out;
             cpu::factored(&batch, logits, labels, &inputs, &loss, out, dlogits).expect("valid")
@@ -146,12 +149,13 @@ fn passes<T: Logit>(
 }
 
 fn lines<T: Logit>(logits: &[T]) -> &[Line] {
-    // SAFETY: plain numbers, and any bits are a Line. What lies off its boundaries is left out.
+    // SAFETY: logits are plain numbers, and any bits are a Line. What lies off its boundaries is left out.
     unsafe { logits.align_to().1 }
 }
 
 fn lines_mut<T: Logit>(logits: &mut [T]) -> &mut [Line] {
-    // SAFETY: plain numbers, and any bits are one. What lies off the boundaries of a Line is left out.
+    // SAFETY: logits are plain numbers, any bits are one of them, and any bits are a Line. What lies off its boundaries is
+    // left out.
     unsafe { logits.align_to_mut().1 }
 }
 

@@ -1,11 +1,12 @@
 //! The kernels on the first GPU, timed by CUDA events: bytes of logits per second, beside a device-to-device copy of as
-//! many bytes in the same run. A forward must read S; a backward or a factored forward must read S and write S, as the copy
-//! does.
+//! many bytes in the same run. `forward` must read S, the bytes of the logits; `backward` and `factored` must read S and
+//! write S, as the copy does.
 //!
 //! `DPO_BENCH_OUT=folder cargo bench --bench cuda` prints the roofline table, whose last column is the share of the copy's
 //! bandwidth.
 //!
-//! Without a device it says so and passes, unless DPO_REQUIRE_GPU is set.
+//! Without a device the benchmark says so and passes, unless DPO_REQUIRE_GPU is set.
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(feature = "cuda")]
 mod common;
@@ -85,6 +86,7 @@ mod device {
         let host_labels = labels(shape, false);
         let labels = stream.clone_htod(&host_labels).expect("a copy");
         let labels = DeviceLabels::I64(&labels);
+        let inputs = PairSlices::default();
         let mut group = criterion.benchmark_group(shape.name::<T>());
         // Bytes that have to move: the copy reads S and writes S.
         group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
@@ -96,7 +98,7 @@ mod device {
         group.throughput(Throughput::Bytes(shape.bytes::<T>()));
         group.bench_function("forward", |bencher| {
             bencher.iter_custom(|n| {
-                timed(&stream, n, || pass.forward(&logits, labels, None, &loss).expect("a launch"))
+                timed(&stream, n, || pass.forward(&logits, labels, &inputs, &loss).expect("a launch"))
             })
         });
         group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
@@ -115,7 +117,6 @@ mod device {
             })
         });
         // A gradient is a valid input again.
-        let inputs = PairSlices::default();
         group.bench_function("factored", |bencher| {
             bencher.iter_custom(|n| {
                 timed(&stream, n, || {

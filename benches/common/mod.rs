@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use criterion::Criterion;
-use dpo_kernels::batch::IGNORE_INDEX;
-use dpo_kernels::{HostBatch, Logit};
+use dpo_kernels::{HostBatch, IGNORE_INDEX, Logit};
 
 /// `[rows, vocab]` logits of two padded sequences per pair.
 #[derive(Clone, Copy)]
@@ -50,8 +49,9 @@ pub fn labels(shape: Shape, ignored: bool) -> Vec<i64> {
 }
 
 /// Where `DPO_BENCH_OUT` names a folder, writes what criterion measured there: `NAME.json`, and `NAME.txt` to read.
-/// The share is that of the bound: the benchmark of the same shape whose name starts with `bound` and which moves as many
-/// bytes, or any.
+///
+/// The last column is the share of the bound's bandwidth. The bound is the benchmark of the same shape whose name starts
+/// with `bound` and which moves as many bytes; where there is none, any bound of the shape.
 pub fn summarize(name: &str) {
     let Some(out) = std::env::var_os("DPO_BENCH_OUT") else { return };
     let home = std::env::var_os("CRITERION_HOME").unwrap_or_else(|| "target/criterion".into());
@@ -117,7 +117,7 @@ fn collect(folder: &Path, measured: &mut Vec<Measured>) {
     }
 }
 
-/// Few samples: a pass takes milliseconds, and medians are what counts.
+/// Few samples are enough: a pass takes milliseconds, and medians are what counts.
 pub fn criterion() -> Criterion {
     Criterion::default().sample_size(10).configure_from_args()
 }

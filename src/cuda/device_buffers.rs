@@ -90,12 +90,18 @@ impl Conversion<DeviceBuffers, Addresses> for Locate<'_> {
         _: &'static str,
         (): &(),
     ) -> std::result::Result<Option<DeviceAddress>, Self::Error> {
-        let offset = match T::KIND {
+        Ok(Some(self.records.device_ptr(self.stream).0 + T::KIND.offset() as DeviceAddress))
+    }
+}
+
+impl RecordKind {
+    /// Bytes from the start of a [`DpoBatchMetrics`] to the record of this kind.
+    pub const fn offset(self) -> usize {
+        match self {
             RecordKind::Status => offset_of!(DpoBatchMetrics, status),
             RecordKind::PairMetrics => offset_of!(DpoBatchMetrics, pairs),
             RecordKind::MeanTokenMetrics => offset_of!(DpoBatchMetrics, tokens),
-        };
-        Ok(Some(self.records.device_ptr(self.stream).0 + offset as DeviceAddress))
+        }
     }
 }
 

@@ -76,6 +76,11 @@ impl<Floats, Counts, Number> PairTensors<Floats, Counts, Number> {
         fields!(none)
     };
 
+    /// The log-probs under the reference, `[S]` in nats, and nothing else.
+    pub fn reference(ref_logps: Floats) -> Self {
+        PairTensors { ref_logps: Some(ref_logps), ..Self::NONE }
+    }
+
     /// References to what there is, for [`map`](Self::map).
     pub fn as_ref(&self) -> PairTensors<&Floats, &Counts, &Number> {
         macro_rules! borrow {
@@ -134,12 +139,7 @@ impl<Floats, Counts, Number> Default for PairTensors<Floats, Counts, Number> {
 /// Which inputs are given, and how long they are.
 pub(crate) type PairInputLens = PairTensors<usize, usize, ()>;
 
-impl<'a, F: Copy + Into<f64>> PairInputs<'a, F> {
-    /// The log-probs under the reference, `[S]` in nats, and nothing else.
-    pub fn reference(ref_logps: &'a [F]) -> Self {
-        PairInputs { ref_logps: Some(ref_logps), ..PairInputs::default() }
-    }
-
+impl<F: Copy + Into<f64>> PairInputs<'_, F> {
     pub(crate) fn lens(&self) -> PairInputLens {
         self.map(<[F]>::len, <[u32]>::len, |_| ())
     }

@@ -203,8 +203,10 @@ impl PairLoss {
         desirable_weight: impl Into<f64>,
         undesirable_weight: impl Into<f64>,
     ) -> Result<Self> {
-        let weights =
-            [KTO.parameters[0].check(desirable_weight.into())?, KTO.parameters[1].check(undesirable_weight.into())?];
+        let weights = [
+            KTO.parameters[0].check(desirable_weight.into())?,
+            KTO.parameters[1].check(undesirable_weight.into())?,
+        ];
         let mut kto = self.terms_mut().iter_mut().filter(|term| *term.kind == KTO).peekable();
         if kto.peek().is_none() {
             return Err(Error::value("desirable_weight", "none, for a loss without KTO", "one"));

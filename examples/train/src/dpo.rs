@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use dpo_kernels::ref_cache::RefCache;
-use dpo_kernels_candle::{DpoOutput, PairLoss, PairMetrics, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{DpoOutput, PairInputs, PairLoss, PairMetrics, dpo_loss, sequence_logps};
 
 use crate::batches::{PairTokens, collate_pairs};
 use crate::model::Transformer;
@@ -71,8 +71,11 @@ pub fn loss(
     let chosen = pairs.iter().map(|pair| pair.chosen_ref_logp);
     let ref_logps: Vec<f32> = chosen.chain(pairs.iter().map(|pair| pair.rejected_ref_logp)).collect();
     let ref_logps = Tensor::new(ref_logps, device)?;
-    let ref_logps = (!loss.is_reference_free()).then_some(&ref_logps);
-    Ok(dpo_loss(&policy.forward(&tokens)?, &targets, ref_logps, loss)?)
+    let inputs = match loss.is_reference_free() {
+        true => PairInputs::default(),
+        false => PairInputs::reference(&ref_logps),
+    };
+    Ok(dpo_loss(&policy.forward(&tokens)?, &targets, &inputs, loss)?)
 }
 
 /// Judges `policy` by `pairs`.

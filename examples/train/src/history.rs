@@ -1,4 +1,4 @@
-//! The figures of a run, step by step.
+//! The metrics of a run, step by step.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,14 +12,14 @@ use dpo_kernels_candle::PairMetrics;
 pub struct History {
     /// Warm-up: step and mean negative log-prob per token.
     pub sft: Vec<(usize, f32)>,
-    /// DPO: step and figures of its training batch, before the step was taken.
+    /// DPO: step and metrics of its training batch, before the step was taken.
     pub train: Vec<(usize, PairMetrics<f32>)>,
-    /// DPO: number of steps taken and figures of all held-out pairs.
+    /// DPO: number of steps taken and metrics of all held-out pairs.
     pub held_out: Vec<(usize, PairMetrics<f32>)>,
 }
 
 impl History {
-    /// Writes all figures as CSV, one line per step and split.
+    /// Writes all metrics as CSV, one line per step and split.
     pub fn write_csv(&self, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         let mut csv = BufWriter::new(file);

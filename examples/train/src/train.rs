@@ -25,9 +25,9 @@ use crate::{plot, sft};
 /// The model of `make train`.
 pub const MODEL: Config = Config { vocab: VOCAB, dim: 128, heads: 4, layers: 2 };
 
-/// Makes the run that `args` describe with a model of size `config`, and writes its figures to `out`.
+/// Makes the run that `args` describe with a model of size `config`, and writes its report to `out`.
 ///
-/// The same arguments give the same figures: no clock and no unseeded draw goes into them.
+/// The same arguments give the same report: no clock and no unseeded draw goes into it.
 pub fn run(args: &Args, config: Config, out: &mut impl Write) -> Result<()> {
     let loss = pair_loss(args)?;
     let device = device(args.device)?;
@@ -217,7 +217,7 @@ mod tests {
 
     const TINY: Config = Config { vocab: VOCAB, dim: 8, heads: 2, layers: 1 };
 
-    /// A run of a few steps on a few pairs, with more arguments: its figures, and the folder it wrote.
+    /// A run of a few steps on a few pairs, with more arguments: its report, and the folder it wrote.
     fn tiny_run(more: &[&str]) -> Result<(String, tempfile::TempDir)> {
         let folder = tempfile::tempdir()?;
         Ok((tiny_run_in(folder.path(), more)?, folder))
@@ -235,10 +235,10 @@ mod tests {
             ["dpo-train", "--batch=2", "--sft-steps=3", "--steps=4", "--eval-every=2"].iter().chain(more),
         );
         let out = folder.join("out");
-        let mut figures = Vec::new();
-        run(&Args { data: data.clone(), eval_data: data, out, ..args }, TINY, &mut figures)?;
+        let mut report = Vec::new();
+        run(&Args { data: data.clone(), eval_data: data, out, ..args }, TINY, &mut report)?;
         // The folder's name is the one thing that differs.
-        Ok(String::from_utf8(figures)?.replace(&folder.display().to_string(), ""))
+        Ok(String::from_utf8(report)?.replace(&folder.display().to_string(), ""))
     }
 
     const WRITTEN: [&str; 4] = ["metrics.csv", "curves.png", "reference.safetensors", "policy.safetensors"];
@@ -301,10 +301,10 @@ mod tests {
 
     #[test]
     fn the_last_line_tells_the_accuracy_from_zero() {
-        let (figures, folder) = tiny_run(&["--length-normalized", "--label-smoothing=0.1"]).unwrap();
-        let last = figures.lines().next_back().unwrap();
+        let (report, folder) = tiny_run(&["--length-normalized", "--label-smoothing=0.1"]).unwrap();
+        let last = report.lines().next_back().unwrap();
         assert!(last.starts_with("held-out reward accuracy: 0.000 -> "), "{last}");
-        assert!(figures.contains("held-out mean margin: 0.000 -> "), "{figures}");
+        assert!(report.contains("held-out mean margin: 0.000 -> "), "{report}");
         let csv = std::fs::read_to_string(folder.path().join("out/metrics.csv")).unwrap();
         // Header, 3 warm-up steps, 4 DPO steps, held-out pairs before, halfway and after.
         assert_eq!(csv.lines().count(), 1 + 3 + 4 + 3);
@@ -314,12 +314,8 @@ mod tests {
     #[test]
     fn every_loss_runs() {
         for info in &dpo_kernels_candle::ALL {
-            let (figures, _folder) = tiny_run(&["--loss", info.name]).unwrap();
-            assert!(
-                figures.contains("held-out loss: ") && !figures.contains("NaN"),
-                "{}: {figures}",
-                info.name
-            );
+            let (report, _folder) = tiny_run(&["--loss", info.name]).unwrap();
+            assert!(report.contains("held-out loss: ") && !report.contains("NaN"), "{}: {report}", info.name);
         }
     }
 

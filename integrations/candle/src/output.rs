@@ -1,11 +1,13 @@
 //! What a trainer gets from a batch of pairs.
 
 use candle_core::{Result, Tensor};
-use dpo_kernels::batch::{MeanTokenMetrics, PairMetrics, Status};
+use dpo_kernels::{ForwardTensors, PairMetrics, PairOutputTensors, Status, TokenMetricTensors};
+
+use crate::tensors::{Pending, Tensors};
 
 /// The loss of a batch of pairs, and what there is to know about it.
 ///
-/// S is the number of sequences, N of pairs; everything is f32 and on the device of the logits. Only
+/// S is the number of sequences, N of pairs; every tensor is f32 and on the device of the logits. Only
 /// [`loss`](Self::loss) carries a gradient.
 #[derive(Debug, Clone)]
 pub struct DpoOutput {
@@ -23,79 +25,61 @@ pub struct DpoOutput {
     pub logps: Tensor,
     /// `[S]`: c_s = ∂loss/∂logp_s.
     pub coef: Tensor,
-    /// Metrics of every token, where [the targets](crate::Targets::with_token_metrics) ask for them.
-    pub token_metrics: Option<TokenMetrics>,
-    pub(crate) batch_metrics: BatchMetrics,
+    /// Metrics of the tokens, as far as [the targets](crate::Targets::with_token_metrics) ask for them.
+    pub token_metrics: TokenMetrics,
+    metrics: Pending<PairMetrics<f32>>,
+    status: Pending<Status>,
 }
 
 /// What one read of the logits tells of each token beside its log-prob: [`dpo_kernels::TokenMetrics`] as f32 tensors on
-/// the device of the logits. Those of tokens have the labels' shape, a place for each row of logits, and are 0 in rows
-/// that are not scored.
-#[derive(Debug, Clone)]
-pub struct TokenMetrics {
-    /// H = −Σ p log p, in nats.
-    pub entropy: Tensor,
-    /// 1 where the label is the most probable token, else 0.
-    pub correct: Tensor,
-    /// Mean of the [transformed](crate::Targets::with_transform) logits.
-    pub mean_logit: Tensor,
-    /// Σ p².
-    pub sum_p2: Tensor,
-    /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight, as
-    /// [`PairInputs`](crate::PairInputs) takes it.
-    pub sequence_log_weights: Tensor,
-    pub(crate) means: Means,
-}
-
-/// Means over the batch, where the pass left them.
-#[derive(Debug, Clone)]
-pub(crate) enum Means {
-    Host(MeanTokenMetrics<f32>),
-    #[cfg(feature = "cuda")]
-    Device(Tensor),
-}
-
-impl TokenMetrics {
-    /// Means over all scored tokens, with their number. On a GPU this waits for the pass.
-    ///
-    /// # Errors
-    ///
-    /// On a GPU, the failure of anything queued before.
-    pub fn means(&self) -> Result<MeanTokenMetrics<f32>> {
-        match &self.means {
-            Means::Host(means) => Ok(*means),
-            #[cfg(feature = "cuda")]
-            Means::Device(means) => crate::cuda::read_means(means),
-        }
-    }
-}
-
-/// Metrics and status, where the pass left them.
-#[derive(Debug, Clone)]
-pub(crate) enum BatchMetrics {
-    Host {
-        metrics: PairMetrics<f32>,
-        status: Status,
-    },
-    #[cfg(feature = "cuda")]
-    Device {
-        metrics: Tensor,
-        status: Tensor,
-    },
-}
+/// the device of the logits.
+///
+/// What is of tokens, `[rows]`, has the labels' shape: an element for each row of logits, which is 0 where the row is not
+/// scored. What was not asked for is `None`.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use dpo_kernels_candle::{MetricsLevel, Targets, token_metrics};
+///
+/// let targets = Targets::padded(&Tensor::new(&[[-100i64, 3, 1], [-100, 2, 0]], &Device::Cpu)?)?;
+/// let logits = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
+/// let metrics = token_metrics(&logits, &targets, MetricsLevel::All)?;
+/// // Two of the three rows of a sequence predict a token; of eight equal logits, the first counts as the largest.
+/// let mean = metrics.mean.expect("asked for").read()?;
+/// assert_eq!((mean.scored, mean.accuracy), (4, 0.25));
+/// assert_eq!(metrics.entropy.expect("asked for").dims(), [2, 3]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub type TokenMetrics = TokenMetricTensors<Tensors>;
 
 impl DpoOutput {
+    /// Of a scalar and all that `pair_loss` gives.
+    pub(crate) fn new(loss: Tensor, out: ForwardTensors<Tensors>) -> Self {
+        let ForwardTensors { logps, pairs } = out;
+        let PairOutputTensors { pair_losses, chosen_rewards, rejected_rewards, margins, coef, metrics } =
+            pairs;
+        let wanted = "every loss asks for it";
+        DpoOutput {
+            loss,
+            pair_losses: pair_losses.expect(wanted),
+            chosen_rewards: chosen_rewards.expect(wanted),
+            rejected_rewards: rejected_rewards.expect(wanted),
+            margins: margins.expect(wanted),
+            logps: logps.logps.expect(wanted),
+            coef: coef.expect(wanted),
+            token_metrics: logps.metrics.unwrap_or_default(),
+            metrics: metrics.expect(wanted),
+            status: logps.status.expect(wanted),
+        }
+    }
+
     /// Loss, and means of rewards, margin and accuracy. On a GPU this waits for the pass.
     ///
     /// # Errors
     ///
     /// On a GPU, the failure of anything queued before.
     pub fn metrics(&self) -> Result<PairMetrics<f32>> {
-        match &self.batch_metrics {
-            BatchMetrics::Host { metrics, .. } => Ok(*metrics),
-            #[cfg(feature = "cuda")]
-            BatchMetrics::Device { metrics, .. } => crate::cuda::read_metrics(metrics),
-        }
+        self.metrics.read()
     }
 
     /// What the pass found in its data: labels out of range, non-finite rows, sequences without a scored token,
@@ -105,10 +89,6 @@ impl DpoOutput {
     ///
     /// On a GPU, the failure of anything queued before.
     pub fn status(&self) -> Result<Status> {
-        match &self.batch_metrics {
-            BatchMetrics::Host { status, .. } => Ok(*status),
-            #[cfg(feature = "cuda")]
-            BatchMetrics::Device { status, .. } => crate::cuda::read_status(status),
-        }
+        self.status.read()
     }
 }

@@ -1,12 +1,9 @@
 //! What logits are scored against, and how.
 
-use candle_core::{DType, Error, Result, Tensor};
-use dpo_kernels::batch::IGNORE_INDEX;
-use dpo_kernels::ref_cache::SequenceKey;
-use dpo_kernels::{Batch, LabelAlignment, Pairs, Sequences, Transform};
+use candle_core::{DType, Result, Shape, Tensor};
+use dpo_kernels::{Batch, IGNORE_INDEX, LabelAlignment, MetricsLevel, Pairs, Sequences, Transform, memory};
 
 use crate::checks;
-use crate::cpu::HostTargets;
 
 /// Labels, how their rows form sequences and pairs, and what is made of the logits.
 ///
@@ -27,11 +24,21 @@ pub struct Targets {
     pub(crate) ignore_index: i64,
     pub(crate) transform: Transform,
     pub(crate) ld_alpha: f32,
-    pub(crate) token_metrics: bool,
+    pub(crate) metrics: MetricsLevel,
 }
 
 impl Targets {
     /// Sequences of one length, filled up with the ignore index: `labels` is `[S, T]` in i64, i32 or u32.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use dpo_kernels_candle::Targets;
+    ///
+    /// // One pair: after a prompt of one token, two tokens are scored in the chosen sequence and one in the rejected.
+    /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, -100]], &Device::Cpu)?;
+    /// assert_eq!(Targets::padded(&labels)?.sequences(), 2);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -75,11 +82,23 @@ impl Targets {
             ignore_index: IGNORE_INDEX,
             transform: Transform::default(),
             ld_alpha: 1.0,
-            token_metrics: false,
+            metrics: MetricsLevel::None,
         })
     }
 
     /// Which sequences are chosen and which rejected; index tensors are `[N]` in i64, i32 or u32.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use dpo_kernels_candle::{Pairs, Targets};
+    ///
+    /// let labels = Tensor::new(&[[-100i64, 3], [-100, 2], [-100, 4]], &Device::Cpu)?;
+    /// // Sequence 0 was preferred to both of the others.
+    /// let chosen = Tensor::new(&[0u32, 0], &Device::Cpu)?;
+    /// let rejected = Tensor::new(&[1u32, 2], &Device::Cpu)?;
+    /// let targets = Targets::padded(&labels)?.with_pairs(Pairs::Indexed { chosen, rejected })?;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -99,20 +118,23 @@ impl Targets {
     }
 
     /// Which label a row of logits predicts.
+    #[must_use]
     pub fn with_label_alignment(self, label_alignment: LabelAlignment) -> Self {
         Targets { label_alignment, ..self }
     }
 
     /// The label of positions that are not scored: the padding token, say, where labels are u32.
+    #[must_use]
     pub fn with_ignore_index(self, ignore_index: i64) -> Self {
         Targets { ignore_index, ..self }
     }
 
     /// What the model does to its logits before the softmax: a scale (1/temperature), a tanh soft cap, padding of the
-    /// vocabulary. It is done inside the pass; the gradient is by the logits as they were given.
+    /// vocabulary. The transform is made inside the pass; the gradient is by the logits as they were given.
     ///
     /// What a transform may be is checked where the logits are known, by [`dpo_loss`](crate::dpo_loss) and
     /// [`sequence_logps`](crate::sequence_logps).
+    #[must_use]
     pub fn with_transform(self, transform: Transform) -> Self {
         Targets { transform, ..self }
     }
@@ -121,32 +143,30 @@ impl Targets {
     /// many as the other of its pair has. Pairs must be concatenated or interleaved. Log-probs are weighted sums then,
     /// those of the reference too.
     ///
-    /// What it may be is checked as for [`with_transform`](Self::with_transform).
+    /// The range is checked where [`with_transform`](Self::with_transform)'s values are.
+    #[must_use]
     pub fn with_ld_alpha(self, ld_alpha: f32) -> Self {
         Targets { ld_alpha, ..self }
     }
 
-    /// Makes [`dpo_loss`](crate::dpo_loss) give [`token_metrics`](crate::DpoOutput::token_metrics) too, from the same
-    /// read of the logits.
-    pub fn with_token_metrics(self) -> Self {
-        Targets { token_metrics: true, ..self }
-    }
-
-    /// `[S]` keys under which a [`RefCache`](dpo_kernels::ref_cache::RefCache) keeps log-probs of the sequences.
-    /// `tokens` are the ids that the model is given, of the labels' shape, in u32 or i64. From a GPU, tokens and labels
-    /// are copied to the host.
+    /// Makes [`dpo_loss`](crate::dpo_loss) give [`token_metrics`](crate::DpoOutput::token_metrics) up to `level`, from
+    /// the same read of the logits. The entropy alone costs least.
     ///
-    /// # Errors
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use dpo_kernels_candle::{MetricsLevel, PairInputs, PairLoss, Targets, dpo_loss};
     ///
-    /// If `tokens` has another shape or type; a [`dpo_kernels::Error`] in candle's for targets that make no batch.
-    pub fn sequence_keys(&self, tokens: &Tensor) -> Result<Vec<SequenceKey>> {
-        checks::dtype("tokens (u32 or i64)", tokens, &[DType::U32, DType::I64])?;
-        checks::shape("tokens", tokens, self.labels.dims())?;
-        let ids = tokens.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        // No logits are looked at: any vocabulary serves that the transform fits.
-        let vocab = self.transform.valid_vocab.unwrap_or(1);
-        let targets = HostTargets::new(self, vocab, vocab)?;
-        targets.batch().sequence_keys(&ids, targets.labels()).map_err(Error::wrap)
+    /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, 0]], &Device::Cpu)?;
+    /// let targets = Targets::padded(&labels)?.with_token_metrics(MetricsLevel::Entropy);
+    /// let logits = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
+    /// let output = dpo_loss(&logits, &targets, &PairInputs::default(), &PairLoss::sigmoid(0.1).unwrap())?;
+    /// assert_eq!(output.token_metrics.entropy.unwrap().dims(), [2, 3]);
+    /// assert!(output.token_metrics.correct.is_none());
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_token_metrics(self, level: MetricsLevel) -> Self {
+        Targets { metrics: level, ..self }
     }
 
     /// Number of sequences S.
@@ -168,11 +188,11 @@ impl Targets {
     }
 
     /// The batch of rows of `vocab` logits, `stride` apart, with what `index` makes of each index array.
-    pub(crate) fn batch<A>(
-        &self,
+    pub(crate) fn batch<'a, A>(
+        &'a self,
         vocab: usize,
         stride: usize,
-        mut index: impl FnMut(&Tensor) -> Result<A>,
+        mut index: impl FnMut(&'a Tensor) -> Result<A>,
     ) -> Result<Batch<A>> {
         let sequences = match (&self.cu_seqlens, self.labels.dims()) {
             (Some(cu_seqlens), dims) => Sequences::Packed { cu_seqlens: index(cu_seqlens)?, rows: dims[0] },
@@ -199,9 +219,19 @@ impl Targets {
         })
     }
 
-    /// The pairs that a pass without a loss looks at: LD-DPO's weights are those of a pair.
-    pub(crate) fn pairs_of_logps<A>(&self, pairs: Pairs<A>) -> Pairs<A> {
-        if self.ld_alpha == 1.0 { Pairs::None } else { pairs }
+    /// These targets for a pass without a loss, which does not look at pairs unless it needs them for LD-DPO's weights.
+    pub(crate) fn without_loss(&self) -> Targets {
+        let pairs = if self.ld_alpha == 1.0 { Pairs::None } else { self.pairs.clone() };
+        Targets { pairs, ..self.clone() }
+    }
+
+    /// The shape of a result's tensor: what there is one of for each row has the labels' shape.
+    pub(crate) fn shape_of(&self, shape: memory::Shape) -> Shape {
+        match shape {
+            memory::Shape::Sequences => self.sequences().into(),
+            memory::Shape::Rows => self.labels.shape().clone(),
+            memory::Shape::Pairs => self.pairs().into(),
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::ops::log_softmax;
-use dpo_kernels_candle::{IGNORE_INDEX, LabelAlignment, PairLoss, Pairs, Targets, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{
+    IGNORE_INDEX, LabelAlignment, PairInputs, PairLoss, Pairs, Targets, dpo_loss, sequence_logps,
+};
 
 const VOCAB: usize = 13;
 const DIM: usize = 6;
@@ -139,11 +141,16 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
     }
 }
 
+fn reference(ref_logps: &Option<Tensor>) -> PairInputs<'_> {
+    PairInputs { ref_logps: ref_logps.as_ref(), ..PairInputs::default() }
+}
+
 /// Loss and gradients of the fused operation against plain autograd, `upstream` times.
 fn check(case: &Case, targets: &Targets, shape: &[usize], model: &Model, upstream: f64, tolerance: f32) {
     let plain = (case.plain_loss(&model.logits(&case.tokens).unwrap()).unwrap() * upstream).unwrap();
     let logits = model.logits(&case.tokens).unwrap().reshape([shape, &[VOCAB]].concat()).unwrap();
-    let output = dpo_loss(&logits, targets, case.ref_logps().as_ref(), &case.loss()).unwrap();
+    let ref_logps = case.ref_logps();
+    let output = dpo_loss(&logits, targets, &reference(&ref_logps), &case.loss()).unwrap();
     assert!(output.status().unwrap().is_clean());
     let fused = (&output.loss * upstream).unwrap();
 
@@ -246,7 +253,8 @@ fn check_view(shape: &[usize], view: fn(&Tensor) -> Result<Tensor>) {
     let targets = case.padded_targets().unwrap();
     let base = Var::from_tensor(&noise(shape, 3)).unwrap();
     let dense = Var::from_tensor(&view(&base).unwrap().force_contiguous().unwrap()).unwrap();
-    let run = |logits: &Tensor| dpo_loss(logits, &targets, case.ref_logps().as_ref(), &case.loss()).unwrap();
+    let ref_logps = case.ref_logps();
+    let run = |logits: &Tensor| dpo_loss(logits, &targets, &reference(&ref_logps), &case.loss()).unwrap();
     let (by_view, by_copy) = (run(&view(&base).unwrap()).loss, run(&dense).loss);
     assert_eq!(by_view.to_scalar::<f32>().unwrap(), by_copy.to_scalar::<f32>().unwrap());
 
@@ -272,7 +280,7 @@ fn outputs_agree_with_each_other() {
     let logits = model.logits(&case.tokens).unwrap().reshape((4, LEN, VOCAB)).unwrap();
     let targets = case.padded_targets().unwrap();
     let ref_logps = sequence_logps(&logits, &targets).unwrap();
-    let output = dpo_loss(&logits, &targets, Some(&ref_logps), &case.loss()).unwrap();
+    let output = dpo_loss(&logits, &targets, &PairInputs::reference(&ref_logps), &case.loss()).unwrap();
 
     let vector = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
     assert_eq!(vector(&output.logps), vector(&ref_logps));
@@ -293,7 +301,8 @@ fn a_loss_without_a_normaliser_of_its_own_is_the_mean() {
     let (case, model) = (Case::padded(), Model::new(DType::F32));
     let logits = model.logits(&case.tokens).unwrap().reshape((4, LEN, VOCAB)).unwrap();
     let targets = case.padded_targets().unwrap();
-    let value = |loss: PairLoss| dpo_loss(&logits, &targets, None, &loss).unwrap().metrics().unwrap().loss;
+    let none = PairInputs::default();
+    let value = |loss: PairLoss| dpo_loss(&logits, &targets, &none, &loss).unwrap().metrics().unwrap().loss;
     let mean = value(case.loss());
     assert_eq!(value(case.loss().with_normalizer(8.0).unwrap()) * 4.0, mean);
 }

@@ -1,9 +1,9 @@
 //! The operation on a GPU against the operation on the CPU. Without a GPU it says so and passes.
 #![cfg(feature = "cuda")]
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var};
 use dpo_kernels_candle::{
-    DpoOutput, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss, dpo_loss_with, sequence_logps,
+    DpoOutput, MetricsLevel, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss, sequence_logps,
     token_metrics,
 };
 
@@ -35,20 +35,23 @@ fn pass(logits: &Tensor, targets: &Targets, extras: bool, device: &Device) -> Re
     let loss = PairLoss::sigmoid(0.1).unwrap().with_label_smoothing(0.1).unwrap();
     let ref_logps = (sequence_logps(&view, targets)? * 0.9)?;
     let output = if extras {
-        let vector = |values: &[f32]| Tensor::new(values, device).map(Some);
+        let vector = |values: &[f32]| Tensor::new(values, device);
+        let (beta, gamma) = (vector(&[0.2, 0.5])?, vector(&[0.5, -0.25])?);
+        let (weight, label_smoothing) = (vector(&[2.0, 0.5])?, vector(&[0.1, 0.3])?);
+        let metrics = token_metrics(&view, targets, MetricsLevel::All)?;
+        let normalizer = Tensor::new(5f32, device)?;
         let inputs = PairInputs {
-            ref_logps: Some(ref_logps),
-            beta: vector(&[0.2, 0.5])?,
-            gamma: vector(&[0.5, -0.25])?,
-            weight: vector(&[2.0, 0.5])?,
-            label_smoothing: vector(&[0.1, 0.3])?,
-            sequence_log_weights: Some(token_metrics(&view, targets)?.sequence_log_weights),
-            normalizer: Some(Tensor::new(5f32, device)?),
-            ..PairInputs::default()
+            beta: Some(&beta),
+            gamma: Some(&gamma),
+            weight: Some(&weight),
+            label_smoothing: Some(&label_smoothing),
+            sequence_log_weights: metrics.sequence_log_weights.as_ref(),
+            normalizer: Some(&normalizer),
+            ..PairInputs::reference(&ref_logps)
         };
-        dpo_loss_with(&view, targets, &inputs, &loss)?
+        dpo_loss(&view, targets, &inputs, &loss)?
     } else {
-        dpo_loss(&view, targets, Some(&ref_logps), &loss)?
+        dpo_loss(&view, targets, &PairInputs::reference(&ref_logps), &loss)?
     };
     let gradient = (&output.loss * 3.0)?.backward()?.remove(&logits).expect("a gradient");
     Ok((output, gradient))
@@ -87,13 +90,22 @@ fn check(
     ] {
         assert_close(name, gpu, cpu, 1e-5)?;
     }
-    assert_eq!(on_gpu.token_metrics.is_some(), on_cpu.token_metrics.is_some());
-    if let (Some(gpu), Some(cpu)) = (&on_gpu.token_metrics, &on_cpu.token_metrics) {
-        assert_close("entropy", &gpu.entropy, &cpu.entropy, 1e-5)?;
-        assert_close("correct", &gpu.correct, &cpu.correct, 0.0)?;
-        assert_close("mean_logit", &gpu.mean_logit, &cpu.mean_logit, 1e-5)?;
-        assert_close("sum_p2", &gpu.sum_p2, &cpu.sum_p2, 1e-5)?;
-        let (of_gpu, of_cpu) = (gpu.means()?, cpu.means()?);
+    let (gpu, cpu) = (&on_gpu.token_metrics, &on_cpu.token_metrics);
+    for (name, gpu, cpu, tolerance) in [
+        ("entropy", &gpu.entropy, &cpu.entropy, 1e-5),
+        ("correct", &gpu.correct, &cpu.correct, 0.0),
+        ("mean_logit", &gpu.mean_logit, &cpu.mean_logit, 1e-5),
+        ("sum_p2", &gpu.sum_p2, &cpu.sum_p2, 1e-5),
+        ("sequence_log_weights", &gpu.sequence_log_weights, &cpu.sequence_log_weights, 1e-5),
+    ] {
+        assert_eq!(gpu.is_some(), cpu.is_some(), "{name}");
+        if let (Some(gpu), Some(cpu)) = (gpu, cpu) {
+            assert_close(name, gpu, cpu, tolerance)?;
+        }
+    }
+    assert_eq!(gpu.mean.is_some(), cpu.mean.is_some());
+    if let (Some(gpu), Some(cpu)) = (&gpu.mean, &cpu.mean) {
+        let (of_gpu, of_cpu) = (gpu.read()?, cpu.read()?);
         assert_eq!((of_gpu.scored, of_gpu.accuracy), (of_cpu.scored, of_cpu.accuracy));
         for (gpu, cpu) in [
             (of_gpu.entropy, of_cpu.entropy),
@@ -103,7 +115,6 @@ fn check(
         ] {
             assert!((gpu - cpu).abs() <= 1e-5 * cpu.abs().max(1.0), "{of_gpu:?}, on the CPU {of_cpu:?}");
         }
-        assert_close("sequence_log_weights", &gpu.sequence_log_weights, &cpu.sequence_log_weights, 1e-5)?;
     }
     // One rounding to the logits' type on either side.
     let epsilon = match logits.dtype() {
@@ -135,11 +146,47 @@ fn gpu_and_cpu_agree() -> Result<()> {
         };
         check(&logits(&[20, VOCAB], dtype)?, packed, false, &gpu)?;
 
-        let with_extras = |device: &Device| {
+        let with_extras = |device: &Device| -> Result<Targets> {
             let transform = Transform { scale: 0.8, softcap: Some(3.0), valid_vocab: Some(VOCAB - 3) };
-            Ok(packed(device)?.with_transform(transform).with_ld_alpha(0.3).with_token_metrics())
+            Ok(packed(device)?.with_transform(transform).with_ld_alpha(0.3))
         };
-        check(&logits(&[20, VOCAB], dtype)?, with_extras, true, &gpu)?;
+        let with_all = |device: &Device| Ok(with_extras(device)?.with_token_metrics(MetricsLevel::All));
+        check(&logits(&[20, VOCAB], dtype)?, with_all, true, &gpu)?;
+        let with_entropy =
+            |device: &Device| Ok(with_extras(device)?.with_token_metrics(MetricsLevel::Entropy));
+        check(&logits(&[20, VOCAB], dtype)?, with_entropy, true, &gpu)?;
     }
+    Ok(())
+}
+
+/// Puts one element in the place of whatever a tensor had.
+struct Exchange;
+
+impl InplaceOp1 for Exchange {
+    fn name(&self) -> &'static str {
+        "exchange"
+    }
+
+    fn cpu_fwd(&self, _storage: &mut CpuStorage, _layout: &Layout) -> Result<()> {
+        unreachable!("made for tensors on a GPU")
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, _layout: &Layout) -> Result<()> {
+        let device = storage.device.clone();
+        *storage = CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(1)?, device);
+        Ok(())
+    }
+}
+
+#[test]
+fn backward_does_not_read_what_was_freed() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let targets = Targets::padded(&Tensor::from_vec(labels(24), (4, 6), &gpu)?)?;
+    let logits = Var::from_tensor(&logits(&[4, 6, VOCAB], DType::F32)?.to_device(&gpu)?)?;
+    let loss = PairLoss::sigmoid(0.1).unwrap();
+    let output = dpo_loss(&logits, &targets, &PairInputs::default(), &loss)?;
+    output.coef.inplace_op1(&Exchange)?;
+    let error = output.loss.backward().err().expect("an error").to_string();
+    assert!(error.contains("expected a storage of at least 4 elements, found 1"), "{error}");
     Ok(())
 }

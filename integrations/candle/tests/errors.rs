@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Error, Tensor};
 use dpo_kernels_candle::{
-    PairInputs, PairLoss, Pairs, Status, Targets, Transform, dpo_loss, dpo_loss_with, sequence_logps,
+    MetricsLevel, PairInputs, PairLoss, Pairs, Status, Targets, Transform, dpo_loss, sequence_logps,
     token_metrics,
 };
 
@@ -25,7 +25,7 @@ fn message<T>(result: candle_core::Result<T>) -> String {
 
 #[test]
 fn logits_of_another_type_shape_or_rank() {
-    let run = |logits: Tensor| dpo_loss(&logits, &targets(), None, &loss()).map(|_| ());
+    let run = |logits: Tensor| dpo_loss(&logits, &targets(), &PairInputs::default(), &loss()).map(|_| ());
     let wrong_type = run(zeros(&[2, 3, 5], DType::F64)).unwrap_err();
     assert!(matches!(wrong_type, Error::UnexpectedDType { got: DType::F64, .. }));
     assert!(wrong_type.to_string().starts_with("logits (f32, f16 or bf16)"));
@@ -55,7 +55,9 @@ fn labels_and_indices_of_another_type_or_rank() {
 #[test]
 fn ref_logps_of_another_type_or_shape() {
     let logits = zeros(&[2, 3, 5], DType::F32);
-    let run = |ref_logps: Tensor| message(dpo_loss(&logits, &targets(), Some(&ref_logps), &loss()));
+    let run = |ref_logps: Tensor| {
+        message(dpo_loss(&logits, &targets(), &PairInputs::reference(&ref_logps), &loss()))
+    };
     assert!(run(zeros(&[2], DType::BF16)).starts_with("ref_logps"));
     assert!(run(zeros(&[3], DType::F32)).starts_with("ref_logps"));
 }
@@ -63,18 +65,17 @@ fn ref_logps_of_another_type_or_shape() {
 #[test]
 fn inputs_of_another_type_or_shape() {
     let logits = zeros(&[2, 3, 5], DType::F32);
-    let run = |inputs: PairInputs| message(dpo_loss_with(&logits, &targets(), &inputs, &loss()));
+    let run = |inputs: PairInputs| message(dpo_loss(&logits, &targets(), &inputs, &loss()));
+    let kl_logps = zeros(&[3], DType::F32);
+    let mismatched = PairInputs { kl_logps: Some(&kl_logps), ..PairInputs::default() };
     // Of two sequences in one pair, for each field one of the wrong type and one of the wrong shape.
     macro_rules! refused {
         ($($field:ident: $dtype:ident $shape:expr),* $(,)?) => {$(
             for wrong in [zeros(&$shape, DType::F64), zeros(&[7], DType::$dtype)] {
-                let inputs = PairInputs { $field: Some(wrong), ..kl_logps() };
+                let inputs = PairInputs { $field: Some(&wrong), ..mismatched };
                 assert!(run(inputs).starts_with(stringify!($field)), stringify!($field));
             }
         )*};
-    }
-    fn kl_logps() -> PairInputs {
-        PairInputs { kl_logps: Some(zeros(&[3], DType::F32)), ..PairInputs::default() }
     }
     refused!(
         ref_logps: F32 [2], lengths: U32 [2], beta: F32 [1], gamma: F32 [1], weight: F32 [1],
@@ -82,30 +83,29 @@ fn inputs_of_another_type_or_shape() {
         chosen_tokens: F32 [],
     );
     let matrix = zeros(&[3, 1], DType::F32);
-    assert!(run(PairInputs { kl_logps: Some(matrix), ..PairInputs::default() }).starts_with("kl_logps"));
+    assert!(run(PairInputs { kl_logps: Some(&matrix), ..PairInputs::default() }).starts_with("kl_logps"));
 }
 
 #[test]
 fn inputs_that_the_loss_has_no_use_for_or_lacks() {
     let logits = zeros(&[2, 3, 5], DType::F32);
-    let run =
-        |inputs: PairInputs, loss: PairLoss| message(dpo_loss_with(&logits, &targets(), &inputs, &loss));
-    let one = || Some(Tensor::new(&[1f32], &Device::Cpu).unwrap());
-    let number = |value: f32| Some(Tensor::new(value, &Device::Cpu).unwrap());
+    let run = |inputs: PairInputs, loss: PairLoss| message(dpo_loss(&logits, &targets(), &inputs, &loss));
+    let one = Tensor::new(&[1f32], &Device::Cpu).unwrap();
+    let number = |value: f32| Tensor::new(value, &Device::Cpu).unwrap();
     let none = PairInputs::default;
     let apo = PairLoss::apo_zero(0.1).unwrap();
-    assert!(run(PairInputs { gamma: one(), ..none() }, apo).starts_with("gamma: expected none"));
-    let without = run(PairInputs { chosen_tokens: number(4.0), ..none() }, loss());
+    assert!(run(PairInputs { gamma: Some(&one), ..none() }, apo).starts_with("gamma: expected none"));
+    let without = run(PairInputs { chosen_tokens: Some(&number(4.0)), ..none() }, loss());
     assert!(without.starts_with("chosen_tokens: expected none, for a loss that does not count them"));
     assert!(
         run(none(), PairLoss::kto(0.1).unwrap())
             .starts_with("kl_logps: required when the loss compares with a baseline")
     );
     // Values, which the CPU sees.
-    let zero = Some(zeros(&[1], DType::F32));
-    let beta = run(PairInputs { beta: zero, ..none() }, loss());
+    let zero = zeros(&[1], DType::F32);
+    let beta = run(PairInputs { beta: Some(&zero), ..none() }, loss());
     assert_eq!(beta, "beta: expected finite numbers above 0, found 0 at 0");
-    let normalizer = run(PairInputs { normalizer: number(-1.0), ..none() }, loss());
+    let normalizer = run(PairInputs { normalizer: Some(&number(-1.0)), ..none() }, loss());
     assert!(normalizer.starts_with("normalizer: expected a finite number above 0, found -1"));
 }
 
@@ -113,9 +113,9 @@ fn inputs_that_the_loss_has_no_use_for_or_lacks() {
 fn transforms_and_weights_out_of_range() {
     let logits = zeros(&[2, 3, 5], DType::F32);
     let run = |targets: Targets| {
-        let by_loss = message(dpo_loss(&logits, &targets, None, &loss()));
+        let by_loss = message(dpo_loss(&logits, &targets, &PairInputs::default(), &loss()));
         assert_eq!(message(sequence_logps(&logits, &targets)), by_loss);
-        assert_eq!(message(token_metrics(&logits, &targets)), by_loss);
+        assert_eq!(message(token_metrics(&logits, &targets, MetricsLevel::All)), by_loss);
         by_loss
     };
     let transform = |transform| run(targets().with_transform(transform));
@@ -143,10 +143,11 @@ fn layouts_that_make_no_pairs() {
     let logits = zeros(&[3, 2, 5], DType::F32);
     let odd = Targets::padded(&zeros(&[3, 2], DType::I64)).unwrap();
     assert!(
-        message(dpo_loss(&logits, &odd, None, &loss())).starts_with("sequences: expected an even number")
+        message(dpo_loss(&logits, &odd, &PairInputs::default(), &loss()))
+            .starts_with("sequences: expected an even number")
     );
     let none = odd.clone().with_pairs(Pairs::None).unwrap();
-    assert!(message(dpo_loss(&logits, &none, None, &loss())).starts_with("pairs"));
+    assert!(message(dpo_loss(&logits, &none, &PairInputs::default(), &loss())).starts_with("pairs"));
     // A pass without pairs does not mind.
     assert_eq!(sequence_logps(&logits, &odd).unwrap().dims(), [3]);
 
@@ -154,14 +155,17 @@ fn layouts_that_make_no_pairs() {
     let backwards = Tensor::new(&[0i64, 7, 6], &Device::Cpu).unwrap();
     let backwards = Targets::packed(&labels, &backwards).unwrap();
     let logits = zeros(&[6, 5], DType::F32);
-    assert!(message(dpo_loss(&logits, &backwards, None, &loss())).starts_with("cu_seqlens[1]"));
+    assert!(
+        message(dpo_loss(&logits, &backwards, &PairInputs::default(), &loss())).starts_with("cu_seqlens[1]")
+    );
 }
 
 #[test]
 fn trouble_in_the_data_is_in_the_status() {
     let logits = zeros(&[2, 3, 5], DType::F32);
     let labels = Tensor::new(&[[0i64, 1, 5], [-100, -100, -100]], &Device::Cpu).unwrap();
-    let output = dpo_loss(&logits, &Targets::padded(&labels).unwrap(), None, &loss()).unwrap();
+    let output =
+        dpo_loss(&logits, &Targets::padded(&labels).unwrap(), &PairInputs::default(), &loss()).unwrap();
     let Status { bad_label, nonfinite_row, empty_sequence, .. } = output.status().unwrap();
     assert_eq!((bad_label, nonfinite_row, empty_sequence), (Some(1), Some(1), Some(1)));
     assert!(output.metrics().unwrap().loss.is_nan());

@@ -1,13 +1,12 @@
 //! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64 reference.
 
 use candle_core::{DType, Device, Tensor, Var};
-use dpo_kernels::batch::{MeanTokenMetrics, PairOutputs};
+use dpo_kernels::loss::PairTensors;
 use dpo_kernels::{
-    Coef, HostBatch, LabelAlignment, Labels, Logps, PairLoss, Pairs, Sequences, Transform, loss, reference,
+    Coef, HostBatch, LabelAlignment, Labels, Logps, MeanTokenMetrics, MetricsLevel, PairLoss, PairOutputs,
+    Pairs, Sequences, Transform, reference,
 };
-use dpo_kernels_candle::{
-    DpoOutput, PairInputs, Targets, TokenMetrics, dpo_loss, dpo_loss_with, sequence_logps, token_metrics,
-};
+use dpo_kernels_candle::{DpoOutput, Targets, TokenMetrics, dpo_loss, sequence_logps, token_metrics};
 
 const SEQUENCES: usize = 4;
 const LEN: usize = 5;
@@ -20,6 +19,9 @@ const LABELS: [i64; SEQUENCES * LEN] =
 
 /// f32 sums of a few dozen terms, and metrics rounded to f32, relative to the largest.
 const TOLERANCE: f64 = 1e-5;
+
+/// [`PairInputs`] with tensors of their own.
+type Inputs = PairTensors<Tensor, Tensor, Tensor>;
 
 fn logits() -> Vec<f32> {
     (0..SEQUENCES * LEN * VOCAB).map(|i| (i * 7919 % 1601) as f32 / 200.0 - 4.0).collect()
@@ -60,56 +62,31 @@ fn assert_close(found: &Tensor, expected: &[f64]) {
 /// `logps` and `pair_loss` of the reference, and the gradient times [`UPSTREAM`].
 fn expected(
     batch: &HostBatch<'_>,
-    inputs: &PairInputs,
+    inputs: &Inputs,
     loss: &PairLoss,
 ) -> (Logps<f64>, PairOutputs<f64>, Vec<f64>) {
-    let floats = |given: &Option<Tensor>| given.as_ref().map(values);
-    let number = |given: &Option<Tensor>| given.as_ref().map(|number| values(number)[0]);
-    let lengths: Option<Vec<u32>> = inputs.lengths.as_ref().map(|lengths| lengths.to_vec1().unwrap());
-    let [ref_logps, beta, gamma, weight, label_smoothing, sequence_log_weights, kl_logps, kl_ref_logps] = [
-        &inputs.ref_logps,
-        &inputs.beta,
-        &inputs.gamma,
-        &inputs.weight,
-        &inputs.label_smoothing,
-        &inputs.sequence_log_weights,
-        &inputs.kl_logps,
-        &inputs.kl_ref_logps,
-    ]
-    .map(floats);
-    let inputs = loss::PairInputs {
-        ref_logps: ref_logps.as_deref(),
-        lengths: lengths.as_deref(),
-        beta: beta.as_deref(),
-        gamma: gamma.as_deref(),
-        weight: weight.as_deref(),
-        label_smoothing: label_smoothing.as_deref(),
-        sequence_log_weights: sequence_log_weights.as_deref(),
-        kl_logps: kl_logps.as_deref(),
-        kl_ref_logps: kl_ref_logps.as_deref(),
-        normalizer: number(&inputs.normalizer),
-        chosen_tokens: number(&inputs.chosen_tokens),
-    };
+    let inputs = inputs.as_ref().map(values, |counts| counts.to_vec1().unwrap(), |number| values(number)[0]);
+    let inputs = inputs.as_ref().map(Vec::as_slice, Vec::<u32>::as_slice, |&number| number);
     let (logits, labels) = (logits(), Labels::from(&LABELS[..]));
     let logps = reference::logps(batch, &logits, labels).unwrap();
-    let pairs = reference::pair_loss_with(batch, &logps.logps, Some(&logps.scored), &inputs, loss).unwrap();
+    let pairs = reference::pair_loss(batch, &logps.logps, Some(&logps.scored), &inputs, loss).unwrap();
     let coef = Coef { tokens: Some(&logps.token_weights), ..Coef::from(&pairs.coef) };
     let dlogits = reference::backward(batch, &logits, labels, &logps.logsumexp, coef, UPSTREAM).unwrap();
     (logps, pairs, dlogits)
 }
 
 /// Loss and gradient of the operation.
-fn run(targets: &Targets, inputs: &PairInputs, loss: &PairLoss) -> (DpoOutput, Tensor) {
+fn run(targets: &Targets, inputs: &Inputs, loss: &PairLoss) -> (DpoOutput, Tensor) {
     let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
     let logits = Var::from_tensor(&logits).unwrap();
-    let output = dpo_loss_with(&logits, targets, inputs, loss).unwrap();
+    let output = dpo_loss(&logits, targets, &inputs.as_ref(), loss).unwrap();
     assert!(output.status().unwrap().is_clean());
     let gradient = (&output.loss * UPSTREAM).unwrap().backward().unwrap().remove(&logits).unwrap();
     (output, gradient)
 }
 
 #[track_caller]
-fn check(targets: Targets, batch: HostBatch<'_>, inputs: &PairInputs, loss: &PairLoss) {
+fn check(targets: Targets, batch: HostBatch<'_>, inputs: &Inputs, loss: &PairLoss) {
     let (output, gradient) = run(&targets, inputs, loss);
     let (logps, pairs, dlogits) = expected(&batch, inputs, loss);
     assert_close(&output.logps, &logps.logps);
@@ -129,8 +106,8 @@ fn sigmoid() -> PairLoss {
     PairLoss::sigmoid(0.3).unwrap()
 }
 
-fn ref_logps() -> PairInputs {
-    PairInputs { ref_logps: vector(&[-12.0, -7.5, -9.0, -11.0]), ..PairInputs::default() }
+fn ref_logps() -> Inputs {
+    Inputs { ref_logps: vector(&[-12.0, -7.5, -9.0, -11.0]), ..Inputs::default() }
 }
 
 #[test]
@@ -161,7 +138,7 @@ fn length_desensitization() {
 
 #[test]
 fn values_of_each_pair() {
-    let all = PairInputs {
+    let all = Inputs {
         beta: vector(&[0.2, 0.5]),
         gamma: vector(&[0.5, -0.25]),
         weight: vector(&[2.0, 0.5]),
@@ -171,81 +148,95 @@ fn values_of_each_pair() {
         ..ref_logps()
     };
     // Each alone, and together.
-    check(targets(), batch(), &PairInputs { beta: all.beta.clone(), ..ref_logps() }, &sigmoid());
-    check(targets(), batch(), &PairInputs { gamma: all.gamma.clone(), ..ref_logps() }, &sigmoid());
-    check(targets(), batch(), &PairInputs { weight: all.weight.clone(), ..ref_logps() }, &sigmoid());
-    let smoothed = PairInputs { label_smoothing: all.label_smoothing.clone(), ..ref_logps() };
+    check(targets(), batch(), &Inputs { beta: all.beta.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &Inputs { gamma: all.gamma.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &Inputs { weight: all.weight.clone(), ..ref_logps() }, &sigmoid());
+    let smoothed = Inputs { label_smoothing: all.label_smoothing.clone(), ..ref_logps() };
     check(targets(), batch(), &smoothed, &sigmoid());
-    let weighted = PairInputs { sequence_log_weights: all.sequence_log_weights.clone(), ..ref_logps() };
+    let weighted = Inputs { sequence_log_weights: all.sequence_log_weights.clone(), ..ref_logps() };
     check(targets(), batch(), &weighted, &sigmoid());
-    check(targets(), batch(), &PairInputs { normalizer: all.normalizer.clone(), ..ref_logps() }, &sigmoid());
+    check(targets(), batch(), &Inputs { normalizer: all.normalizer.clone(), ..ref_logps() }, &sigmoid());
     check(targets(), batch(), &all, &sigmoid());
 }
 
 #[test]
 fn what_some_losses_take() {
     let lengths = Tensor::new(&[7u32, 0, 3, 5], &Device::Cpu).unwrap();
-    let lengths = PairInputs { lengths: Some(lengths), ..ref_logps() };
+    let lengths = Inputs { lengths: Some(lengths), ..ref_logps() };
     check(targets(), batch(), &lengths, &PairLoss::ipo(0.2).unwrap());
-    let tokens = PairInputs { chosen_tokens: scalar(20.0), ..PairInputs::default() };
+    let tokens = Inputs { chosen_tokens: scalar(20.0), ..Inputs::default() };
     check(targets(), batch(), &tokens, &PairLoss::sft(0.1).unwrap());
     let kto = PairLoss::kto(0.3).unwrap();
-    let mismatched = PairInputs { kl_logps: vector(&[-8.0, -9.0, -7.5]), ..ref_logps() };
+    let mismatched = Inputs { kl_logps: vector(&[-8.0, -9.0, -7.5]), ..ref_logps() };
     check(
         targets(),
         batch(),
-        &PairInputs { kl_ref_logps: vector(&[-9.0, -9.5, -8.0]), ..mismatched.clone() },
+        &Inputs { kl_ref_logps: vector(&[-9.0, -9.5, -8.0]), ..mismatched.clone() },
         &kto,
     );
     let desirable = [1, 0, 0, 1];
     let pairs = Pairs::Unpaired { desirable: Tensor::new(&desirable.map(i64::from), &Device::Cpu).unwrap() };
     let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &desirable }, ..batch() };
-    let weight = PairInputs { weight: vector(&[1.0, 2.0, 0.5, 1.5]), ..mismatched };
+    let weight = Inputs { weight: vector(&[1.0, 2.0, 0.5, 1.5]), ..mismatched };
     check(targets().with_pairs(pairs).unwrap(), unpaired, &weight, &kto);
 }
 
 #[test]
 fn strided_values() {
     let table = Tensor::new(&[[0.2f32, 9.0], [0.5, 9.0]], &Device::Cpu).unwrap();
-    let column = PairInputs { beta: Some(table.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()), ..ref_logps() };
+    let column = Inputs { beta: Some(table.narrow(1, 0, 1).unwrap().squeeze(1).unwrap()), ..ref_logps() };
     check(targets(), batch(), &column, &sigmoid());
 }
 
 #[test]
-fn figures_of_each_token() {
+fn metrics_of_each_token() {
     let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
     let transform = Transform { softcap: Some(3.0), ..Transform::default() };
     for (targets, batch) in
         [(targets(), batch()), (targets().with_transform(transform), HostBatch { transform, ..batch() })]
     {
         let expected = expected(&batch, &ref_logps(), &sigmoid()).0.metrics.unwrap();
-        let asked = dpo_loss_with(&logits, &targets.clone().with_token_metrics(), &ref_logps(), &sigmoid());
-        let metrics = [token_metrics(&logits, &targets), asked.map(|output| output.token_metrics.unwrap())];
-        for metrics in metrics {
-            let metrics = metrics.unwrap();
-            assert_close_means(&metrics, &expected.means);
-            let TokenMetrics { entropy, correct, mean_logit, sum_p2, sequence_log_weights, .. } = metrics;
-            assert_eq!(entropy.dims(), [SEQUENCES, LEN]);
-            assert_close(&entropy, &expected.entropy);
-            assert_eq!(values(&correct), expected.correct);
-            assert_close(&mean_logit, &expected.mean_logit);
-            assert_close(&sum_p2, &expected.sum_p2);
-            assert_close(&sequence_log_weights, &expected.sequence_log_weights);
+        let asked = targets.clone().with_token_metrics(MetricsLevel::All);
+        let asked = dpo_loss(&logits, &asked, &ref_logps().as_ref(), &sigmoid()).unwrap().token_metrics;
+        for metrics in [token_metrics(&logits, &targets, MetricsLevel::All).unwrap(), asked] {
+            assert_close_mean(&metrics, &expected.mean);
+            assert_eq!(metrics.entropy.as_ref().unwrap().dims(), [SEQUENCES, LEN]);
+            assert_close_metrics(&metrics, &expected);
         }
     }
 
-    // Packed, they are vectors; without being asked for, they are not there.
+    // Packed, they are vectors.
     let labels = Tensor::new(&LABELS, &Device::Cpu).unwrap();
     let packed =
         Targets::packed(&labels, &Tensor::new(&[0u32, 5, 10, 15, 20], &Device::Cpu).unwrap()).unwrap();
-    let rows = logits.flatten(0, 1).unwrap();
-    assert_eq!(token_metrics(&rows, &packed).unwrap().entropy.dims(), [SEQUENCES * LEN]);
-    assert!(dpo_loss(&rows, &packed, None, &sigmoid()).unwrap().token_metrics.is_none());
+    let metrics = token_metrics(&logits.flatten(0, 1).unwrap(), &packed, MetricsLevel::All).unwrap();
+    assert_eq!(metrics.entropy.unwrap().dims(), [SEQUENCES * LEN]);
 }
 
-/// Means of the batch against those of f64.
-fn assert_close_means(metrics: &TokenMetrics, expected: &MeanTokenMetrics<f64>) {
-    let found = metrics.means().unwrap();
+#[test]
+fn metrics_up_to_a_level() {
+    let metrics = |level| run(&targets().with_token_metrics(level), &ref_logps(), &sigmoid()).0.token_metrics;
+    let none = metrics(MetricsLevel::None);
+    assert!(none.entropy.is_none() && none.correct.is_none() && none.mean.is_none());
+    let entropy = metrics(MetricsLevel::Entropy);
+    assert!(entropy.correct.is_none() && entropy.sequence_log_weights.is_none() && entropy.mean.is_none());
+    let all = metrics(MetricsLevel::All);
+    assert_eq!(values(&entropy.entropy.unwrap()), values(&all.entropy.unwrap()));
+}
+
+/// Each array against that of f64.
+fn assert_close_metrics(metrics: &TokenMetrics, expected: &dpo_kernels::TokenMetrics<f64>) {
+    let found = |tensor: &Option<Tensor>| tensor.clone().expect("asked for");
+    assert_close(&found(&metrics.entropy), &expected.entropy);
+    assert_eq!(values(&found(&metrics.correct)), expected.correct);
+    assert_close(&found(&metrics.mean_logit), &expected.mean_logit);
+    assert_close(&found(&metrics.sum_p2), &expected.sum_p2);
+    assert_close(&found(&metrics.sequence_log_weights), &expected.sequence_log_weights);
+}
+
+/// The means over the batch against those of f64.
+fn assert_close_mean(metrics: &TokenMetrics, expected: &MeanTokenMetrics<f64>) {
+    let found = metrics.mean.as_ref().unwrap().read().unwrap();
     assert_eq!(found.scored, expected.scored);
     for (name, found, expected) in [
         ("entropy", found.entropy, expected.entropy),
@@ -262,9 +253,9 @@ fn assert_close_means(metrics: &TokenMetrics, expected: &MeanTokenMetrics<f64>) 
 }
 
 #[test]
-fn asking_for_figures_changes_no_bit() {
+fn asking_for_metrics_changes_no_bit() {
     let (plain, gradient) = run(&targets(), &ref_logps(), &sigmoid());
-    let (asked, same) = run(&targets().with_token_metrics(), &ref_logps(), &sigmoid());
+    let (asked, same) = run(&targets().with_token_metrics(MetricsLevel::All), &ref_logps(), &sigmoid());
     assert_eq!(values(&asked.loss), values(&plain.loss));
     assert_eq!(values(&asked.logps), values(&plain.logps));
     assert_eq!(values(&same), values(&gradient));
@@ -273,9 +264,10 @@ fn asking_for_figures_changes_no_bit() {
 #[test]
 fn wpo() {
     let logits = Tensor::from_vec(logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
-    let metrics = token_metrics(&logits, &targets()).unwrap();
-    let weights = values(&metrics.sequence_log_weights);
-    let inputs = PairInputs { sequence_log_weights: Some(metrics.sequence_log_weights), ..ref_logps() };
+    let sequence_log_weights =
+        token_metrics(&logits, &targets(), MetricsLevel::All).unwrap().sequence_log_weights;
+    let weights = values(sequence_log_weights.as_ref().unwrap());
+    let inputs = Inputs { sequence_log_weights, ..ref_logps() };
     let weighted = values(&run(&targets(), &inputs, &sigmoid()).0.pair_losses);
     let plain = values(&run(&targets(), &ref_logps(), &sigmoid()).0.pair_losses);
     for pair in 0..2 {

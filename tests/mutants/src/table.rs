@@ -344,7 +344,12 @@ pub const MUTANTS: [Mutant; 151] = [
         "flip - sigmoid(-z)}",
         "-flip - sigmoid(-z)}",
     ),
-    mutant("hinge past its margin has a slope", "losses.cuh", "ValueSlope{0.0f, 0.0f} :", "ValueSlope{0.0f, -1.0f} :"),
+    mutant(
+        "hinge past its margin has a slope",
+        "losses.cuh",
+        "ValueSlope{0.0f, 0.0f} :",
+        "ValueSlope{0.0f, -1.0f} :",
+    ),
     mutant(
         "ipo is summed, not averaged",
         "losses.cuh",

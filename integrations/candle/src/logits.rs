@@ -5,17 +5,17 @@ use candle_core::{DType, Layout, Result, Tensor};
 use crate::checks;
 use crate::targets::Targets;
 
-/// Logits whose rows lie at equal distances.
-pub(crate) struct Rows {
+/// Logits that go with their targets, and whose rows lie at equal distances.
+pub(crate) struct Logits {
     /// `[S, T, V]` or `[rows, V]`, f32, f16 or bf16.
-    pub(crate) logits: Tensor,
+    pub(crate) tensor: Tensor,
     /// V.
     pub(crate) vocab: usize,
     /// Elements from the start of one row to the start of the next.
     pub(crate) stride: usize,
 }
 
-impl Rows {
+impl Logits {
     /// Checks `logits` against `targets`, and makes them contiguous if their rows do not lie at equal distances.
     pub(crate) fn new(logits: &Tensor, targets: &Targets) -> Result<Self> {
         checks::dtype("logits (f32, f16 or bf16)", logits, &[DType::F32, DType::F16, DType::BF16])?;
@@ -24,8 +24,8 @@ impl Rows {
         let vocab = logits.dims()[logits.rank() - 1];
         checks::shape("logits", logits, &[targets.labels.dims(), &[vocab]].concat())?;
         Ok(match row_stride(logits.layout()) {
-            Some(stride) => Rows { logits: logits.clone(), vocab, stride },
-            None => Rows { logits: logits.contiguous()?, vocab, stride: vocab },
+            Some(stride) => Logits { tensor: logits.clone(), vocab, stride },
+            None => Logits { tensor: logits.contiguous()?, vocab, stride: vocab },
         })
     }
 }

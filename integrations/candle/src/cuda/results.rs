@@ -1,0 +1,84 @@
+//! Results in device memory: tensors are made for them, and located for a launch.
+
+use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor};
+use dpo_kernels::cuda::plan::{Addresses, DeviceAddress};
+use dpo_kernels::memory::{Conversion, Field, Record};
+
+use super::addresses::address;
+use crate::logits::Logits;
+use crate::selection::Selection;
+use crate::targets::Targets;
+use crate::tensors::{Pending, RECORD_WORDS, Tensors};
+
+/// Makes tensors of zeros for what is wanted. All records are in one tensor.
+pub(super) struct Allocate<'a> {
+    device: &'a Device,
+    targets: &'a Targets,
+    records: Tensor,
+}
+
+impl<'a> Allocate<'a> {
+    pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self> {
+        let device = logits.tensor.device();
+        Ok(Allocate { device, targets, records: Tensor::zeros(RECORD_WORDS, DType::U32, device)? })
+    }
+
+    /// The tensor of the records.
+    pub fn records(self) -> Tensor {
+        self.records
+    }
+
+    fn zeros(&self, field: Field, dtype: DType, wanted: bool) -> Result<Option<Tensor>> {
+        let shape = || self.targets.shape_of(field.shape);
+        wanted.then(|| Tensor::zeros(shape(), dtype, self.device)).transpose()
+    }
+}
+
+impl Conversion<Selection, Tensors> for Allocate<'_> {
+    type Error = Error;
+
+    fn floats(&mut self, field: Field, &wanted: &bool) -> Result<Option<Tensor>> {
+        self.zeros(field, DType::F32, wanted)
+    }
+
+    fn counts(&mut self, field: Field, &wanted: &bool) -> Result<Option<Tensor>> {
+        self.zeros(field, DType::U32, wanted)
+    }
+
+    fn record<T: Record>(&mut self, _: &'static str, &wanted: &bool) -> Result<Option<Pending<T>>> {
+        Ok(wanted.then(|| Pending::device(&self.records)))
+    }
+}
+
+/// Looks up where results are that nobody else has yet.
+pub(super) struct Locate<'a> {
+    pub device: &'a CudaDevice,
+}
+
+impl Locate<'_> {
+    fn tensor(&self, from: &Option<Tensor>) -> Result<Option<DeviceAddress>> {
+        from.as_ref().map(|tensor| address(tensor, self.device)).transpose()
+    }
+}
+
+impl Conversion<Tensors, Addresses> for Locate<'_> {
+    type Error = Error;
+
+    fn floats(&mut self, _: Field, from: &Option<Tensor>) -> Result<Option<DeviceAddress>> {
+        self.tensor(from)
+    }
+
+    fn counts(&mut self, _: Field, from: &Option<Tensor>) -> Result<Option<DeviceAddress>> {
+        self.tensor(from)
+    }
+
+    fn record<T: Record>(
+        &mut self,
+        _: &'static str,
+        from: &Option<Pending<T>>,
+    ) -> Result<Option<DeviceAddress>> {
+        let records = from.as_ref().and_then(Pending::records);
+        let address = records.map(|records| address(records, self.device)).transpose()?;
+        Ok(address.map(|address| address + T::KIND.offset() as DeviceAddress))
+    }
+}
