@@ -1,4 +1,4 @@
-// pair_loss alone, for log-probs that come from elsewhere. One block.
+// The stage pair_loss alone, for log-probs that come from elsewhere. One block.
 #include "pair_loss.cuh"
 
 extern "C" __global__ void __launch_bounds__(512, 2) dpo_pair_loss(const __grid_constant__ DpoPairLossAlone p) {

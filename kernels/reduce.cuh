@@ -17,8 +17,11 @@ template <class T> __device__ T shuffle_down(T value, int offset) {
     return value;
 }
 
+// A row's sum, in f32, is reduced for every row, without a loop. Sums in f64 are those of sequences and pairs: they come
+// once, but their code is in every entry point, and is short.
 template <class T> __device__ T reduce_warp(T value) {
-#pragma unroll
+    constexpr int kStepsAtOnce = alignof(T) > alignof(float) ? 1 : 5;
+#pragma unroll(kStepsAtOnce)
     for (int offset = kWarp / 2; offset > 0; offset /= 2) value.merge(shuffle_down(value, offset));
     return value;
 }
