@@ -1,4 +1,7 @@
-// pair_loss: from sequence log-probs to losses, metrics and one coefficient per sequence.
+// The stage pair_loss: from sequence log-probs to losses, metrics and one coefficient per sequence.
+//
+// All of it is compiled into every entry point that may end with the pairs. Its loops are therefore not unrolled, and what
+// is needed in several places is called from few.
 #pragma once
 
 #include "batch.cuh"
@@ -18,7 +21,7 @@ struct PairSums {
     }
 };
 
-// What all pairs share: scored tokens, and the sum of KTO's mismatched log-ratios.
+// What all pairs have in common: scored tokens, and the sum of KTO's mismatched log-ratios.
 struct BatchSums {
     double baseline = 0.0;
     u64 chosen_tokens = 0, rejected_tokens = 0;
@@ -48,6 +51,13 @@ __device__ inline bool precedes(float one, u32 i, float other, u32 j) {
     return less || (!more && i < j);
 }
 
+// The sequences of a pair. An unpaired one has a single sequence, which both indices name.
+struct Pair {
+    u32 chosen, rejected;
+    bool has_chosen, has_rejected;
+    bool in_range; // both indices
+};
+
 struct PairStage {
     const DpoPairLoss &loss;
     const float *logps;
@@ -56,62 +66,53 @@ struct PairStage {
 
     __device__ bool unpaired() const { return loss.pair_layout == DPO_PAIRS_UNPAIRED; }
 
-    __device__ bool has_chosen(u32 pair) const { return !unpaired() || loss.chosen[pair] != 0; }
-    __device__ bool has_rejected(u32 pair) const { return !unpaired() || loss.chosen[pair] == 0; }
-
-    __device__ u32 chosen(u32 pair) const {
+    __device__ Pair pair_at(u32 index) const {
+        Pair pair = {index, index, true, true, true};
         switch (loss.pair_layout) {
         case DPO_PAIRS_UNPAIRED:
-        case DPO_PAIRS_CONCATENATED: return pair;
-        case DPO_PAIRS_INTERLEAVED: return 2 * pair;
-        default: return u32(loss.chosen[pair]);
+            pair.has_chosen = loss.chosen[index] != 0;
+            pair.has_rejected = !pair.has_chosen;
+            break;
+        case DPO_PAIRS_CONCATENATED: pair.rejected = loss.pairs + index; break;
+        case DPO_PAIRS_INTERLEAVED:
+            pair.chosen = 2 * index;
+            pair.rejected = 2 * index + 1;
+            break;
+        default:
+            pair.chosen = u32(loss.chosen[index]);
+            pair.rejected = u32(loss.rejected[index]);
         }
+        // A negative index is a large unsigned one.
+        pair.in_range = pair.chosen < sequences && pair.rejected < sequences;
+        return pair;
     }
-
-    __device__ u32 rejected(u32 pair) const {
-        switch (loss.pair_layout) {
-        case DPO_PAIRS_UNPAIRED: return pair;
-        case DPO_PAIRS_CONCATENATED: return loss.pairs + pair;
-        case DPO_PAIRS_INTERLEAVED: return 2 * pair + 1;
-        default: return u32(loss.rejected[pair]);
-        }
-    }
-
-    // A negative index is a large unsigned one.
-    __device__ bool in_range(u32 pair) const { return chosen(pair) < sequences && rejected(pair) < sequences; }
 
     __device__ float length(u32 s) const {
         const u32 *lengths = loss.lengths ? loss.lengths : scored;
         return float(lengths ? max(lengths[s], 1u) : 1u);
     }
 
-    __device__ float beta(u32 pair) const { return loss.betas ? positive(loss.betas[pair]) : loss.beta; }
+    __device__ float beta(u32 index) const { return loss.betas ? positive(loss.betas[index]) : loss.beta; }
 
-    __device__ float scale(u32 pair, u32 s, u32 length_normalized) const {
-        return length_normalized ? beta(pair) / length(s) : beta(pair);
+    __device__ float scale(float beta, u32 s, u32 length_normalized) const {
+        return length_normalized ? beta / length(s) : beta;
     }
 
     __device__ float ref_logp(u32 s) const { return loss.ref_logps ? loss.ref_logps[s] : 0.0f; }
     __device__ float log_ratio(u32 s) const { return logps[s] - ref_logp(s); }
-    __device__ float reward(u32 pair, u32 s) const { return scale(pair, s, loss.length_normalized) * log_ratio(s); }
-    __device__ float chosen_reward(u32 pair) const {
-        if (!in_range(pair)) return not_a_number();
-        return has_chosen(pair) ? reward(pair, chosen(pair)) : 0.0f;
-    }
-    __device__ float rejected_reward(u32 pair) const {
-        if (!in_range(pair)) return not_a_number();
-        return has_rejected(pair) ? reward(pair, rejected(pair)) : 0.0f;
-    }
 
     // By one warp, whose lanes take every 32nd, so that the order does not depend on the block.
     __device__ BatchScalars batch_scalars() const {
         const u32 lane = threadIdx.x % kWarp;
         BatchSums sums;
-        for (u32 pair = lane; scored && pair < loss.pairs; pair += kWarp) {
-            if (!in_range(pair)) continue;
-            if (has_chosen(pair)) sums.chosen_tokens += scored[chosen(pair)];
-            if (has_rejected(pair)) sums.rejected_tokens += scored[rejected(pair)];
+#pragma unroll 1
+        for (u32 index = lane; scored && index < loss.pairs; index += kWarp) {
+            const Pair pair = pair_at(index);
+            if (!pair.in_range) continue;
+            if (pair.has_chosen) sums.chosen_tokens += scored[pair.chosen];
+            if (pair.has_rejected) sums.rejected_tokens += scored[pair.rejected];
         }
+#pragma unroll 1
         for (u32 k = lane; k < loss.kl_count; k += kWarp)
             sums.baseline += double(loss.kl_logps[k]) - (loss.kl_ref_logps ? double(loss.kl_ref_logps[k]) : 0.0);
         sums = reduce_warp(sums);
@@ -129,107 +130,128 @@ struct PairStage {
         return scalars;
     }
 
-    // What the sorting losses sort: policy and reference margins, or chosen and rejected rewards.
+    // What the losses that sort compare: policy with reference margins, and chosen with rejected rewards.
     enum Key { POLICY_MARGIN, REFERENCE_MARGIN, CHOSEN_REWARD, REJECTED_REWARD };
 
-    __device__ float key(Key what, u32 length_normalized, u32 pair) const {
-        if (!in_range(pair)) return not_a_number();
-        const u32 w = chosen(pair), l = rejected(pair);
-        const float scale_w = scale(pair, w, length_normalized), scale_l = scale(pair, l, length_normalized);
-        switch (what) {
-        case POLICY_MARGIN: return scale_w * logps[w] - scale_l * logps[l];
-        case REFERENCE_MARGIN: return scale_w * ref_logp(w) - scale_l * ref_logp(l);
-        case CHOSEN_REWARD: return scale_w * log_ratio(w);
-        default: return scale_l * log_ratio(l);
-        }
+    __device__ float key_of(Key key, u32 length_normalized, u32 index) const {
+        const Pair pair = pair_at(index);
+        if (!pair.in_range) return not_a_number();
+        const float pair_beta = beta(index);
+        const auto scaled = [&](u32 s) {
+            const float number = key == POLICY_MARGIN ? logps[s] : key == REFERENCE_MARGIN ? ref_logp(s) : log_ratio(s);
+            return scale(pair_beta, s, length_normalized) * number;
+        };
+        const float of_chosen = scaled(pair.chosen), of_rejected = scaled(pair.rejected);
+        return key == CHOSEN_REWARD ? of_chosen : key == REJECTED_REWARD ? of_rejected : of_chosen - of_rejected;
     }
 
-    __device__ u32 rank(Key what, u32 length_normalized, u32 pair) const {
-        const float own = key(what, length_normalized, pair);
+    __device__ u32 rank_of(float own, Key key, u32 length_normalized, u32 index) const {
         u32 before = 0;
 #pragma unroll 1
         for (u32 other = 0; other < loss.pairs; ++other)
-            before += precedes(key(what, length_normalized, other), other, own, pair);
+            before += precedes(key_of(key, length_normalized, other), other, own, index);
         return before;
     }
 
-    // Leaves the numbers in the order of their ranks, which are a permutation.
-    __device__ void sort(Key what, u32 length_normalized, float *sorted) const {
-        for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x)
-            sorted[rank(what, length_normalized, pair)] = key(what, length_normalized, pair);
+    // Gives each pair its partner: of all numbers of the key `other`, the one of the same rank as the pair's own. Until
+    // there are losses, their buffer holds the sorted numbers; the ranks are a permutation, so none is left out.
+    __device__ void find_partners(Key own, Key other, u32 length_normalized, float *partners) const {
+        float *const sorted = loss.pair_losses;
+#pragma unroll 1
+        for (int step = 0; step < 2; ++step) {
+            const bool sorts = step == 0;
+            const Key key = sorts ? other : own;
+#pragma unroll 1
+            for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
+                const float number = key_of(key, length_normalized, index);
+                const u32 rank = rank_of(number, key, length_normalized, index);
+                if (sorts) sorted[rank] = number;
+                else partners[index] = sorted[rank];
+            }
+            __syncthreads(); // after the first step all is sorted, after the second nobody looks at it
+        }
     }
 
-    // Until the end, the buffers of margins and rewards hold what is sorted.
-    __device__ void sort_all() const {
+    // Until there are slopes, the buffers of margins and rewards hold partners.
+    __device__ void find_partners() const {
+#pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
-            const u32 normalized = loss.terms[t].length_normalized;
-            if (loss.terms[t].kind == DPO_LOSS_AOT) {
-                sort(REFERENCE_MARGIN, normalized, loss.margins);
-            } else if (loss.terms[t].kind == DPO_LOSS_AOT_UNPAIRED) {
-                sort(CHOSEN_REWARD, normalized, loss.chosen_rewards);
-                sort(REJECTED_REWARD, normalized, loss.rejected_rewards);
+            const bool aot = loss.terms[t].kind == DPO_LOSS_AOT;
+            if (!aot && loss.terms[t].kind != DPO_LOSS_AOT_UNPAIRED) continue;
+#pragma unroll 1
+            for (int side = aot ? 1 : 0; side < 2; ++side) {
+                const bool of_chosen = side == 1; // the only side of margins
+                const Key own = aot ? POLICY_MARGIN : of_chosen ? CHOSEN_REWARD : REJECTED_REWARD;
+                const Key other = aot ? REFERENCE_MARGIN : of_chosen ? REJECTED_REWARD : CHOSEN_REWARD;
+                float *const partners = aot ? loss.margins : of_chosen ? loss.chosen_rewards : loss.rejected_rewards;
+                find_partners(own, other, loss.terms[t].length_normalized, partners);
             }
         }
     }
 
-    __device__ Side side(u32 pair, u32 s, bool present, u32 length_normalized) const {
-        return {present, logps[s], log_ratio(s), length(s), scale(pair, s, length_normalized), 0.0f};
+    __device__ Side side(float beta, u32 s, bool present, u32 length_normalized) const {
+        return {present, logps[s], log_ratio(s), length(s), scale(beta, s, length_normalized), 0.0f};
     }
 
-    __device__ Slopes of_term(u32 pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
-        const u32 normalized = term.length_normalized;
+    __device__ Slopes of_term(u32 index, const Pair &pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
         PairNumbers numbers;
-        numbers.chosen = side(pair, chosen(pair), has_chosen(pair), normalized);
-        numbers.rejected = side(pair, rejected(pair), has_rejected(pair), normalized);
-        numbers.beta = beta(pair);
+        numbers.beta = beta(index);
+        numbers.chosen = side(numbers.beta, pair.chosen, pair.has_chosen, term.length_normalized);
+        numbers.rejected = side(numbers.beta, pair.rejected, pair.has_rejected, term.length_normalized);
+        if (term.kind == DPO_LOSS_AOT) numbers.chosen.sorted_partner = loss.margins[index];
+        if (term.kind == DPO_LOSS_AOT_UNPAIRED) {
+            numbers.chosen.sorted_partner = loss.chosen_rewards[index];
+            numbers.rejected.sorted_partner = loss.rejected_rewards[index];
+        }
         numbers.gamma = loss.gamma;
-        if (loss.gammas) numbers.gamma = isfinite(loss.gammas[pair]) ? loss.gammas[pair] : not_a_number();
+        if (loss.gammas) numbers.gamma = isfinite(loss.gammas[index]) ? loss.gammas[index] : not_a_number();
         numbers.label_smoothing = term.label_smoothing;
         if (loss.label_smoothings) {
-            const float flip = loss.label_smoothings[pair];
+            const float flip = loss.label_smoothings[index];
             numbers.label_smoothing = label_smoothing_fits(term.kind, flip) ? flip : not_a_number();
         }
         numbers.divergence = loss.divergence;
         numbers.alpha = loss.alpha;
         numbers.baseline = scalars.baseline;
         numbers.per_token = scalars.per_token;
-        numbers.sorted_partner = 0.0f;
-        if (term.kind == DPO_LOSS_AOT) numbers.sorted_partner = loss.margins[rank(POLICY_MARGIN, normalized, pair)];
-        if (term.kind == DPO_LOSS_AOT_UNPAIRED) {
-            numbers.chosen.sorted_partner = loss.rejected_rewards[rank(CHOSEN_REWARD, normalized, pair)];
-            numbers.rejected.sorted_partner = loss.chosen_rewards[rank(REJECTED_REWARD, normalized, pair)];
-        }
         return term_slopes(term, numbers);
     }
 
-    __device__ float weight(u32 pair) const {
+    __device__ float weight(u32 index, const Pair &pair) const {
         float weight = 1.0f;
         if (loss.weights) {
-            const float given = loss.weights[pair];
+            const float given = loss.weights[index];
             weight = given >= 0.0f && isfinite(given) ? given : not_a_number();
         }
         if (loss.sequence_log_weights) {
-            const float of_chosen = has_chosen(pair) ? loss.sequence_log_weights[chosen(pair)] : 0.0f;
-            const float of_rejected = has_rejected(pair) ? loss.sequence_log_weights[rejected(pair)] : 0.0f;
+            const float of_chosen = pair.has_chosen ? loss.sequence_log_weights[pair.chosen] : 0.0f;
+            const float of_rejected = pair.has_rejected ? loss.sequence_log_weights[pair.rejected] : 0.0f;
             weight *= expf(of_chosen + of_rejected);
         }
         return weight;
     }
 
     // Of all terms, before the normalizer; NaN for a pair with an index out of range.
-    __device__ Slopes checked_slopes(u32 pair, const BatchScalars &scalars) const {
+    __device__ Slopes checked_slopes(u32 index, const BatchScalars &scalars) const {
         const float nan = not_a_number();
-        if (!in_range(pair)) return {nan, nan, nan};
+        const Pair pair = pair_at(index);
+        if (!pair.in_range) return {nan, nan, nan};
         Slopes sum = {0.0f, 0.0f, 0.0f};
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
-            const Slopes slopes = of_term(pair, loss.terms[t], scalars);
+            const Slopes slopes = of_term(index, pair, loss.terms[t], scalars);
             sum.loss += loss.terms[t].weight * slopes.loss;
             sum.chosen += loss.terms[t].weight * slopes.chosen;
             sum.rejected += loss.terms[t].weight * slopes.rejected;
         }
-        const float factor = weight(pair);
+        const float factor = weight(index, pair);
         return {factor * sum.loss, factor * sum.chosen, factor * sum.rejected};
+    }
+
+    // The reward of one side of a pair, 0 where the pair has no such side.
+    __device__ float reward(u32 index, const Pair &pair, u32 s, bool present) const {
+        if (!pair.in_range) return not_a_number();
+        return present ? scale(beta(index), s, loss.length_normalized) * log_ratio(s) : 0.0f;
     }
 
     // Runs in one block. `progress` collects bad pairs, and is complete for thread 0 at the end: the reduction's barrier
@@ -241,45 +263,51 @@ struct PairStage {
             const BatchScalars found = batch_scalars();
             if (threadIdx.x == 0) scalars = found;
         }
-        sort_all();
-        __syncthreads(); // from here on all see `scalars`, what was sorted, and an empty `progress`
+        find_partners();
+        __syncthreads(); // from here on all see `scalars`, the partners, and an empty `progress`
 
-        // The pairs, and then, where they are indexed, the sequences: one may stand in several pairs, whose coefficients
-        // are added in pair order by one thread, so that no atomic can reorder them. A pair with a bad index spoils its
-        // other member. One loop for both, so that the losses are in the code once.
         const bool indexed = loss.pair_layout == DPO_PAIRS_INDEXED;
-        for (u32 task = threadIdx.x; task < loss.pairs + (indexed ? sequences : 0); task += blockDim.x) {
-            const bool gathers = task >= loss.pairs;
-            const u32 s = task - loss.pairs;
+#pragma unroll 1
+        for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
+            const Slopes slopes = checked_slopes(index, scalars);
+            const Pair pair = pair_at(index);
+            if (!pair.in_range) report(progress, DPO_BAD_PAIR, index);
+            loss.pair_losses[index] = slopes.loss;
+            if (indexed) {
+                loss.chosen_rewards[index] = slopes.chosen;
+                loss.rejected_rewards[index] = slopes.rejected;
+                continue;
+            }
+            if (pair.has_chosen) loss.coef[pair.chosen] = slopes.chosen / scalars.normalizer;
+            if (pair.has_rejected) loss.coef[pair.rejected] = slopes.rejected / scalars.normalizer;
+        }
+        __syncthreads(); // from here on all see the slopes
+
+        // An indexed sequence may stand in several pairs, whose slopes are added in pair order by one thread, so that no
+        // atomic can reorder them. A pair with a bad index spoils its other member.
+#pragma unroll 1
+        for (u32 s = threadIdx.x; indexed && s < sequences; s += blockDim.x) {
             float coef = 0.0f;
 #pragma unroll 1
-            for (u32 pair = gathers ? 0 : task; pair < (gathers ? loss.pairs : task + 1); ++pair) {
-                const u32 w = chosen(pair), l = rejected(pair);
-                if (gathers && w != s && l != s) continue;
-                const Slopes t = checked_slopes(pair, scalars);
-                if (gathers) {
-                    if (w == s) coef += t.chosen;
-                    if (l == s) coef += t.rejected;
-                    continue;
-                }
-                if (!in_range(pair)) report(progress, DPO_BAD_PAIR, pair);
-                loss.pair_losses[pair] = t.loss;
-                if (indexed) continue;
-                if (has_chosen(pair)) loss.coef[w] = t.chosen / scalars.normalizer;
-                if (has_rejected(pair)) loss.coef[l] = t.rejected / scalars.normalizer;
+            for (u32 index = 0; index < loss.pairs; ++index) {
+                if (u32(loss.chosen[index]) == s) coef += loss.chosen_rewards[index];
+                if (u32(loss.rejected[index]) == s) coef += loss.rejected_rewards[index];
             }
-            if (gathers) loss.coef[s] = coef / scalars.normalizer;
+            loss.coef[s] = coef / scalars.normalizer;
         }
-        __syncthreads(); // from here on nobody looks at sorted numbers
+        __syncthreads(); // from here on nobody looks at slopes
 
         // A loop of its own, so that the sums take no registers from the losses.
         PairSums sums;
-        for (u32 pair = threadIdx.x; pair < loss.pairs; pair += blockDim.x) {
-            const float w = chosen_reward(pair), l = rejected_reward(pair);
-            loss.chosen_rewards[pair] = w;
-            loss.rejected_rewards[pair] = l;
-            loss.margins[pair] = w - l;
-            sums.merge({loss.pair_losses[pair], w, l, w - l, w > l ? 1.0 : 0.0, has_chosen(pair) ? 1.0 : 0.0});
+#pragma unroll 1
+        for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
+            const Pair pair = pair_at(index);
+            const float w = reward(index, pair, pair.chosen, pair.has_chosen);
+            const float l = reward(index, pair, pair.rejected, pair.has_rejected);
+            loss.chosen_rewards[index] = w;
+            loss.rejected_rewards[index] = l;
+            loss.margins[index] = w - l;
+            sums.merge({loss.pair_losses[index], w, l, w - l, w > l ? 1.0 : 0.0, pair.has_chosen ? 1.0 : 0.0});
         }
         const PairSums total = reduce_block(sums, partials);
         if (threadIdx.x == 0) {

@@ -102,6 +102,19 @@ pub enum Error {
         /// Names of the embedded images, e.g. `sm_90` or `compute_80`.
         embedded: Vec<String>,
     },
+    /// An embedded kernel image does not unpack: the program's file is damaged.
+    #[cfg(feature = "cuda")]
+    #[error("kernel image {unit}.{target}: expected a zlib stream of {len} bytes, found {reason}")]
+    DamagedImage {
+        /// Source file without `.cu`.
+        unit: &'static str,
+        /// `sm_90`, `compute_80` and the like.
+        target: String,
+        /// Bytes that the image has unpacked.
+        len: usize,
+        /// What unpacking ended with.
+        reason: String,
+    },
     /// A CUDA driver call failed.
     #[cfg(feature = "cuda")]
     #[error("{call}: {message}")]

@@ -28,8 +28,9 @@ fn every_kernel_is_embedded_for_every_architecture() {
         let (unit, name) = (kernel.unit(), kernel.to_string());
         assert_eq!(targets(unit), ["sm_80", "sm_90", "sm_100", "sm_120", "compute_80"], "{unit}");
         for image in IMAGES.iter().filter(|image| image.unit == unit) {
+            let bytes = image.unpack().unwrap();
             assert!(
-                image.bytes.windows(name.len()).any(|window| window == name.as_bytes()),
+                bytes.windows(name.len()).any(|window| window == name.as_bytes()),
                 "{kernel} is not in the image for {}",
                 image.target()
             );
@@ -40,16 +41,44 @@ fn every_kernel_is_embedded_for_every_architecture() {
 #[test]
 fn images_are_what_they_say() {
     for image in IMAGES {
+        let bytes = image.unpack().unwrap();
         match image.kind {
-            Kind::Cubin => assert!(image.bytes.starts_with(b"\x7fELF"), "{}", image.target()),
+            Kind::Cubin => assert!(bytes.starts_with(b"\x7fELF"), "{}", image.target()),
             Kind::Ptx => {
-                let text = std::str::from_utf8(image.bytes).unwrap().trim_end_matches('\0');
+                let text = std::str::from_utf8(&bytes).unwrap().trim_end_matches('\0');
                 assert!(text.contains(&format!(".target sm_{}", image.capability)));
-                assert_eq!(image.bytes.last(), Some(&0), "the driver needs a terminated string");
+                assert_eq!(bytes.last(), Some(&0), "the driver needs a terminated string");
             }
         }
-        assert_eq!(image.bytes.as_ptr() as usize % 64, 0, "the driver reads ELF files in place");
+        assert_eq!(bytes.as_ptr() as usize % 64, 0, "the driver reads ELF files in place");
     }
+}
+
+#[test]
+fn a_damaged_image_is_an_error() {
+    let whole = IMAGES[0];
+    let mut changed = whole.packed.to_vec();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    let damaged = [
+        Image { packed: &[], ..whole },
+        Image { packed: &whole.packed[..whole.packed.len() - 1], ..whole },
+        Image { packed: changed.leak(), ..whole },
+        Image { unpacked_len: whole.unpacked_len - 1, ..whole },
+        Image { unpacked_len: whole.unpacked_len + 1, ..whole },
+    ];
+    for image in damaged {
+        let error = image.unpack().unwrap_err();
+        assert!(matches!(&error, Error::DamagedImage { unit, .. } if *unit == whole.unit), "{error}");
+        assert!(error.to_string().contains(&whole.target()), "{error}");
+    }
+}
+
+/// What every program that links the crate carries, where it embeds the default targets.
+#[test]
+fn the_images_are_small() {
+    let embedded: usize = IMAGES.iter().map(|image| image.packed.len()).sum();
+    assert!(embedded <= 6 << 20, "{embedded} bytes");
 }
 
 #[test]
@@ -67,7 +96,14 @@ fn nothing_spills() {
 
 #[test]
 fn the_best_image_for_a_device_is_picked() {
-    let image = |kind, capability| Image { unit: "forward", kind, capability, report: "", bytes: b"" };
+    let image = |kind, capability| Image {
+        unit: "forward",
+        kind,
+        capability,
+        report: "",
+        unpacked_len: 0,
+        packed: b"",
+    };
     let images = [
         image(Kind::Cubin, 80),
         image(Kind::Cubin, 86),

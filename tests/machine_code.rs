@@ -208,7 +208,7 @@ fn budget(kernel: Kernel) -> Option<(f64, f64)> {
 fn disassemble(nvdisasm: &Path, image: &Image) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = folder.join(format!("{}.{}.cubin", image.unit, image.target()));
-    std::fs::write(&file, image.bytes).unwrap();
+    std::fs::write(&file, &*image.unpack().unwrap()).unwrap();
     let output = Command::new(nvdisasm).arg("-c").arg(&file).output().unwrap();
     assert!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
     format!("\n{}", String::from_utf8_lossy(&output.stdout))
@@ -263,9 +263,26 @@ fn kernels_fit_their_budgets() {
             table.push('\n');
         }
     }
+    writeln!(table, "{}", what_the_images_cost()).unwrap();
     if std::env::var_os("DPO_KERNELS_REPORT").is_some() {
         write!(std::io::stdout(), "{table}").unwrap();
     }
+}
+
+/// Of all embedded images, PTX included: the processor time that build.rs took for them, and their size in a program.
+fn what_the_images_cost() -> String {
+    let lines = include_str!(concat!(env!("OUT_DIR"), "/build_seconds.txt"));
+    let seconds: f64 = lines.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let packed = IMAGES.iter().map(|image| image.packed.len()).sum();
+    let unpacked = IMAGES.iter().map(|image| image.unpacked_len).sum();
+    format!(
+        "{} images: {seconds:.0} s of processor time to build ({}), {:.2} MiB embedded, {:.1} MiB unpacked",
+        IMAGES.len(),
+        lines.lines().collect::<Vec<_>>().join(", "),
+        mib(packed),
+        mib(unpacked),
+    )
 }
 
 /// Aligned and straddling loops, by 16-byte accesses alone, several in flight, within the budget: one of each that sums or

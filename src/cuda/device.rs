@@ -115,7 +115,7 @@ impl Kernels {
     ///
     /// # Errors
     ///
-    /// [`Error::NoDriver`], [`Error::NoImage`], and [`Error::Driver`], also where no context is current.
+    /// [`Error::NoDriver`], [`Error::NoImage`], [`Error::DamagedImage`], and [`Error::Driver`], also where no context is current.
     pub fn load_current() -> Result<Self> {
         require_driver()?;
         Kernels::load(IMAGES)
@@ -132,8 +132,9 @@ impl Kernels {
             if image.capability < FIRST_WITH_CLUSTERS {
                 kernels.device.cluster_blocks = 1;
             }
+            let unpacked = image.unpack()?;
             // SAFETY: the image is complete, aligned, and NUL-terminated where it is PTX.
-            let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
+            let module = unsafe { result::module::load_data(unpacked.as_ptr().cast()) };
             kernels.modules.push(driver("cuModuleLoadData", module)?);
         }
         for kernel in Kernel::ALL {

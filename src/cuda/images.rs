@@ -1,4 +1,8 @@
-//! The kernel images that build.rs compiled, and the choice among them.
+//! The kernel images that build.rs compiled and compressed, and the choice among them.
+
+use std::ops::Deref;
+
+use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
 use crate::error::{Error, Result};
 
@@ -11,7 +15,7 @@ pub enum Kind {
     Ptx,
 }
 
-/// One kernel source, compiled for one target.
+/// One kernel source, compiled for one target and compressed: only what a device loads is unpacked.
 #[derive(Debug, Clone, Copy)]
 pub struct Image {
     /// Source file without `.cu`: `"forward"`, `"pair_loss"`, `"backward"` or `"factored"`.
@@ -22,8 +26,10 @@ pub struct Image {
     pub capability: u32,
     /// What the compiler said: registers, spills and shared memory of each kernel, for machine code.
     pub report: &'static str,
-    /// The image.
-    pub bytes: &'static [u8],
+    /// Size of the image in bytes.
+    pub unpacked_len: usize,
+    /// The image, as a zlib stream.
+    pub packed: &'static [u8],
 }
 
 impl Image {
@@ -34,6 +40,23 @@ impl Image {
             Kind::Ptx => "compute",
         };
         format!("{prefix}_{}", self.capability)
+    }
+
+    /// The image as the compiler made it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedImage`] if that is not what was embedded.
+    pub fn unpack(&self) -> Result<Unpacked> {
+        let mut unpacked = Unpacked::zeroed(self.unpacked_len);
+        let written =
+            decompress_slice_iter_to_slice(unpacked.bytes_mut(), [self.packed].into_iter(), true, false);
+        let reason = match written {
+            Ok(written) if written == self.unpacked_len => return Ok(unpacked),
+            Ok(written) => format!("{written} bytes"),
+            Err(error) => format!("{error:?}"),
+        };
+        Err(Error::DamagedImage { unit: self.unit, target: self.target(), len: self.unpacked_len, reason })
     }
 
     /// Whether a device of compute capability (major, minor) can load it: machine code runs on its own major version
@@ -47,10 +70,35 @@ impl Image {
     }
 }
 
-/// The driver reads an image as an ELF file, in place.
-#[allow(dead_code)] // where the table is empty
-#[repr(align(64))]
-struct Aligned<const N: usize>([u8; N]);
+/// An image in memory, where the driver reads it in place: it begins at a multiple of 64 bytes, as its sections expect.
+#[derive(Debug)] // not Clone: a copy may lie elsewhere
+pub struct Unpacked {
+    buffer: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Unpacked {
+    const ALIGNMENT: usize = 64;
+
+    fn zeroed(len: usize) -> Self {
+        let buffer = vec![0; len + Self::ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(Self::ALIGNMENT);
+        Unpacked { buffer, start, len }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..][..self.len]
+    }
+}
+
+impl Deref for Unpacked {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
 
 /// Every embedded image. Empty where the documentation is built without NVRTC.
 pub static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));

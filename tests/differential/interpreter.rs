@@ -38,7 +38,7 @@ fn parse(text: impl Fn(&str) -> Vec<u8>) -> Modules {
 
 fn embedded(unit: &str) -> Vec<u8> {
     let image = IMAGES.iter().find(|image| image.unit == unit && image.kind == Kind::Ptx);
-    image.expect("every unit is embedded as PTX").bytes.to_vec()
+    image.expect("every unit is embedded as PTX").unpack().unwrap().to_vec()
 }
 
 /// The embedded PTX; or, for the mutants, that of the folder which DPO_PTX_DIR names.
