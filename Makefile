@@ -19,7 +19,7 @@ help:
 	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
-	@echo "make kernels-report  registers, occupancy and instructions per element, from the machine code"
+	@echo "make kernels-report  registers, occupancy, and instructions per element: of the main loops, and executed"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
@@ -47,7 +47,7 @@ mutants: $(TOOLS)
 	$(WITH_TOOLS) $(CARGO) run -q -p dpo-mutants -- $(ONLY)
 
 kernels-report: $(TOOLS)
-	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code
+	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code --test executed
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-bindings

@@ -1,5 +1,5 @@
 // Every loss, once: a function from the numbers of one pair to the loss and its derivatives by the two log-probs.
-// src/loss/kind.rs is the same in f64, and has the formulas and their sources.
+// The files of src/loss are the same in f64, and have the formulas and their sources.
 //
 // All of this is compiled into every entry point that may end with the pairs. What is long therefore stands in the code
 // once for all losses: those of the margin are functions of one Logistic, those of the sides of one for each side.
@@ -183,7 +183,7 @@ __device__ inline Slopes term_slopes(const DpoLossTerm &term, const PairNumbers 
     }
 }
 
-// Where the label smoothing of a term may lie; src/loss/kind.rs refuses the same on the host.
+// Where the label smoothing of a term may lie; src/loss refuses the same on the host.
 __device__ inline bool label_smoothing_fits(u32 kind, float flip) {
     switch (kind) {
     case DPO_LOSS_ROBUST: return 0.0f <= flip && flip < 0.5f;

@@ -73,7 +73,7 @@ fn module(unit: &str) -> Module {
         Some(folder) => std::fs::read(Path::new(&folder).join(format!("{unit}.ptx"))).expect("PTX"),
         None => {
             let image = IMAGES.iter().find(|image| image.unit == unit && image.kind == Kind::Ptx);
-            image.expect("every unit is embedded as PTX").bytes.to_vec()
+            image.expect("every unit is embedded as PTX").unpack().expect("it is whole").to_vec()
         }
     };
     let text = String::from_utf8(text).expect("PTX is text");

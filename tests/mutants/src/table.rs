@@ -17,7 +17,7 @@ const fn mutant(what: &'static str, file: &'static str, from: &'static str, to: 
 }
 
 /// Every mutation.
-pub const MUTANTS: [Mutant; 151] = [
+pub const MUTANTS: [Mutant; 154] = [
     // Barriers, fences and counters.
     mutant(
         "no barrier between partials and their sum",
