@@ -1,7 +1,7 @@
 //! A row of logits, cut into blocks by column alone: where the row lies in memory makes no difference.
 
 use super::element::{CHUNK, Element, VECTORS};
-use super::simd::{LANES, Simd, each_two};
+use super::simd::{LANES, Simd};
 
 /// Vectors of a block. A lane adds up this many f32 terms before the sum of the block goes on in f64, so the rounding
 /// error of a row's sum is bounded by this number and not by the vocabulary.
@@ -30,14 +30,19 @@ impl<T: Element> Block<'_, T> {
 
     /// Replaces by −∞ what belongs to columns of the `chunk`-th chunk that lie behind the end of the row.
     #[inline(always)]
-    pub fn limit<S: Simd>(&self, simd: S, chunk: usize, vectors: [S::F32s; VECTORS]) -> [S::F32s; VECTORS] {
-        match self.limits {
-            None => vectors,
-            Some(limits) => {
-                let limits = T::load(simd, &limits.as_chunks().0[chunk]);
-                each_two(vectors, limits, |x, limit| simd.min(limit, x))
+    pub fn limit<S: Simd>(
+        &self,
+        simd: S,
+        chunk: usize,
+        mut vectors: [S::F32s; VECTORS],
+    ) -> [S::F32s; VECTORS] {
+        if let Some(limits) = self.limits {
+            let limits = T::load(simd, &limits.as_chunks().0[chunk]);
+            for (x, limit) in vectors.iter_mut().zip(limits) {
+                *x = simd.min(limit, *x);
             }
         }
+        vectors
     }
 
     /// The largest logit, lane by lane. NaN is passed over.

@@ -106,25 +106,32 @@ unsafe impl Element for bf16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, chunk: &[Self; CHUNK]) -> [S::F32s; VECTORS] {
         let [low, high] = registers::<bf16, S, 2>(chunk);
-        let lower = |pairs| simd.floats(simd.shl::<16>(pairs));
-        let upper = |pairs| simd.floats(simd.and(pairs, simd.splat_u32(UPPER_HALF)));
-        [lower(low), upper(low), lower(high), upper(high)]
+        let ([a, b], [c, d]) = (widen_bf16(simd, low), widen_bf16(simd, high));
+        [a, b, c, d]
     }
 
     #[inline(always)]
     fn pack<S: Simd>(simd: S, wide: [S::F32s; VECTORS]) -> [S::U32s; 2] {
         let [a, b, c, d] = wide;
-        [pair_bf16(simd, a, b), pair_bf16(simd, c, d)]
+        [narrow_bf16(simd, [a, b]), narrow_bf16(simd, [c, d])]
     }
 }
 
-/// Two bf16 per lane, rounded to nearest, ties away from zero.
+/// The lower and the upper bf16 of each lane.
 #[inline(always)]
-fn pair_bf16<S: Simd>(simd: S, lower: S::F32s, upper: S::F32s) -> S::U32s {
+fn widen_bf16<S: Simd>(simd: S, pairs: S::U32s) -> [S::F32s; 2] {
+    [simd.floats(simd.shl::<16>(pairs)), simd.floats(simd.and(pairs, simd.splat_u32(UPPER_HALF)))]
+}
+
+/// The inverse of [`widen_bf16`], rounding to nearest, ties away from zero.
+#[inline(always)]
+fn narrow_bf16<S: Simd>(simd: S, [lower, upper]: [S::F32s; 2]) -> S::U32s {
     // Adding half of the last bit that is kept rounds to nearest. It cannot turn a NaN whose lower half is 0 into
     // something else, since nothing is carried.
-    let rounded = |x| simd.add_u32(simd.bits(x), simd.splat_u32(0x8000));
-    simd.or(simd.shr::<16>(rounded(lower)), simd.and(rounded(upper), simd.splat_u32(UPPER_HALF)))
+    let half = simd.splat_u32(0x8000);
+    let lower = simd.shr::<16>(simd.add_u32(simd.bits(lower), half));
+    let upper = simd.and(simd.add_u32(simd.bits(upper), half), simd.splat_u32(UPPER_HALF));
+    simd.or(lower, upper)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! 2^y of vectors of f32, without a branch.
 
-use super::simd::{Simd, each, each_two};
+use super::simd::Simd;
 
 /// Coefficients of a polynomial for 2ᵗ with t from 0 to 1, the highest power first. Its largest relative error is the
 /// least possible, 2⁻²³·⁴⁵; it was found by Remez exchange with the constant term held at 1, so that 2⁰ is exact.
@@ -19,12 +19,20 @@ pub const EXP2_16: [f32; 5] = [1.342_668_6e-2, 5.224_247_3e-2, 2.412_802e-1, 6.9
 /// together, and the processor does not look far enough ahead to find the next vector's by itself.
 #[inline(always)]
 pub fn exp2<S: Simd, const N: usize>(simd: S, y: [S::F32s; N], polynomial: &'static [f32]) -> [S::F32s; N] {
-    let t = each(y, |y| simd.fract(y));
+    let mut t = y;
+    for t in &mut t {
+        *t = simd.fract(*t);
+    }
     let mut p = [simd.splat(polynomial[0]); N];
     for coefficient in &polynomial[1..] {
-        p = each_two(p, t, |p, t| simd.mul_add(p, t, simd.splat(*coefficient)));
+        for (p, t) in p.iter_mut().zip(t) {
+            *p = simd.mul_add(*p, t, simd.splat(*coefficient));
+        }
     }
-    each_two(p, y, |p, y| simd.scale(p, y))
+    for (p, y) in p.iter_mut().zip(y) {
+        *p = simd.scale(*p, y);
+    }
+    p
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The exponents y that make e^(x − R) = 2^y: y = (x − R) log₂ e.
 
-use super::simd::{Simd, each};
+use super::simd::Simd;
 
 /// log₂ e as an f32, which is (1 − 2⁻²⁶·¹) log₂ e.
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -64,9 +64,14 @@ impl Reference {
         mut x: [S::F32s; N],
     ) -> [S::F32s; N] {
         if SHIFTED {
-            x = each(x, |x| simd.sub(x, simd.splat(self.shift)));
+            for x in &mut x {
+                *x = simd.sub(*x, simd.splat(self.shift));
+            }
         }
-        each(x, |x| simd.mul_add(x, simd.splat(self.exponent_scale), simd.splat(self.offset)))
+        for x in &mut x {
+            *x = simd.mul_add(*x, simd.splat(self.exponent_scale), simd.splat(self.offset));
+        }
+        x
     }
 }
 

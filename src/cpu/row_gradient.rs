@@ -4,7 +4,7 @@ use super::element::{CHUNK, Element, store};
 use super::exp2::exp2;
 use super::exponents::Reference;
 use super::prefetch::prefetch;
-use super::simd::{Kernel, Simd, each_two};
+use super::simd::{Kernel, Simd};
 use super::streaming::{split_aligned, stream};
 use super::transform::{TransformKind, VectorTransform};
 
@@ -105,11 +105,11 @@ impl<M: VectorTransform> OtherColumns<M> {
     fn pack<T: Element, S: Simd, const SHIFTED: bool>(&self, simd: S, logits: &[T; CHUNK]) -> T::Packed<S> {
         let (unscaled, slopes) = self.transform.slopes(simd, T::load(simd, logits));
         let y = self.reference.exponents::<S, SHIFTED, _>(simd, unscaled);
-        let softmax = exp2(simd, y, T::GRADIENT_EXP2);
-        T::pack(
-            simd,
-            each_two(softmax, slopes, |p, slope| simd.mul(simd.mul(simd.splat(self.factor), p), slope)),
-        )
+        let mut gradient = exp2(simd, y, T::GRADIENT_EXP2);
+        for (x, slope) in gradient.iter_mut().zip(slopes) {
+            *x = simd.mul(simd.mul(simd.splat(self.factor), *x), slope);
+        }
+        T::pack(simd, gradient)
     }
 
     /// Overwrites logits by their gradient.
@@ -175,13 +175,10 @@ impl<T: Element, M: VectorTransform> Kernel for WriteGradient<'_, T, M> {
     fn run<S: Simd>(self, simd: S) {
         let WriteGradient { gradient, transform, logits, streamed, out } = self;
         let gradient = gradient.without_payloads();
-        // The label's column comes first, because its logit is overwritten with the others' if this is in place.
-        let at_label = gradient.target.map(|y| {
-            let z = match logits {
-                Source::InPlace => out[y],
-                Source::Separate(logits) => logits[y],
-            };
-            (y, gradient.at_label(simd, transform, z.to_f32()))
+        // The label's logit is read first, because it is overwritten with the others if this is in place.
+        let label = gradient.target.map(|y| match logits {
+            Source::InPlace => (y, out[y]),
+            Source::Separate(logits) => (y, logits[y]),
         });
 
         let other_columns = gradient.other_columns::<S, M>(transform);
@@ -191,8 +188,8 @@ impl<T: Element, M: VectorTransform> Kernel for WriteGradient<'_, T, M> {
             other_columns.write::<T, S, false>(simd, logits, streamed, out);
         }
 
-        if let Some((y, gradient)) = at_label {
-            out[y] = T::from_f32(gradient);
+        if let Some((y, z)) = label {
+            out[y] = T::from_f32(gradient.at_label(simd, transform, z.to_f32()));
         }
     }
 }

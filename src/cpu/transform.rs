@@ -2,7 +2,7 @@
 
 use super::exp2::{EXP2, exp2};
 use super::exponents::{LOG2_E, Reference};
-use super::simd::{Simd, each};
+use super::simd::Simd;
 use crate::transform::Transform;
 
 /// One kind of transform.
@@ -142,17 +142,24 @@ impl VectorTransform for Capped {
     /// Neither form subtracts nearly equal numbers near the cap.
     #[inline(always)]
     fn slopes<S: Simd, const N: usize>(self, simd: S, z: [S::F32s; N]) -> ([S::F32s; N], [S::F32s; N]) {
-        let magnitude = |x| simd.floats(simd.and(simd.bits(x), simd.splat_u32(0x7fff_ffff)));
-        let sign = |x| simd.and(simd.bits(x), simd.splat_u32(0x8000_0000));
         let one = simd.splat(1.0);
-        let exponents = each(z, |z| magnitude(simd.mul(z, simd.splat(self.tanh_exponent_scale))));
-        let q = each(exp2(simd, exponents, &EXP2), |power| simd.div(one, simd.add(one, power)));
-        let mut capped = q;
-        for (capped, z) in capped.iter_mut().zip(z) {
-            let size = simd.mul_add(*capped, simd.splat(-2.0 * self.cap), simd.splat(self.cap));
-            *capped = simd.floats(simd.or(simd.bits(size), sign(z)));
+        let mut exponents = z;
+        for x in &mut exponents {
+            *x = magnitude(simd, simd.mul(*x, simd.splat(self.tanh_exponent_scale)));
         }
-        (capped, each(q, |q| simd.mul(simd.splat(4.0), simd.mul(q, simd.sub(one, q)))))
+        let mut q = exp2(simd, exponents, &EXP2);
+        for q in &mut q {
+            *q = simd.div(one, simd.add(one, *q));
+        }
+        let (mut capped, mut slopes) = (q, q);
+        for (x, z) in capped.iter_mut().zip(z) {
+            let size = simd.mul_add(*x, simd.splat(-2.0 * self.cap), simd.splat(self.cap));
+            *x = with_sign_of(simd, size, z);
+        }
+        for x in &mut slopes {
+            *x = simd.mul(simd.splat(4.0), simd.mul(*x, simd.sub(one, *x)));
+        }
+        (capped, slopes)
     }
 
     fn deferred_scale(self) -> f32 {
@@ -171,4 +178,17 @@ impl VectorTransform for Capped {
     fn least_reference<S: Simd>(self) -> Reference {
         Reference::new::<S>(-self.cap, LOG2_E)
     }
+}
+
+/// |x|.
+#[inline(always)]
+fn magnitude<S: Simd>(simd: S, x: S::F32s) -> S::F32s {
+    simd.floats(simd.and(simd.bits(x), simd.splat_u32(0x7fff_ffff)))
+}
+
+/// A number that is not negative, with the sign of x.
+#[inline(always)]
+fn with_sign_of<S: Simd>(simd: S, size: S::F32s, x: S::F32s) -> S::F32s {
+    let sign = simd.and(simd.bits(x), simd.splat_u32(0x8000_0000));
+    simd.floats(simd.or(simd.bits(size), sign))
 }

@@ -5,25 +5,22 @@
 //! so a kernel's bits differ in one respect alone: [`Simd::mul_add`] rounds once where there is a fused
 //! multiply-add (AVX-512, AVX2 with FMA, NEON), and twice where there is none.
 
+mod exponent;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use exponent::LEAST_EXPONENT;
 use portable::Portable;
 
 /// Lanes of a vector.
 pub const LANES: usize = 16;
 
-/// 2 to this rounds to 0, and so does its product with a number below 2.
-pub const LEAST_EXPONENT: f32 = -152.0;
-
-/// 2 to this is infinite.
-const GREATEST_EXPONENT: f32 = 128.0;
-
 /// Something to compute with vectors.
 ///
 /// `run` and all that it calls must be `#[inline(always)]`. What is inlined into the functions of [`run`] is compiled
-/// for their instruction sets; what is not inlined is compiled for the least one.
+/// for their instruction sets. What is not inlined is compiled for the least one, and calls a function for each
+/// operation of a greater one. A closure cannot be so marked, so kernels have loops instead.
 pub trait Kernel {
     /// The result.
     type Output;
@@ -116,37 +113,9 @@ pub unsafe trait Simd: Copy {
     fn floor(self, x: Self::F32s) -> Self::F32s;
 
     /// x − ⌊x⌋, rounded down, for x from −152 to 128; elsewhere a number from 0 to 1. NaN of NaN.
-    #[inline(always)]
-    fn fract(self, x: Self::F32s) -> Self::F32s {
-        let x = self.clamp_exponent(x);
-        let floor = self.floor(x);
-        let nearest = self.sub(x, floor);
-        // The subtraction is inexact only for −½ < x < 0. Where it rounded up, adding the floor again, which is exact,
-        // gives more than x, and subtracting 1 from the bits gives the number below.
-        let minus_one = self.greater(self.add(nearest, floor), x);
-        self.floats(self.add_u32(self.bits(nearest), minus_one))
-    }
-
+    fn fract(self, x: Self::F32s) -> Self::F32s;
     /// p·2^⌊x⌋, rounded once, for p from 1 to 2: 0 below x = −151 and ∞ from 128 on. NaN where either is NaN.
-    #[inline(always)]
-    fn scale(self, p: Self::F32s, x: Self::F32s) -> Self::F32s {
-        // 2ⁿ is the product of two powers of two, since n exceeds the exponents of one f32 at both ends. Adding 1.5·2²³
-        // to an integer leaves that integer in the low bits of the sum. With the exponent's bias added too, these bits
-        // are the exponent of the power of two, and a shift puts them in their place.
-        let n = self.floor(self.clamp_exponent(x));
-        let round = self.splat(ROUND + 127.0);
-        let half = self.mul_add(n, self.splat(0.5), round);
-        let rest = self.add(self.sub(n, self.sub(half, round)), round);
-        let power_of_two = |biased| self.floats(self.shl::<23>(self.bits(biased)));
-        self.mul(self.mul(p, power_of_two(half)), power_of_two(rest))
-    }
-
-    /// x, or the nearest exponent whose power of two is an f32, 0 or ∞. NaN stays NaN, as the second argument of both
-    /// operations.
-    #[inline(always)]
-    fn clamp_exponent(self, x: Self::F32s) -> Self::F32s {
-        self.min(self.splat(GREATEST_EXPONENT), self.max(self.splat(LEAST_EXPONENT), x))
-    }
+    fn scale(self, p: Self::F32s, x: Self::F32s) -> Self::F32s;
 
     /// The lanes one by one.
     #[inline(always)]
@@ -154,28 +123,6 @@ pub unsafe trait Simd: Copy {
         // SAFETY: by the contract of `Simd`, F32s is 16 f32 in this order, without padding.
         unsafe { std::mem::transmute_copy(&x) }
     }
-}
-
-/// Adding this to a number of magnitude below 2²² rounds the number to an integer, which subtracting it again leaves.
-const ROUND: f32 = 12_582_912.0; // 1.5·2²³
-
-/// `f` of each of N vectors. It stands in for `array::map`, which is not certain to be inlined and would then be compiled
-/// for the least instruction set.
-#[inline(always)]
-pub fn each<V: Copy, const N: usize>(mut vectors: [V; N], f: impl Fn(V) -> V) -> [V; N] {
-    for vector in &mut vectors {
-        *vector = f(*vector);
-    }
-    vectors
-}
-
-/// `f` of each of N pairs of vectors.
-#[inline(always)]
-pub fn each_two<V: Copy, const N: usize>(mut a: [V; N], b: [V; N], f: impl Fn(V, V) -> V) -> [V; N] {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a = f(*a, b);
-    }
-    a
 }
 
 /// Runs a kernel with every set of instructions that this processor has, the portable one last.

@@ -1,6 +1,7 @@
 //! Vectors as arrays.
 
-use super::{LANES, ROUND, Simd};
+use super::exponent::{self, ROUND};
+use super::{LANES, Simd};
 
 /// Arrays, which the compiler makes vectors of with what every processor of the target has: SSE2 on x86-64, NEON on
 /// aarch64.
@@ -70,6 +71,16 @@ unsafe impl Simd for Portable {
             let nearest = (x + ROUND) - ROUND;
             nearest - if nearest > x { 1.0 } else { 0.0 }
         })
+    }
+    // These two are long as arrays. They may be calls, since no other instruction set is at stake here, and inlined they
+    // would take a third of the time that the crate takes to compile.
+    #[inline(never)]
+    fn fract(self, x: Self::F32s) -> Self::F32s {
+        exponent::fract(self, x)
+    }
+    #[inline(never)]
+    fn scale(self, p: Self::F32s, x: Self::F32s) -> Self::F32s {
+        exponent::scale(self, p, x)
     }
     #[inline(always)]
     fn greater(self, a: Self::F32s, b: Self::F32s) -> Self::U32s {

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, exponent};
 
 /// AVX-512F and AVX-512DQ, which only the first coprocessors lack.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +173,15 @@ unsafe impl Simd for Avx2 {
             ]
         };
         fn fence() -> () = _mm_sfence();
+    }
+
+    #[inline(always)]
+    fn fract(self, x: F2) -> F2 {
+        exponent::fract(self, x)
+    }
+    #[inline(always)]
+    fn scale(self, p: F2, x: F2) -> F2 {
+        exponent::scale(self, p, x)
     }
 
     #[inline(always)]
