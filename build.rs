@@ -22,7 +22,6 @@ fn main() {
 #[cfg(feature = "cuda")]
 mod images {
     use std::env;
-    use std::ffi::CString;
     use std::fmt::Write as _;
     use std::fs;
     use std::iter;
@@ -68,8 +67,8 @@ mod images {
         let targets = targets()?;
         // NVRTC takes the names of the sources to be relative to here, and puts the result into the line information.
         env::set_current_dir("kernels").map_err(|error| format!("kernels: {error}"))?;
-        let headers = sources(&["cuh", "h"])?;
-        let units = sources(&["cu"])?;
+        let (units, headers): (Vec<_>, Vec<_>) =
+            compile::sources(Path::new("."))?.into_iter().partition(Source::is_unit);
         let jobs: Vec<Job> =
             units.iter().flat_map(|unit| targets.iter().map(move |&target| Job { unit, target })).collect();
         let entries = run_longest_first(&jobs, |job| compile_one(job, &headers))?;
@@ -186,27 +185,6 @@ mod images {
             )),
             None => Ok(targets),
         }
-    }
-
-    /// The files of the current folder, kernels/, with one of these extensions, by name.
-    fn sources(extensions: &[&str]) -> Result<Vec<Source>, String> {
-        let entries = fs::read_dir(".").map_err(|error| format!("kernels: {error}"))?;
-        let mut paths: Vec<_> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                extensions.iter().any(|&extension| path.extension().is_some_and(|e| e == extension))
-            })
-            .collect();
-        paths.sort();
-        paths
-            .iter()
-            .map(|path| {
-                let text = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let nul = |_| format!("{}: contains a NUL byte", path.display());
-                Ok(Source { name: CString::new(name).map_err(nul)?, text: CString::new(text).map_err(nul)? })
-            })
-            .collect()
     }
 
     fn out_dir() -> PathBuf {

@@ -47,6 +47,39 @@ pub struct Source {
     pub text: CString,
 }
 
+impl Source {
+    /// Whether it is a unit of its own, which others do not include.
+    pub fn is_unit(&self) -> bool {
+        self.name.to_bytes().ends_with(b".cu")
+    }
+}
+
+/// The sources in a folder and the folders in it, by the names under which they include each other.
+pub fn sources(folder: &Path) -> Result<Vec<Source>, String> {
+    let mut sources = Vec::new();
+    collect(folder, "", &mut sources)?;
+    sources.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(sources)
+}
+
+fn collect(folder: &Path, prefix: &str, sources: &mut Vec<Source>) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if path.is_dir() {
+            collect(&path, &format!("{name}/"), sources)?;
+        } else if matches!(extension, Some("cu" | "cuh" | "h")) {
+            let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let nul = |_| format!("{}: contains a NUL byte", path.display());
+            let (name, text) = (CString::new(name).map_err(nul)?, CString::new(text).map_err(nul)?);
+            sources.push(Source { name, text });
+        }
+    }
+    Ok(())
+}
+
 /// A compiled image, and what the compiler said: for a CUBIN its registers, spills and shared memory.
 pub struct Compiled {
     pub image: Vec<u8>,

@@ -13,8 +13,8 @@
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs.
 // Executed: 10.8 aligned, 11.4 straddling
 // Executed of softcap: 21 aligned, 21.5 straddling
-#include "batch.cuh"
-#include "gradient.cuh"
+#include "batch/row_context.cuh"
+#include "rows/gradient.cuh"
 
 // Zeroes the padding of the vocabulary in a row.
 template <class Logit>

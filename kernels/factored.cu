@@ -18,9 +18,11 @@
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs.
 // Executed: 25.5 aligned, 22 straddling
-#include "cluster.cuh"
-#include "gradient.cuh"
-#include "stages.cuh"
+#include "batch/row_context.cuh"
+#include "finish.cuh"
+#include "primitives/cluster.cuh"
+#include "rows/gradient.cuh"
+#include "rows/row_logp.cuh"
 
 // The part of a row that one block has, a row of its own to everything that follows: `count` elements from element
 // `begin` on. Vectors of logits to sum are counted from its first element, wherever that is in memory.

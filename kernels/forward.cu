@@ -24,8 +24,11 @@
 // Executed of entropy and softcap: 25 aligned, 28 straddling
 // Executed of metrics: 23.5 aligned, 26 straddling
 // Executed of metrics and softcap: 30 aligned, 33 straddling
-#include "metrics.cuh"
-#include "stages.cuh"
+#include "batch/row_context.cuh"
+#include "finish.cuh"
+#include "primitives/arrive.cuh"
+#include "rows/metrics.cuh"
+#include "rows/row_logp.cuh"
 
 // The sum of one row, from those of its slices, by the last block to finish one.
 template <class Sum> __device__ Sum merge_slices(const DpoSliceSum *sums, u32 slices, Sum *partials) {

@@ -1,5 +1,5 @@
 // The stage pair_loss alone, for log-probs that come from elsewhere. One block.
-#include "pair_loss.cuh"
+#include "pair/pair_stage.cuh"
 
 extern "C" __global__ void __launch_bounds__(DPO_PAIR_LOSS_THREADS, DPO_PAIR_LOSS_BLOCKS) dpo_pair_loss(const __grid_constant__ DpoPairLossAlone p) {
     __shared__ DpoProgress progress;

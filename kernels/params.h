@@ -176,7 +176,7 @@ struct DpoRowPartition {
 struct DpoSliceSum {
     float reference;
     float sum;
-    float weighted;       // of the kernels with token metrics: see kernels/metrics.cuh
+    float weighted;       // of the kernels with token metrics: see kernels/rows/metrics.cuh
     float squares, total; // of those with all of them, as the next
     unsigned int beaten;
 };

@@ -1,7 +1,6 @@
 //! The kernels on the PTX interpreter: what runs where there is no GPU, under a stricter checker than the hardware.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -368,19 +367,13 @@ fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
     compile::load(&library.expect("the crate was built with it")).unwrap();
     let folder = variable("DPO_KERNELS_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), PathBuf::from);
-    let source = |name: &str| compile::Source {
-        name: CString::new(name).expect("file names have no NUL"),
-        text: CString::new(std::fs::read(folder.join(name)).unwrap()).expect("sources have no NUL"),
-    };
-    let names: Vec<String> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    let is_header = |name: &&String| name.ends_with(".cuh") || name.ends_with(".h");
-    let headers: Vec<_> = names.iter().filter(is_header).map(|name| source(name)).collect();
+    let (units, headers): (Vec<_>, Vec<_>) =
+        compile::sources(&folder).unwrap().into_iter().partition(compile::Source::is_unit);
     let compiled = |unit: &'static str| {
-        let (source, target) = (source(&format!("{unit}.cu")), compile::Target::Ptx(capability));
-        let compiled = compile::compile(&source, &headers, target, true);
+        let name = format!("{unit}.cu");
+        let source = units.iter().find(|source| source.name.to_bytes() == name.as_bytes());
+        let source = source.expect("every unit has a source");
+        let compiled = compile::compile(source, &headers, compile::Target::Ptx(capability), true);
         (unit, compiled.unwrap_or_else(|log| panic!("compute_{capability}: {log}")).image)
     };
     UNITS.map(compiled).into()

@@ -85,15 +85,8 @@ fn run() -> Result<usize, String> {
 }
 
 fn read(folder: &str) -> Result<Kernels, String> {
-    let entries = fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))?;
-    entries
-        .flatten()
-        .map(|entry| {
-            let text =
-                fs::read_to_string(entry.path()).map_err(|error| format!("{:?}: {error}", entry.path()))?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), text))
-        })
-        .collect()
+    let text = |text: &CString| text.to_string_lossy().into_owned();
+    Ok(compile::sources(Path::new(folder))?.iter().map(|s| (text(&s.name), text(&s.text))).collect())
 }
 
 fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
@@ -120,6 +113,8 @@ fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Re
     let headers: Vec<Source> = kernels.iter().filter(|entry| !is_unit(entry)).map(source).collect();
     for (name, text) in kernels {
         let path = folder.join(name);
+        let parent = path.parent().expect("it is in the folder");
+        fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let stale = |(name, _): &(&String, &String)| !changed.is_disjoint(&included(kernels, name));

@@ -2,7 +2,7 @@
 // they come of the same operations in the same order.
 #pragma once
 
-#include "softmax.cuh"
+#include "rows/online_sum.cuh"
 
 // With d = z' - reference and e = exp(d), sum e d too: all that an entropy needs, for one multiply-add an element.
 //

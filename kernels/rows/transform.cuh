@@ -4,22 +4,9 @@
 // scale, that costs nothing in the multiply-add which takes the difference from a reference.
 #pragma once
 
-#include "dtypes.cuh"
 #include "params.h"
-
-constexpr float kLog2e = 1.4426950408889634f;
-
-__device__ inline float exp2_approx(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ inline float reciprocal_approx(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
+#include "primitives/dtypes.cuh"
+#include "primitives/maths.cuh"
 
 // z' = z, for kernels that take no transform.
 struct Identity {

@@ -1,7 +1,7 @@
 // The gradient of one row, or of a slice of it, written past the caches.
 #pragma once
 
-#include "softmax.cuh"
+#include "rows/online_sum.cuh"
 
 // One element's gradient needs two numbers per row beside its logit. x - logsumexp is taken before the multiplication
 // by log2(e), and the residual of logsumexp after it: a large logsumexp costs no accuracy.

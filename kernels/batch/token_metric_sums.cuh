@@ -1,7 +1,7 @@
 // Token metrics of sequences and of the batch, from those of the rows: see TokenMetrics in src/batch.rs.
 #pragma once
 
-#include "batch.cuh"
+#include "batch/row_context.cuh"
 
 // Over scored rows, in f64, where the order, though fixed, hardly matters.
 struct TokenSums {

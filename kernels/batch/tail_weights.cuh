@@ -2,7 +2,7 @@
 // (LD-DPO: see Batch::ld_alpha in src/batch.rs).
 #pragma once
 
-#include "batch.cuh"
+#include "batch/row_context.cuh"
 
 // How many threads before this one in the block say yes. Every thread of the block calls.
 __device__ inline u32 count_before(bool yes) {

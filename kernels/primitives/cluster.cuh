@@ -2,7 +2,7 @@
 // architecture without clusters knows clusters of one block only.
 #pragma once
 
-#include "dtypes.cuh"
+#include "primitives/dtypes.cuh"
 
 #if __CUDA_ARCH__ >= 900
 

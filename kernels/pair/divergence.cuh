@@ -1,7 +1,7 @@
 // f-divergences: what a log-ratio is worth to a loss of the margin. src/loss/divergence.rs has the formulas.
 #pragma once
 
-#include "logistic.cuh"
+#include "pair/logistic.cuh"
 #include "params.h"
 
 // A function of one number, and its derivative.

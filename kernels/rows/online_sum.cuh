@@ -1,9 +1,9 @@
 // The sum under a row's log-softmax, reading the row once.
 #pragma once
 
-#include "reduce.cuh"
-#include "row.cuh"
-#include "transform.cuh"
+#include "primitives/reduce.cuh"
+#include "rows/slice_vectors.cuh"
+#include "rows/transform.cuh"
 
 // Loads in flight per thread: enough to cover the latency of device memory, few enough to stay in registers.
 constexpr int kInFlight = 4;
@@ -53,7 +53,7 @@ struct OnlineSum {
         sum += other.sum * descent_of(other).factor;
     }
 
-    // Hooks of add_group and sum_own_vectors for the sums with token metrics: see metrics.cuh.
+    // Hooks of add_group and sum_own_vectors for the sums with token metrics: see rows/metrics.cuh.
     template <bool kWhole> __device__ void add_moments(float, float, float) {}
     __device__ bool needs_care(float, const RowLabel &) const { return false; }
     __device__ void compare(float, const RowLabel &) {}

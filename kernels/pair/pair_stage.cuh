@@ -4,8 +4,9 @@
 // is needed in several places is called from few.
 #pragma once
 
-#include "batch.cuh"
-#include "losses.cuh"
+#include "batch/row_context.cuh"
+#include "batch/status.cuh"
+#include "pair/losses.cuh"
 
 // Sums over pairs, in f64 so that the order, though fixed, matters little as well.
 struct PairSums {

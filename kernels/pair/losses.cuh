@@ -5,7 +5,7 @@
 // once for all losses: those of the margin are functions of one Logistic, those of the sides of one for each side.
 #pragma once
 
-#include "divergence.cuh"
+#include "pair/divergence.cuh"
 
 // factor * value, 0 where a vanishing factor meets an infinite value.
 __device__ inline float vanishing(float factor, float value) { return factor == 0.0f ? 0.0f : factor * value; }

@@ -1,21 +1,8 @@
-// Where a row stands: its sequence, its label, and whether it is scored. And what is wrong with the data.
+// Where a row stands: its sequence, its label, and whether it is scored.
 #pragma once
 
 #include "params.h"
-#include "reduce.cuh"
-
-// Remembers the first offender of a kind, in whatever order blocks come.
-__device__ inline void report(DpoProgress *progress, DpoTrouble kind, u32 index) {
-    atomicMax(&progress->worst[kind], ~index);
-}
-
-// Hands the findings to the caller and clears them for the next launch. One thread.
-__device__ inline void publish(DpoProgress *progress, DpoStatus *status) {
-    for (int kind = 0; kind < DPO_TROUBLES; ++kind) {
-        status->first[kind] = ~progress->worst[kind];
-        progress->worst[kind] = 0;
-    }
-}
+#include "primitives/reduce.cuh"
 
 // The last sequence that starts at or before `row`. A whole warp takes 32 samples a step, so that a thousand
 // sequences take two loads in a row rather than ten. Out-of-order entries give some sequence, never a wild one.

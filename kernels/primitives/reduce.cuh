@@ -1,7 +1,7 @@
-// Reductions over a block or a part of it, always in the same order, and the count that finds the last block of a group.
+// Reductions over a warp, a block or a part of it, always in the same order.
 #pragma once
 
-#include "dtypes.cuh"
+#include "primitives/dtypes.cuh"
 
 constexpr int kWarp = 32;
 constexpr int kMaxWarps = 32;
@@ -45,20 +45,4 @@ template <class T> __device__ T reduce_teams(T value, u32 threads, T *partials) 
 // The same over the whole block, with the result in thread 0.
 template <class T> __device__ T reduce_block(T value, T *partials) {
     return reduce_teams(value, blockDim.x, partials);
-}
-
-// Counts this block in with `count` of `expected`, and tells every thread of it whether that completes them. The block
-// that does sees all that the others wrote before they arrived, and leaves the counter at 0 for the next launch.
-__device__ inline bool arrive_last(u32 *counter, u32 count, u32 expected) {
-    __shared__ bool last;
-    // Every thread's writes come before thread 0's fence; and nobody still reads `last` of an earlier arrival.
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence(); // release: this block's results before its count
-        last = atomicAdd(counter, count) + count == expected;
-        __threadfence(); // acquire: the others' results after theirs
-        if (last) *counter = 0;
-    }
-    __syncthreads();
-    return last;
 }

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "params.h"
-#include "reduce.cuh"
+#include "primitives/reduce.cuh"
 
 struct RowTeam {
     u32 first_row, end_row; // rows of this block

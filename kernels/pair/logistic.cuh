@@ -1,7 +1,7 @@
 // The logistic function and its integral, whose tails the losses need on both sides.
 #pragma once
 
-#include "dtypes.cuh"
+#include "primitives/dtypes.cuh"
 
 // What softplus, sigmoid and its slope are made of, at x and at -x alike: one exponential and one logarithm serve all of
 // a loss's terms. A loss takes its argument as a Logistic and writes softplus(-z) or sigmoid(z) as if z were a number.
