@@ -170,9 +170,7 @@ fn readme_has_the_table() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
         std::fs::write(path, [before, HEAD, &table, after].concat()).unwrap();
     } else {
-        assert_eq!(
-            found, table,
-            "the README's table of losses is not that of src/loss/: `make readme` writes it"
-        );
+        let same = found == table;
+        assert!(same, "the README's table of losses is not that of src/loss/: `make readme` writes it");
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Side {
     pub length: f64,
     /// β, or β/n where the loss is length-normalised.
     pub scale: f64,
-    /// The reward that [`Function::OfSortedRewards`] compares with this sequence's.
+    /// The reward that [`FunctionOf::SortedRewards`] compares with this sequence's.
     pub sorted_partner: f64,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct PairNumbers {
     pub baseline: f64,
     /// The normaliser over the batch's number of scored chosen tokens.
     pub per_token: f64,
-    /// The reference margin that [`Function::OfSortedMargins`] compares with this pair's policy margin.
+    /// The reference margin that [`FunctionOf::SortedMargins`] compares with this pair's policy margin.
     pub sorted_partner: f64,
 }
 
@@ -61,34 +61,31 @@ pub(super) struct Slopes {
 
 /// What a loss is a function of, and the function with its derivatives.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Function {
+pub(super) enum FunctionOf {
     /// Of the margin z = β(f′(a) − f′(b)) − γ.
-    OfMargin(fn(z: f64, &PairNumbers) -> ValueSlope),
+    Margin(fn(z: f64, &PairNumbers) -> ValueSlope),
     /// Of the rewards u and v, a sum of a function of each.
-    OfSides {
-        chosen: fn(u: f64, &PairNumbers) -> ValueSlope,
-        rejected: fn(v: f64, &PairNumbers) -> ValueSlope,
-    },
+    Sides { chosen: fn(u: f64, &PairNumbers) -> ValueSlope, rejected: fn(v: f64, &PairNumbers) -> ValueSlope },
     /// Of the rewards u and v together.
-    OfRewards(fn(u: f64, v: f64) -> Slopes),
+    Rewards(fn(u: f64, v: f64) -> Slopes),
     /// Of the k-th smallest policy margin less the k-th smallest reference margin.
-    OfSortedMargins(fn(d: f64, &PairNumbers) -> ValueSlope),
+    SortedMargins(fn(d: f64, &PairNumbers) -> ValueSlope),
     /// Of the k-th smallest chosen reward less the k-th smallest rejected reward.
-    OfSortedRewards(fn(d: f64, &PairNumbers) -> ValueSlope),
+    SortedRewards(fn(d: f64, &PairNumbers) -> ValueSlope),
     /// Of the chosen's mean log-prob of a token, logp_w/n_w.
-    OfMeanLogp(fn(x: f64) -> ValueSlope),
+    MeanLogp(fn(x: f64) -> ValueSlope),
     /// Of both mean log-probs of a token, logp_w/n_w and logp_l/n_l.
-    OfMeanLogps(fn(x: f64, y: f64) -> Slopes),
+    MeanLogps(fn(x: f64, y: f64) -> Slopes),
     /// Of the chosen's share of the batch's mean log-prob of a token, logp_w/Σ n_w; such that the shares of all pairs
     /// add up to it when they are divided by the normaliser.
-    OfBatchMeanLogp(fn(x: f64) -> ValueSlope),
+    BatchMeanLogp(fn(x: f64) -> ValueSlope),
 }
 
-impl Function {
+impl FunctionOf {
     /// The loss of a pair and its derivatives by the log-probs.
     pub(super) fn slopes(self, pair: &PairNumbers) -> Slopes {
         match self {
-            Function::OfMargin(f) => pair.of_both(|w, l| {
+            FunctionOf::Margin(f) => pair.of_both(|w, l| {
                 let of_w = pair.divergence.f_prime(w.log_ratio);
                 let of_l = pair.divergence.f_prime(l.log_ratio);
                 let z = f(w.scale * of_w.value - l.scale * of_l.value - pair.gamma, pair);
@@ -98,7 +95,7 @@ impl Function {
                     rejected: -l.scale * z.slope * of_l.slope,
                 }
             }),
-            Function::OfSides { chosen, rejected } => {
+            FunctionOf::Sides { chosen, rejected } => {
                 let slopes_w = pair.of_chosen(|w| {
                     let u = chosen(w.reward(), pair);
                     ValueSlope { value: u.value, slope: w.scale * u.slope }
@@ -109,7 +106,7 @@ impl Function {
                 });
                 Slopes { loss: slopes_w.loss + of_l.loss, chosen: slopes_w.chosen, rejected: of_l.rejected }
             }
-            Function::OfRewards(f) => pair.of_both(|w, l| {
+            FunctionOf::Rewards(f) => pair.of_both(|w, l| {
                 let of_rewards = f(w.reward(), l.reward());
                 Slopes {
                     loss: of_rewards.loss,
@@ -117,21 +114,21 @@ impl Function {
                     rejected: l.scale * of_rewards.rejected,
                 }
             }),
-            Function::OfSortedMargins(f) => pair.of_both(|w, l| {
+            FunctionOf::SortedMargins(f) => pair.of_both(|w, l| {
                 let d = f(w.scale * w.logp - l.scale * l.logp - pair.sorted_partner, pair);
                 Slopes { loss: d.value, chosen: w.scale * d.slope, rejected: -l.scale * d.slope }
             }),
             // A pair has the loss at the rank of its chosen; its rejected has a rank, and a slope, of its own.
-            Function::OfSortedRewards(f) => pair.of_both(|w, l| {
+            FunctionOf::SortedRewards(f) => pair.of_both(|w, l| {
                 let at_w = f(w.reward() - w.sorted_partner, pair);
                 let at_l = f(l.sorted_partner - l.reward(), pair);
                 Slopes { loss: at_w.value, chosen: w.scale * at_w.slope, rejected: -l.scale * at_l.slope }
             }),
-            Function::OfMeanLogp(f) => pair.of_chosen(|w| {
+            FunctionOf::MeanLogp(f) => pair.of_chosen(|w| {
                 let x = f(w.mean_logp());
                 ValueSlope { value: x.value, slope: x.slope / w.length }
             }),
-            Function::OfMeanLogps(f) => pair.of_both(|w, l| {
+            FunctionOf::MeanLogps(f) => pair.of_both(|w, l| {
                 let of_means = f(w.mean_logp(), l.mean_logp());
                 Slopes {
                     loss: of_means.loss,
@@ -139,7 +136,7 @@ impl Function {
                     rejected: of_means.rejected / l.length,
                 }
             }),
-            Function::OfBatchMeanLogp(f) => pair.of_chosen(|w| {
+            FunctionOf::BatchMeanLogp(f) => pair.of_chosen(|w| {
                 let x = f(w.logp * pair.per_token);
                 // A batch without a scored token has a loss of 0·∞, and nothing that could be moved.
                 let per_token = if pair.per_token.is_infinite() { 0.0 } else { pair.per_token };

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::function::Function;
+use super::function::FunctionOf;
 use super::parameter::Parameter;
 use super::range::Range;
 
@@ -26,7 +26,7 @@ pub struct Kind {
     /// Whether log-ratios are divided by lengths without being asked to.
     pub(super) length_normalized: bool,
     pub(super) needs_baseline: bool,
-    pub(super) function: Function,
+    pub(super) function: FunctionOf,
 }
 
 /// What ε may be.
@@ -45,7 +45,7 @@ pub(super) enum Sorts {
 
 impl Kind {
     /// A row to which only texts must be added: the number and name of a loss, and the loss.
-    pub(super) const fn new(id: u32, name: &'static str, function: Function) -> Kind {
+    pub(super) const fn new(id: u32, name: &'static str, function: FunctionOf) -> Kind {
         Kind {
             id,
             name,
@@ -69,7 +69,7 @@ impl Kind {
 
     /// Whether it is a function of z = β(f′(a) − f′(b)) − γ, and so takes a γ and f-divergences.
     pub fn is_of_margin(&self) -> bool {
-        matches!(self.function, Function::OfMargin(_))
+        matches!(self.function, FunctionOf::Margin(_))
     }
 
     /// Whether it takes an ε.
@@ -84,8 +84,8 @@ impl Kind {
 
     pub(super) fn sorts(&self) -> Option<Sorts> {
         match self.function {
-            Function::OfSortedMargins(_) => Some(Sorts::Margins),
-            Function::OfSortedRewards(_) => Some(Sorts::Rewards),
+            FunctionOf::SortedMargins(_) => Some(Sorts::Margins),
+            FunctionOf::SortedRewards(_) => Some(Sorts::Rewards),
             _ => None,
         }
     }
@@ -94,18 +94,18 @@ impl Kind {
     pub fn is_sided(&self) -> bool {
         matches!(
             self.function,
-            Function::OfSides { .. } | Function::OfMeanLogp(_) | Function::OfBatchMeanLogp(_)
+            FunctionOf::Sides { .. } | FunctionOf::MeanLogp(_) | FunctionOf::BatchMeanLogp(_)
         )
     }
 
     /// Whether it divides by the lengths of sequences, whatever [`Term::length_normalized`](super::Term) says.
     pub fn needs_lengths(&self) -> bool {
-        self.length_normalized || matches!(self.function, Function::OfMeanLogp(_) | Function::OfMeanLogps(_))
+        self.length_normalized || matches!(self.function, FunctionOf::MeanLogp(_) | FunctionOf::MeanLogps(_))
     }
 
     /// Whether it divides by the number of scored chosen tokens of the batch.
     pub fn counts_chosen_tokens(&self) -> bool {
-        matches!(self.function, Function::OfBatchMeanLogp(_))
+        matches!(self.function, FunctionOf::BatchMeanLogp(_))
     }
 
     /// Whether it compares rewards with a baseline, KTO's z₀.
@@ -117,7 +117,7 @@ impl Kind {
     pub fn ignores_reference(&self) -> bool {
         matches!(
             self.function,
-            Function::OfMeanLogp(_) | Function::OfMeanLogps(_) | Function::OfBatchMeanLogp(_)
+            FunctionOf::MeanLogp(_) | FunctionOf::MeanLogps(_) | FunctionOf::BatchMeanLogp(_)
         )
     }
 }

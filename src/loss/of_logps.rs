@@ -1,6 +1,6 @@
 //! Losses of log-probs, without a reference: each with its row, its formula and its constructor.
 
-use super::function::{Function, Slopes};
+use super::function::{FunctionOf, Slopes};
 use super::kind::Kind;
 use super::math::{ValueSlope, complement, softplus};
 use super::pair_loss::PairLoss;
@@ -12,21 +12,21 @@ static SFT: Kind = Kind {
     formula: "−Σ logp_w/Σ n_w",
     source: "supervised fine-tuning",
     needs: "scored",
-    ..Kind::new(13, "sft", Function::OfBatchMeanLogp(|x| ValueSlope { value: -x, slope: -1.0 }))
+    ..Kind::new(13, "sft", FunctionOf::BatchMeanLogp(|x| ValueSlope { value: -x, slope: -1.0 }))
 };
 
 static NLL: Kind = Kind {
     formula: "−logp_w/n_w",
     source: "supervised fine-tuning",
     needs: "lengths",
-    ..Kind::new(14, "nll", Function::OfMeanLogp(|x| ValueSlope { value: -x, slope: -1.0 }))
+    ..Kind::new(14, "nll", FunctionOf::MeanLogp(|x| ValueSlope { value: -x, slope: -1.0 }))
 };
 
 static ODDS_RATIO: Kind = Kind {
     formula: "−log σ(log odds(e^(logp_w/n_w)) − log odds(e^(logp_l/n_l)))",
     source: "ORPO, arXiv:2403.07691",
     needs: "lengths",
-    ..Kind::new(15, "odds_ratio", Function::OfMeanLogps(odds_ratio))
+    ..Kind::new(15, "odds_ratio", FunctionOf::MeanLogps(odds_ratio))
 };
 
 fn odds_ratio(x: f64, y: f64) -> Slopes {

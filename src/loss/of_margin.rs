@@ -1,6 +1,6 @@
 //! Losses of the margin z = β(f′(a) − f′(b)) − γ: each with its row, its formula and its constructor.
 
-use super::function::Function;
+use super::function::FunctionOf;
 use super::kind::{Kind, LabelSmoothing};
 use super::math::{ValueSlope, sigmoid, softplus, vanishing};
 use super::pair_loss::PairLoss;
@@ -21,7 +21,7 @@ static SIGMOID: Kind = Kind {
     source: "DPO, arXiv:2305.18290; ε: Mitchell 2023",
     ranges: "β 0.01 to 0.5, ε 0 to 0.5",
     label_smoothing: Some(LABEL_SMOOTHING),
-    ..Kind::new(0, "sigmoid", Function::OfMargin(|z, pair| smoothed_sigmoid(z, pair.label_smoothing)))
+    ..Kind::new(0, "sigmoid", FunctionOf::Margin(|z, pair| smoothed_sigmoid(z, pair.label_smoothing)))
 };
 
 /// −(1 − ε) log σ(z) − ε log σ(−z).
@@ -35,7 +35,7 @@ static HINGE: Kind = Kind {
     formula: "max(0, 1 − z)",
     source: "SLiC, arXiv:2305.10425",
     ranges: "β 0.01 to 0.5",
-    ..Kind::new(1, "hinge", Function::OfMargin(|z, _| hinge(z)))
+    ..Kind::new(1, "hinge", FunctionOf::Margin(|z, _| hinge(z)))
 };
 
 fn hinge(z: f64) -> ValueSlope {
@@ -48,7 +48,7 @@ static IPO: Kind = Kind {
     needs: "reference, lengths",
     ranges: "β 0.01 to 1",
     length_normalized: true,
-    ..Kind::new(2, "ipo", Function::OfMargin(|z, pair| square(z - 0.5, pair.beta)))
+    ..Kind::new(2, "ipo", FunctionOf::Margin(|z, pair| square(z - 0.5, pair.beta)))
 };
 
 /// (x/β)².
@@ -65,7 +65,7 @@ static EXO_PAIR: Kind = Kind {
         range: Range { words: "a number above 0, to 0.5", contains: |e| e > 0.0 && e <= 0.5 },
         usual: 1e-3,
     }),
-    ..Kind::new(3, "exo_pair", Function::OfMargin(|z, pair| exo_pair(z, pair.label_smoothing)))
+    ..Kind::new(3, "exo_pair", FunctionOf::Margin(|z, pair| exo_pair(z, pair.label_smoothing)))
 };
 
 fn exo_pair(z: f64, epsilon: f64) -> ValueSlope {
@@ -85,7 +85,7 @@ static ROBUST: Kind = Kind {
         range: Range { words: "a number from 0 to below 0.5", contains: |e| (0.0..0.5).contains(&e) },
         usual: 0.1,
     }),
-    ..Kind::new(5, "robust", Function::OfMargin(|z, pair| robust(z, pair.label_smoothing)))
+    ..Kind::new(5, "robust", FunctionOf::Margin(|z, pair| robust(z, pair.label_smoothing)))
 };
 
 fn robust(z: f64, epsilon: f64) -> ValueSlope {
@@ -105,7 +105,7 @@ static DISCOPOP: Kind = Kind {
         usual: |_| 0.05,
         range: Range { words: "a number above 0 and below 1", contains: |tau| tau > 0.0 && tau < 1.0 },
     }],
-    ..Kind::new(12, "discopop", Function::OfMargin(|z, pair| discopop(z, pair.parameters[0])))
+    ..Kind::new(12, "discopop", FunctionOf::Margin(|z, pair| discopop(z, pair.parameters[0])))
 };
 
 fn discopop(z: f64, tau: f64) -> ValueSlope {

@@ -1,6 +1,6 @@
 //! Losses of the rewards u = βa and v = βb: each with its row, its formula and its constructor.
 
-use super::function::{Function, Slopes};
+use super::function::{FunctionOf, Slopes};
 use super::kind::Kind;
 use super::math::{ValueSlope, bell, sigmoid, softplus};
 use super::of_margin::square;
@@ -18,7 +18,7 @@ static NCA_PAIR: Kind = Kind {
     ..Kind::new(
         4,
         "nca_pair",
-        Function::OfSides {
+        FunctionOf::Sides {
             chosen: |u, _| ValueSlope {
                 value: softplus(-u) + 0.5 * softplus(u),
                 slope: 0.5 * sigmoid(u) - sigmoid(-u),
@@ -35,7 +35,7 @@ static BCO_PAIR: Kind = Kind {
     ..Kind::new(
         6,
         "bco_pair",
-        Function::OfSides {
+        FunctionOf::Sides {
             chosen: |u, _| ValueSlope { value: softplus(-u), slope: -sigmoid(-u) },
             rejected: |v, _| ValueSlope { value: softplus(v), slope: sigmoid(v) },
         },
@@ -49,7 +49,7 @@ static SPPO_HARD: Kind = Kind {
     ..Kind::new(
         7,
         "sppo_hard",
-        Function::OfSides {
+        FunctionOf::Sides {
             chosen: |u, pair| square(u - 0.5, pair.beta),
             rejected: |v, pair| square(v + 0.5, pair.beta),
         },
@@ -63,7 +63,7 @@ static APO_ZERO: Kind = Kind {
     ..Kind::new(
         10,
         "apo_zero",
-        Function::OfSides {
+        FunctionOf::Sides {
             chosen: |u, _| ValueSlope { value: sigmoid(-u), slope: -bell(u) },
             rejected: |v, _| ValueSlope { value: sigmoid(v), slope: bell(v) },
         },
@@ -74,7 +74,7 @@ static APO_DOWN: Kind = Kind {
     formula: "σ(u) + 1 − σ(u − v)",
     source: "APO, arXiv:2408.06266",
     ranges: "β 0.05 to 0.5",
-    ..Kind::new(11, "apo_down", Function::OfRewards(apo_down))
+    ..Kind::new(11, "apo_down", FunctionOf::Rewards(apo_down))
 };
 
 fn apo_down(u: f64, v: f64) -> Slopes {
@@ -95,7 +95,7 @@ static KTO: Kind = Kind {
     ..Kind::new(
         16,
         "kto",
-        Function::OfSides {
+        FunctionOf::Sides {
             chosen: |u, pair| {
                 let (desirable, baseline) = (pair.parameters[0], pair.beta * pair.baseline);
                 ValueSlope {

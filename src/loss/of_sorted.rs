@@ -1,6 +1,6 @@
 //! Losses that sort the pairs of a batch: each with its row and its constructor.
 
-use super::function::Function;
+use super::function::FunctionOf;
 use super::kind::Kind;
 use super::of_margin::{LABEL_SMOOTHING, smoothed_sigmoid};
 use super::pair_loss::PairLoss;
@@ -14,7 +14,7 @@ static AOT: Kind = Kind {
     needs: "reference, many pairs",
     ranges: "ε 0 to 0.5",
     label_smoothing: Some(LABEL_SMOOTHING),
-    ..Kind::new(8, "aot", Function::OfSortedMargins(|d, pair| smoothed_sigmoid(d, pair.label_smoothing)))
+    ..Kind::new(8, "aot", FunctionOf::SortedMargins(|d, pair| smoothed_sigmoid(d, pair.label_smoothing)))
 };
 
 static AOT_UNPAIRED: Kind = Kind {
@@ -26,7 +26,7 @@ static AOT_UNPAIRED: Kind = Kind {
     ..Kind::new(
         9,
         "aot_unpaired",
-        Function::OfSortedRewards(|d, pair| smoothed_sigmoid(d, pair.label_smoothing)),
+        FunctionOf::SortedRewards(|d, pair| smoothed_sigmoid(d, pair.label_smoothing)),
     )
 };
 
