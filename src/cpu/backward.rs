@@ -17,7 +17,7 @@ use crate::status::GradientStatus;
 /// What `backward` needs of `logps`: log Σ exp of each row.
 ///
 /// ```
-/// use dpo_kernels::batch::Logps;
+/// use dpo_kernels::Logps;
 /// use dpo_kernels::cpu::Logsumexp;
 ///
 /// let logps = Logps { logsumexp: vec![1.5; 4], logsumexp_residual: vec![0.0; 4], ..Logps::default() };

@@ -186,7 +186,7 @@ fn backward_does_not_read_what_was_freed() -> Result<()> {
     let loss = PairLoss::sigmoid(0.1).unwrap();
     let output = dpo_loss(&logits, &targets, &PairInputs::default(), &loss)?;
     output.coef.inplace_op1(&Exchange)?;
-    let error = output.loss.backward().err().expect("an error").to_string();
+    let error = output.loss.backward().expect_err("an error").to_string();
     assert!(error.contains("expected a storage of at least 4 elements, found 1"), "{error}");
     Ok(())
 }

@@ -59,6 +59,8 @@ pub(crate) fn dpo_loss(
         out: &buffers.pairs,
     };
     forward(&locked, logits, targets, &batch, &buffers.logps, Some(&arguments))?;
+    // candle locks the logits itself.
+    drop(locked);
     let node = DpoLoss::new(logits, targets, &out, allocate.records());
     Ok((logits.tensor.apply_op1(node)?, out))
 }
