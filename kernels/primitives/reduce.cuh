@@ -19,13 +19,14 @@ template <class T> __device__ T shuffle_down(T value, int offset) {
 
 // The first `lanes` lanes' values, combined in lane 0; the lanes behind have the neutral value, T().
 //
-// A row's sum, in f32, is reduced for every row, without a loop. Sums in f64 are those of sequences and pairs: they come
-// once, but their code is in every entry point, and is short.
+// A row's sum, in f32, is reduced for every row: without a loop, and without the steps that would add nothing. Sums in f64
+// are those of sequences and pairs: they come once, but their code is in every entry point, and is short.
 template <class T> __device__ T reduce_warp(T value, int lanes = kWarp) {
-    constexpr int kStepsAtOnce = alignof(T) > alignof(float) ? 1 : 5;
+    constexpr bool kOften = alignof(T) <= alignof(float);
+    constexpr int kStepsAtOnce = kOften ? 5 : 1;
 #pragma unroll(kStepsAtOnce)
     for (int offset = kWarp / 2; offset > 0; offset /= 2)
-        if (offset < lanes) value.merge(shuffle_down(value, offset));
+        if (!kOften || offset < lanes) value.merge(shuffle_down(value, offset));
     return value;
 }
 

@@ -13,7 +13,7 @@ struct RowTeam {
     u32 row;                // this team's; from end_row on there is none
     u32 slice;
     u32 threads; // threads that share the slice, whole warps
-    u32 thread; // of this thread among them
+    u32 thread;  // of this thread among them
 
     __device__ RowTeam(const DpoRowPartition &partition, u32 rows) {
         threads = blockDim.x / partition.rows_per_block;
@@ -23,6 +23,11 @@ struct RowTeam {
         row = first_row + threadIdx.x / threads;
         slice = blockIdx.x % partition.blocks_per_row;
     }
+
+    // Where a block never has several rows, which leaves little to keep in registers.
+    __device__ explicit RowTeam(u32 blocks_per_row)
+        : first_row(blockIdx.x / blocks_per_row), end_row(first_row + 1), row(first_row),
+          slice(blockIdx.x % blocks_per_row), threads(blockDim.x), thread(threadIdx.x) {}
 
     // The last block may have fewer rows than teams.
     __device__ bool has_row() const { return row < end_row; }

@@ -111,8 +111,8 @@ pub const MUTANTS: [Mutant; 154] = [
     mutant(
         "half of the warps' sums are left out",
         "primitives/reduce.cuh",
-        "if (offset < lanes)",
-        "if (2 * offset < lanes)",
+        "offset < lanes)",
+        "2 * offset < lanes)",
     ),
     mutant(
         "edges are not loaded",
