@@ -9,12 +9,12 @@
 // at 90% of the bandwidth of device memory: 21 on an A100 (2.0 TB/s, 108 multiprocessors of 128 lanes at 1.41 GHz), 15
 // on an H200 (4.8, 132, 1.98), 9.7 on a B200 (8, 148, 1.85); twice as many for f32. The exponentials take one of 16 lanes
 // a clock: 1.9 an element on an H200, 1.2 on a B200.
-// Budget: 7 aligned, 14 straddling
-// Budget of softcap: 14 aligned, 21 straddling
-// Budget of entropy: 8 aligned, 15 straddling
-// Budget of entropy and softcap: 15 aligned, 22 straddling
-// Budget of metrics: 11 aligned, 17 straddling
-// Budget of metrics and softcap: 17 aligned, 24 straddling
+// Budget: 7 aligned, 12 straddling
+// Budget of softcap: 13 aligned, 18 straddling
+// Budget of entropy: 8.5 aligned, 13 straddling
+// Budget of entropy and softcap: 15 aligned, 19 straddling
+// Budget of metrics: 11 aligned, 16 straddling
+// Budget of metrics and softcap: 18 aligned, 22 straddling
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs. What stands around the loops
 // counts most where a thread has few elements: in short rows, and in f32.
