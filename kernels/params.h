@@ -176,8 +176,10 @@ struct DpoRowPartition {
 struct DpoSliceSum {
     float reference;
     float sum;
-    float weighted;       // of the kernels with token metrics: see kernels/rows/metrics.cuh
-    float squares, total; // of those with all of them, as the next
+    // What the kernels with token metrics sum besides: see kernels/rows/metrics.cuh. An entropy alone needs `weighted`;
+    // the other three are for all metrics.
+    float weighted;
+    float squares, total;
     unsigned int beaten;
 };
 
@@ -204,16 +206,16 @@ struct DpoBatchMetrics {
     struct DpoMeanTokenMetrics tokens;
 };
 
-// What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
-// summed: logsumexp and the first four.
+// What one read of a row tells besides its log-prob. Every array may be null. But `sums` is summed from the arrays above
+// it and from DpoForward's logsumexp, so that it needs all five of them, and the two fields below it are made of `sums`.
 struct DpoTokenMetrics {
-    DPO_DEVICE(float) entropy;    // [rows], or null, as the next three
-    DPO_DEVICE(float) correct;
-    DPO_DEVICE(float) mean_logit;
-    DPO_DEVICE(float) sum_p2;
-    DPO_DEVICE(struct DpoTokenMetricSums) sums;   // [sequences], or null without the next two
-    DPO_DEVICE(float) sequence_log_weights; // [sequences], or null
-    DPO_DEVICE(struct DpoMeanTokenMetrics) mean; // or null
+    DPO_DEVICE(float) entropy;                   // [rows]
+    DPO_DEVICE(float) correct;                   // [rows]
+    DPO_DEVICE(float) mean_logit;                // [rows]
+    DPO_DEVICE(float) sum_p2;                    // [rows]
+    DPO_DEVICE(struct DpoTokenMetricSums) sums;  // [sequences]
+    DPO_DEVICE(float) sequence_log_weights;      // [sequences]
+    DPO_DEVICE(struct DpoMeanTokenMetrics) mean; // one
 };
 
 // logps and pair_loss in one launch.

@@ -244,7 +244,7 @@ impl Drop for Kernels {
 /// The first compute capability, as major · 10 + minor, whose images may use clusters.
 const FIRST_WITH_CLUSTERS: u32 = 90;
 
-/// The device of the current context, as if every image knew what it can do.
+/// The device of the current context, with what its hardware can do; the image that is loaded may know less of it.
 fn current_device() -> Result<Device> {
     use CUdevice_attribute as Attribute;
     let mut ordinal = 0;

@@ -427,11 +427,10 @@ const _: () = {
 pub struct DpoSliceSum {
     pub reference: f32,
     pub sum: f32,
-    /// of the kernels with token metrics: see kernels/metrics.cuh
+    /** What the kernels with token metrics sum besides: see kernels/rows/metrics.cuh. An entropy alone needs `weighted`;
+ the other three are for all metrics.*/
     pub weighted: f32,
-    /// of those with all of them, as the next
     pub squares: f32,
-    /// of those with all of them, as the next
     pub total: f32,
     pub beaten: ::core::ffi::c_uint,
 }
@@ -561,21 +560,24 @@ const _: () = {
         "Offset of field: DpoBatchMetrics::tokens",
     ][::core::mem::offset_of!(DpoBatchMetrics, tokens) - 40usize];
 };
-/** What one read of a row tells beside its log-prob, each of them optional. Where sums is not null, nor are those that are
- summed: logsumexp and the first four.*/
+/** What one read of a row tells besides its log-prob. Every array may be null. But `sums` is summed from the arrays above
+ it and from DpoForward's logsumexp, so that it needs all five of them, and the two fields below it are made of `sums`.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoTokenMetrics {
-    /// [rows], or null, as the next three
+    /// [rows]
     pub entropy: ::core::ffi::c_ulonglong,
+    /// [rows]
     pub correct: ::core::ffi::c_ulonglong,
+    /// [rows]
     pub mean_logit: ::core::ffi::c_ulonglong,
+    /// [rows]
     pub sum_p2: ::core::ffi::c_ulonglong,
-    /// [sequences], or null without the next two
+    /// [sequences]
     pub sums: ::core::ffi::c_ulonglong,
-    /// [sequences], or null
+    /// [sequences]
     pub sequence_log_weights: ::core::ffi::c_ulonglong,
-    /// or null
+    /// one
     pub mean: ::core::ffi::c_ulonglong,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
