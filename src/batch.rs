@@ -40,6 +40,9 @@ pub struct Batch<A> {
     ///
     /// `logps` weighs the sums, [`Logps::logps`]; the reference pass takes the same batch. The weights are in
     /// [`Logps::token_weights`], for `backward`. Needs sequences that are in one pair each: concatenated or interleaved.
+    ///
+    /// [`Logps::logps`]: crate::Logps::logps
+    /// [`Logps::token_weights`]: crate::Logps::token_weights
     pub ld_alpha: f32,
 }
 

@@ -322,7 +322,8 @@ fn null_and_misaligned_addresses_are_named() {
         pairs: PairOutputBuffers,
         workspace: u64,
     }
-    let changes: [(&str, fn(&mut Given)); 20] = [
+    type Change = fn(&mut Given);
+    let changes: [(&str, Change); 20] = [
         ("logits", |given| given.inputs.logits = 0),
         ("logits", |given| given.inputs.logits = 0x1001),
         ("labels", |given| given.inputs.labels = 0),

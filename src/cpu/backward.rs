@@ -59,6 +59,9 @@ impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
 /// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logits`, `labels`, `logsumexp.values`,
 /// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
 /// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
+///
+/// [`logps`]: super::logps()
+/// [`PairOutputs`]: crate::PairOutputs
 pub fn backward<'a, T: Logit>(
     batch: &HostBatch<'_>,
     logits: &[T],

@@ -63,6 +63,10 @@ use crate::results::ForwardTensors;
 /// Those of [`forward`](super::forward()); [`Error::Length`] that names `gradient`; [`Error::Value`] for a batch with a
 /// [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know. Nothing is written
 /// then.
+///
+/// [`backward`]: super::backward()
+/// [`Error::Length`]: crate::Error::Length
+/// [`Error::Value`]: crate::Error::Value
 pub fn factored<T: Logit, M: HostMemory<Number = f32>>(
     batch: &HostBatch<'_>,
     logits: &[T],

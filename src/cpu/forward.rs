@@ -16,6 +16,9 @@ use crate::results::ForwardTensors;
 /// # Errors
 ///
 /// Those of [`logps`] and [`pair_loss`], all before any work is done.
+///
+/// [`logps`]: super::logps()
+/// [`pair_loss`]: super::pair_loss()
 pub fn forward<T: Logit, M: HostMemory<Number = f32>>(
     batch: &HostBatch<'_>,
     logits: &[T],

@@ -37,6 +37,10 @@ use crate::status::Status;
 ///
 /// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits` or `labels`. `out` is
 /// untouched then.
+///
+/// [`Logps::metrics`]: crate::Logps::metrics
+/// [`Logps::status`]: crate::Logps::status
+/// [`Error::Length`]: crate::Error::Length
 pub fn logps<T: Logit, M: HostMemory<Number = f32>>(
     batch: &HostBatch<'_>,
     logits: &[T],

@@ -263,7 +263,8 @@ fn replay(
 ) {
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
-    // cudarc's events between streams cannot be captured; one stream needs none.
+    // SAFETY: cudarc's events order the streams that share a buffer, and cannot be captured. Everything below is on one
+    // stream.
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
@@ -287,5 +288,6 @@ fn replay(
         launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
         assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
     }
+    // SAFETY: one stream, as above, and what it was given has been read back.
     unsafe { context.enable_event_tracking() };
 }

@@ -21,7 +21,7 @@ pub struct GradientBuffers {
     /// `[S]` f32: ∂loss/∂logp of each sequence; `None` is 1.
     pub coef: Option<DeviceAddress>,
     /// `[rows]` f32: a factor of each token; `None` is 1. `logps`' token weights where the batch has an
-    /// [`ld_alpha`](Batch::ld_alpha), times the caller's own factors if there are any.
+    /// [`ld_alpha`](crate::Batch::ld_alpha), times the caller's own factors if there are any.
     pub token_coef: Option<DeviceAddress>,
     /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
     pub upstream: Option<DeviceAddress>,
@@ -43,7 +43,11 @@ pub struct GradientBuffers {
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a threshold that is not
 /// finite or below 0, and for a gradient buffer that overlaps the logits without being the same; [`Error::Missing`] for
-/// `token_coef` where the batch has an [`ld_alpha`](Batch::ld_alpha).
+/// `token_coef` where the batch has an [`ld_alpha`](crate::Batch::ld_alpha).
+///
+/// [`Batch::validate_shape`]: crate::Batch::validate_shape
+/// [`Error::Value`]: crate::Error::Value
+/// [`Error::Missing`]: crate::Error::Missing
 pub fn backward(
     device: &Device,
     batch: &DeviceBatch,

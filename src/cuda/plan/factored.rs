@@ -29,6 +29,9 @@ use crate::error::Result;
 ///
 /// Those of [`forward`]; [`Error::Value`] for a gradient buffer that overlaps the logits without being the same, for a
 /// batch with a [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know.
+///
+/// [`forward`]: super::forward()
+/// [`Error::Value`]: crate::Error::Value
 pub fn factored(
     device: &Device,
     batch: &DeviceBatch,

@@ -23,6 +23,11 @@ use crate::results::{LogpsTensors, MetricsLevel};
 ///
 /// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
 /// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
+///
+/// [`Batch::validate_shape`]: crate::Batch::validate_shape
+/// [`Error::Value`]: crate::Error::Value
+/// [`DevicePairInputs`]: super::DevicePairInputs
+/// [`Error::Missing`]: crate::Error::Missing
 pub fn forward(
     device: &Device,
     batch: &DeviceBatch,

@@ -36,6 +36,9 @@ pub struct PairLossArguments<'a> {
 /// # Errors
 ///
 /// [`Error::Missing`] for a loss that needs them; otherwise as [`forward`].
+///
+/// [`Error::Missing`]: crate::Error::Missing
+/// [`forward`]: super::forward()
 pub fn pair_loss(
     pairs: &Pairs<DeviceArray>,
     sequences: usize,
