@@ -179,12 +179,13 @@ impl PairLoss {
     /// # Examples
     ///
     /// ```
-    /// use dpo_kernels::{HostBatch, PairLoss, Pairs, reference};
+    /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, Pairs, reference};
     ///
     /// // Two sequences of one token, judged one by one: the first is desirable, the second is not.
     /// let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::padded(2, 1, 1) };
     /// let loss = PairLoss::kto(0.1)?.with_kto_weights(1.0, 1.5)?.with_baseline(0.0)?;
-    /// let out = reference::pair_loss(&batch, &[-3.0, -5.0], Some(&[-3.0, -5.0]), None, &loss)?;
+    /// let inputs = PairInputs::reference(&[-3.0, -5.0]);
+    /// let out = reference::pair_loss(&batch, &[-3.0, -5.0], None, &inputs, &loss)?;
     /// assert_eq!(out.pair_losses, [0.5, 0.75]);
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```

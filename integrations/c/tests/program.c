@@ -280,7 +280,7 @@ static void other_losses(void) {
     loss.given = 0;
     loss.baseline = 0.0;
     REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_MISSING,
-            "kl_logps: required when KTO has no baseline");
+            "kl_logps: required when the loss compares with a baseline that is not set");
     kto.name = "dpo";
     CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_ERROR_VALUE &&
           strncmp(dpo_last_error(), "name: expected one of sigmoid", 29) == 0);
