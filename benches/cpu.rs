@@ -5,7 +5,6 @@
 //! The goal, on two threads, is that forward and backward together take at most 1.5 times as long as the bounds for f32,
 //! and 2.0 times for bf16. Shapes that grow by rows and by vocabulary follow: time is linear in both, so that their
 //! throughput should stay where it is.
-#![deny(clippy::undocumented_unsafe_blocks)]
 
 mod common;
 

@@ -6,7 +6,6 @@
 //! bandwidth.
 //!
 //! Without a device the benchmark says so and passes, unless DPO_REQUIRE_GPU is set.
-#![deny(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(feature = "cuda")]
 mod common;

@@ -163,7 +163,7 @@ pub fn run() {
         || suite(5, crate::run_layouts::<bf16>),
         || uncounted(|| assert_eq!([far_rows::<bf16>(false), far_rows::<f32>(false)], [2, 2])),
         || uncounted(|| assert_eq!([far_rows::<bf16>(true), far_rows::<f32>(true)], [2, 2])),
-        || uncounted(other_dealings),
+        || uncounted(other_partitions),
         || uncounted(|| factored_on_little_shared_memory::<bf16>(embedded_interpreter)),
         || uncounted(|| factored_on_little_shared_memory::<f32>(embedded_interpreter)),
         || uncounted(any_schedule_gives_the_same_bits),
@@ -289,7 +289,7 @@ pub fn samples<T: Logit>() -> Vec<Case<T>> {
 }
 
 /// The tuning table deals rows otherwise on other devices.
-fn other_dealings() {
+fn other_partitions() {
     let own = Interpreter::new(Options::default()).properties();
     for device in devices::ALL.into_iter().filter(|&device| device != own) {
         let mut executor = OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });

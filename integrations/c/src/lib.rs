@@ -14,7 +14,6 @@
 //! | `cpu`, `cuda` | the functions of the header |
 //! | `failure` | errors as codes and messages |
 #![warn(unsafe_op_in_unsafe_fn)]
-#![deny(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(test)]
 mod argument_names;

@@ -36,7 +36,6 @@
 //! Logits are f32, f16 or bf16, on the CPU or, with the feature `cuda`, on an NVIDIA GPU, where all work is queued
 //! on candle's own stream and the host waits for nothing until it asks for a value.
 
-#![deny(clippy::undocumented_unsafe_blocks)]
 #![warn(unsafe_op_in_unsafe_fn)]
 
 mod checks;

@@ -61,6 +61,31 @@ pub(crate) unsafe fn pair_loss(
     }
 }
 
+/// What the header's `forward` and `factored` take alike, read for the `plan` of either.
+///
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn with_loss(
+    batch: *const dpo_batch,
+    inputs: *const dpo_inputs,
+    ref_logps: *const f32,
+    loss: *const dpo_loss,
+    out: *const dpo_logps,
+    pair_outputs: *const dpo_pair_outputs,
+    plan: impl FnOnce(&DeviceBatch, &Inputs, &LogpsBuffers, &PairLossArguments<'_>) -> Result<Plan>,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let batch = device_batch(batch)?;
+        let inputs = device_inputs(inputs)?;
+        let (loss, pair_inputs) = device_loss(loss, ref_logps, &batch)?;
+        let (out, pair_outputs) = (logps_buffers(out)?, pair_buffers("pair_outputs", pair_outputs)?);
+        let loss = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pair_outputs };
+        plan(&batch, &inputs, &out, &loss)
+    }
+}
+
 /// `forward`.
 ///
 /// # Safety
@@ -77,15 +102,11 @@ pub(crate) unsafe fn forward(
     pair_outputs: *const dpo_pair_outputs,
     workspace: *mut c_void,
 ) -> Result<Plan> {
+    let plan = |batch: &_, inputs: &_, out: &_, loss: &PairLossArguments<'_>| {
+        plan::forward(device, batch, inputs, out, Some(loss), address(workspace))
+    };
     // SAFETY: the caller's promise.
-    unsafe {
-        let batch = device_batch(batch)?;
-        let inputs = device_inputs(inputs)?;
-        let (loss, pair_inputs) = device_loss(loss, ref_logps, &batch)?;
-        let (out, pair_outputs) = (logps_buffers(out)?, pair_buffers("pair_outputs", pair_outputs)?);
-        let loss = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pair_outputs };
-        plan::forward(device, &batch, &inputs, &out, Some(&loss), address(workspace))
-    }
+    unsafe { with_loss(batch, inputs, ref_logps, loss, out, pair_outputs, plan) }
 }
 
 /// `factored`.
@@ -105,15 +126,11 @@ pub(crate) unsafe fn factored(
     gradient: *mut c_void,
     workspace: *mut c_void,
 ) -> Result<Plan> {
+    let plan = |batch: &_, inputs: &_, out: &_, loss: &PairLossArguments<'_>| {
+        plan::factored(device, batch, inputs, out, Some(loss), address(gradient), address(workspace))
+    };
     // SAFETY: the caller's promise.
-    unsafe {
-        let batch = device_batch(batch)?;
-        let inputs = device_inputs(inputs)?;
-        let (loss, pair_inputs) = device_loss(loss, ref_logps, &batch)?;
-        let (out, pair_outputs) = (logps_buffers(out)?, pair_buffers("pair_outputs", pair_outputs)?);
-        let loss = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pair_outputs };
-        plan::factored(device, &batch, &inputs, &out, Some(&loss), address(gradient), address(workspace))
-    }
+    unsafe { with_loss(batch, inputs, ref_logps, loss, out, pair_outputs, plan) }
 }
 
 /// `backward`.
