@@ -33,7 +33,7 @@ __device__ inline float row_coef(const DpoBackward &p, u32 sequence, u32 row) {
 
 template <class Logit, class Transform> __device__ void backward(const DpoBackward &p) {
     typedef typename Logit::Storage Storage;
-    const RowTeam team(p.partition, p.batch.rows);
+    const RowTeam team(p.partition, p.batch);
     if (!team.has_row()) return;
     const u32 row = team.row, vocab = p.batch.vocab, columns = p.batch.columns;
     const i64 offset = i64(row) * p.batch.row_stride;

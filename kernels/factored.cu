@@ -116,7 +116,7 @@ __device__ void write_gradient(const Slice<Logit> &slice, const OnlineSum &total
 }
 
 template <class Logit> __device__ void factored(const DpoFactored &p) {
-    const RowTeam team(p.forward.partition.blocks_per_row);
+    const RowTeam team(p.forward.partition.blocks_per_row, p.forward.batch);
     const RowContext at(p.forward.batch, team.row);
     const Slice<Logit> slice(p, team);
     const Identity transform(p.forward.batch);

@@ -81,7 +81,7 @@ template <class Logit, class Sum, class Transform> __device__ bool sum_rows(cons
     __shared__ Sum partials[kMaxWarps];
     const Transform transform(p.batch);
     const u32 slices = p.partition.blocks_per_row;
-    const RowContext at(p.batch, min(team.row, p.batch.rows - 1));
+    const RowContext at(p.batch, min(team.row, p.batch.end_row - 1));
     const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(team.row) * p.batch.row_stride;
     const bool reads = team.has_row() && at.scored && at.label_in(p.batch.columns);
     Sum total;
@@ -107,7 +107,7 @@ template <class Logit, class Sum, class Transform> __device__ bool sum_rows(cons
 }
 
 template <class Logit, class Sum, class Transform> __device__ void forward(const DpoForward &p) {
-    const RowTeam team(p.partition, p.batch.rows);
+    const RowTeam team(p.partition, p.batch);
     if (!sum_rows<Logit, Sum, Transform>(p, team)) return;
     finish_rows<Sum::kAllMetrics>(p, team);
 }

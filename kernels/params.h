@@ -100,6 +100,7 @@ struct DpoBatch {
     long long row_stride;             // elements from row to row
     long long ignore_index;
     unsigned int rows;
+    unsigned int first_row, end_row; // of this launch: all of them, or a window of them
     unsigned int vocab;
     unsigned int columns; // that take part in the softmax: those behind are padding of the vocabulary
     unsigned int sequences;
@@ -218,7 +219,9 @@ struct DpoTokenMetrics {
     DPO_DEVICE(struct DpoMeanTokenMetrics) mean; // one
 };
 
-// logps and pair_loss in one launch.
+// logps and pair_loss in one launch; or in several, each over a window of the rows, the last of which to end has all that
+// follows the rows. Logits and their gradient are addressed by the row's index in the batch: theirs is the address that
+// row 0 has or, where the window begins later, would have.
 struct DpoForward {
     struct DpoBatch batch;
     struct DpoRowPartition partition;

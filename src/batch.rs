@@ -148,7 +148,19 @@ impl<A: IndexArray> Batch<A> {
         logits: u64,
         gradient: u64,
     ) -> Result<()> {
-        let bytes = (self.logits_len() * dtype.size()) as u64;
+        self.check_gradient_of_rows(argument, self.rows(), dtype, logits, gradient)
+    }
+
+    /// The same for buffers of `rows` of the rows.
+    pub(crate) fn check_gradient_of_rows(
+        &self,
+        argument: &'static str,
+        rows: usize,
+        dtype: DType,
+        logits: u64,
+        gradient: u64,
+    ) -> Result<()> {
+        let bytes = (((rows - 1) * self.row_stride + self.vocab) * dtype.size()) as u64;
         if gradient == logits || gradient.abs_diff(logits) >= bytes {
             return Ok(());
         }

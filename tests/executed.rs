@@ -138,7 +138,7 @@ fn measure(
     let labels = machine.upload(&labels);
     let batch: DeviceBatch =
         Batch { pairs: Pairs::Concatenated, transform: line.transform, ..Batch::padded(2, rows / 2, vocab) };
-    let inputs = Inputs { dtype, logits, label_type: LabelType::I64, labels };
+    let inputs = Inputs { dtype, logits, label_type: LabelType::I64, labels, window: None };
     let mut metrics = None;
     if let Pass::Forward(asked) = line.pass {
         let mut wanted = |condition: bool, words| condition.then(|| machine.words(words));

@@ -13,7 +13,7 @@ use dpo_kernels::cuda::params::{
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
-    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Step, TokenMetricBuffers,
+    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, RowWindow, Step, TokenMetricBuffers,
 };
 use dpo_kernels::cuda::tuning::{
     FACTORED_STATIC_SHARED, FactoredPartition, RowPartition, RowPass, TABLE, most_slices,
@@ -22,8 +22,13 @@ use dpo_kernels::{
     Batch, DType, Error, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Sequences, Transform,
 };
 
-const INPUTS: Inputs =
-    Inputs { dtype: DType::BF16, logits: 0x1000_0000, label_type: LabelType::I64, labels: 0x2000 };
+const INPUTS: Inputs = Inputs {
+    dtype: DType::BF16,
+    logits: 0x1000_0000,
+    label_type: LabelType::I64,
+    labels: 0x2000,
+    window: None,
+};
 const OUT: LogpsBuffers = LogpsBuffers {
     logps: Some(0x3000),
     scored: None,
@@ -560,4 +565,67 @@ fn pair_loss_alone_needs_lengths_for_length_normalisation() {
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoPairLossAlone>());
     let odd = plan::pair_loss(&Pairs::Concatenated, 3, 0x3000, None, &arguments(&loss()), 0x6000);
     assert_eq!(value_error(odd).0, "sequences");
+}
+
+/// Rows keep their indices in the batch, and the addresses are those of the window's rows.
+#[test]
+fn a_window_is_planned_for_its_rows_alone() {
+    let window = RowWindow { first: 9, end: 26 };
+    let inputs = Inputs { window: Some(window), ..INPUTS };
+    let offset = 9 * 1000 * 2;
+    let launch = only(plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE).unwrap());
+    let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch: {launch:?}") };
+    // 17 rows, eight to a block.
+    assert_eq!(launch.grid, 3);
+    assert_eq!((params.batch.rows, params.batch.first_row, params.batch.end_row), (32, 9, 26));
+    assert_eq!(params.logits + offset, INPUTS.logits);
+    let launch = only(plan::backward(&A100, &batch(), &inputs, &gradient(INPUTS.logits)).unwrap());
+    let Arguments::Backward(params) = launch.arguments else { panic!("not a backward launch: {launch:?}") };
+    assert_eq!((launch.grid, params.logits + offset, params.dlogits), (3, INPUTS.logits, params.logits));
+    // The buffers of 17 rows, not of 32, must lie apart.
+    let bytes = 17 * 1000 * 2;
+    let apart = |distance| {
+        let gradient = gradient(INPUTS.logits + distance);
+        plan::backward(&A100, &batch(), &inputs, &gradient)
+    };
+    assert!(apart(bytes).is_ok());
+    assert_eq!(value_error(apart(bytes - 2)).0, "dlogits");
+    let factored = |gradient| plan::factored(&A100, &batch(), &inputs, &OUT, None, gradient, WORKSPACE);
+    assert_eq!(only(factored(INPUTS.logits + bytes).unwrap()).grid, 17);
+    assert_eq!(value_error(factored(INPUTS.logits + bytes - 2)).0, "gradient");
+}
+
+/// A window that begins later in the batch than its logits do in memory has an address of row 0 below 0, which wraps.
+#[test]
+fn a_late_window_of_a_low_address_is_planned() {
+    let inputs = Inputs { logits: 0x100, window: Some(RowWindow { first: 31, end: 32 }), ..INPUTS };
+    let launch = only(plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE).unwrap());
+    let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch: {launch:?}") };
+    assert_eq!(params.logits.wrapping_add(31 * 1000 * 2), 0x100);
+}
+
+#[test]
+fn windows_without_rows_or_beyond_the_batch_are_refused() {
+    for (first, end) in [(0, 0), (5, 5), (6, 5), (0, 33), (32, 33)] {
+        let inputs = Inputs { window: Some(RowWindow { first, end }), ..INPUTS };
+        let found = format!("rows {first}..{end}");
+        let refused = [
+            plan::forward(&A100, &batch(), &inputs, &OUT, None, WORKSPACE),
+            plan::factored(&A100, &batch(), &inputs, &OUT, None, INPUTS.logits, WORKSPACE),
+            plan::backward(&A100, &batch(), &inputs, &gradient(INPUTS.logits)),
+        ];
+        for refused in refused {
+            assert_eq!(value_error(refused), ("window", found.clone()));
+        }
+    }
+}
+
+#[test]
+fn windows_hold_each_row_once() {
+    for (rows, most) in [(1, 1), (7, 3), (6, 3), (5, 100), (4, 0), (3, usize::MAX)] {
+        let held: Vec<usize> =
+            RowWindow::each(rows, most).flat_map(|window| window.first..window.end).collect();
+        assert_eq!(held, (0..rows).collect::<Vec<_>>());
+        assert!(RowWindow::each(rows, most).all(|window| window.end - window.first <= most.max(1)));
+    }
 }

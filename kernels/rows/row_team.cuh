@@ -15,18 +15,18 @@ struct RowTeam {
     u32 threads; // threads that share the slice, whole warps
     u32 thread;  // of this thread among them
 
-    __device__ RowTeam(const DpoRowPartition &partition, u32 rows) {
+    __device__ RowTeam(const DpoRowPartition &partition, const DpoBatch &batch) {
         threads = blockDim.x / partition.rows_per_block;
         thread = threadIdx.x % threads;
-        first_row = blockIdx.x / partition.blocks_per_row * partition.rows_per_block;
-        end_row = min(first_row + partition.rows_per_block, rows);
+        first_row = batch.first_row + blockIdx.x / partition.blocks_per_row * partition.rows_per_block;
+        end_row = min(first_row + partition.rows_per_block, batch.end_row);
         row = first_row + threadIdx.x / threads;
         slice = blockIdx.x % partition.blocks_per_row;
     }
 
     // Where a block never has several rows, which leaves little to keep in registers.
-    __device__ explicit RowTeam(u32 blocks_per_row)
-        : first_row(blockIdx.x / blocks_per_row), end_row(first_row + 1), row(first_row),
+    __device__ RowTeam(u32 blocks_per_row, const DpoBatch &batch)
+        : first_row(batch.first_row + blockIdx.x / blocks_per_row), end_row(first_row + 1), row(first_row),
           slice(blockIdx.x % blocks_per_row), threads(blockDim.x), thread(threadIdx.x) {}
 
     // The last block may have fewer rows than teams.

@@ -124,6 +124,10 @@ pub struct DpoBatch {
     pub row_stride: ::core::ffi::c_longlong,
     pub ignore_index: ::core::ffi::c_longlong,
     pub rows: ::core::ffi::c_uint,
+    /// of this launch: all of them, or a window of them
+    pub first_row: ::core::ffi::c_uint,
+    /// of this launch: all of them, or a window of them
+    pub end_row: ::core::ffi::c_uint,
     pub vocab: ::core::ffi::c_uint,
     /// that take part in the softmax: those behind are padding of the vocabulary
     pub columns: ::core::ffi::c_uint,
@@ -143,7 +147,7 @@ pub struct DpoBatch {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 72usize];
+    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 80usize];
     ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
     [
         "Offset of field: DpoBatch::labels",
@@ -161,32 +165,38 @@ const _: () = {
         "Offset of field: DpoBatch::rows",
     ][::core::mem::offset_of!(DpoBatch, rows) - 32usize];
     [
+        "Offset of field: DpoBatch::first_row",
+    ][::core::mem::offset_of!(DpoBatch, first_row) - 36usize];
+    [
+        "Offset of field: DpoBatch::end_row",
+    ][::core::mem::offset_of!(DpoBatch, end_row) - 40usize];
+    [
         "Offset of field: DpoBatch::vocab",
-    ][::core::mem::offset_of!(DpoBatch, vocab) - 36usize];
+    ][::core::mem::offset_of!(DpoBatch, vocab) - 44usize];
     [
         "Offset of field: DpoBatch::columns",
-    ][::core::mem::offset_of!(DpoBatch, columns) - 40usize];
+    ][::core::mem::offset_of!(DpoBatch, columns) - 48usize];
     [
         "Offset of field: DpoBatch::sequences",
-    ][::core::mem::offset_of!(DpoBatch, sequences) - 44usize];
+    ][::core::mem::offset_of!(DpoBatch, sequences) - 52usize];
     [
         "Offset of field: DpoBatch::sequence_len",
-    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 48usize];
+    ][::core::mem::offset_of!(DpoBatch, sequence_len) - 56usize];
     [
         "Offset of field: DpoBatch::label_bytes",
-    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 52usize];
+    ][::core::mem::offset_of!(DpoBatch, label_bytes) - 60usize];
     [
         "Offset of field: DpoBatch::next_token",
-    ][::core::mem::offset_of!(DpoBatch, next_token) - 56usize];
+    ][::core::mem::offset_of!(DpoBatch, next_token) - 64usize];
     [
         "Offset of field: DpoBatch::scale",
-    ][::core::mem::offset_of!(DpoBatch, scale) - 60usize];
+    ][::core::mem::offset_of!(DpoBatch, scale) - 68usize];
     [
         "Offset of field: DpoBatch::softcap",
-    ][::core::mem::offset_of!(DpoBatch, softcap) - 64usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap) - 72usize];
     [
         "Offset of field: DpoBatch::softcap_power",
-    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 68usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 76usize];
 };
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -608,7 +618,9 @@ const _: () = {
         "Offset of field: DpoTokenMetrics::mean",
     ][::core::mem::offset_of!(DpoTokenMetrics, mean) - 48usize];
 };
-/// logps and pair_loss in one launch.
+/** logps and pair_loss in one launch; or in several, each over a window of the rows, the last of which to end has all that
+ follows the rows. Logits and their gradient are addressed by the row's index in the batch: theirs is the address that
+ row 0 has or, where the window begins later, would have.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoForward {
@@ -645,62 +657,62 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 544usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 552usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
         "Offset of field: DpoForward::partition",
-    ][::core::mem::offset_of!(DpoForward, partition) - 72usize];
+    ][::core::mem::offset_of!(DpoForward, partition) - 80usize];
     [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 88usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 96usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 96usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 104usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 112usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 120usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 128usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 136usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 136usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 144usize];
     [
         "Offset of field: DpoForward::row_slices_done",
-    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 144usize];
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 152usize];
     [
         "Offset of field: DpoForward::slice_sums",
-    ][::core::mem::offset_of!(DpoForward, slice_sums) - 152usize];
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 160usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 160usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 168usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 168usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 176usize];
     [
         "Offset of field: DpoForward::token_weights",
-    ][::core::mem::offset_of!(DpoForward, token_weights) - 176usize];
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 184usize];
     [
         "Offset of field: DpoForward::metrics",
-    ][::core::mem::offset_of!(DpoForward, metrics) - 184usize];
+    ][::core::mem::offset_of!(DpoForward, metrics) - 192usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 240usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 248usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 536usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 544usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 540usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 548usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -714,17 +726,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 560usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 568usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 544usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 552usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 552usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 560usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -788,42 +800,42 @@ pub struct DpoBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 160usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 168usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
         "Offset of field: DpoBackward::partition",
-    ][::core::mem::offset_of!(DpoBackward, partition) - 72usize];
+    ][::core::mem::offset_of!(DpoBackward, partition) - 80usize];
     [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 88usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 96usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 96usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 104usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 112usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 112usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 120usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 120usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 128usize];
     [
         "Offset of field: DpoBackward::token_coef",
-    ][::core::mem::offset_of!(DpoBackward, token_coef) - 128usize];
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 136usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 136usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 144usize];
     [
         "Offset of field: DpoBackward::nonfinite_row",
-    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 144usize];
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 152usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 152usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 160usize];
     [
         "Offset of field: DpoBackward::threshold",
-    ][::core::mem::offset_of!(DpoBackward, threshold) - 156usize];
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 164usize];
 };

@@ -127,7 +127,7 @@ impl Executor for Cpu {
 }
 
 #[cfg(feature = "cuda")]
-pub use kernels::{Cuda, Device, OnDevice, bytes_of, values_of};
+pub use kernels::{Cuda, Device, OnDevice, Uploaded, bytes_of, values_of};
 
 #[cfg(feature = "cuda")]
 mod kernels {
@@ -256,7 +256,7 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
-        fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
+        pub fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
             values_of(&self.0.download(address, len * size_of::<T>()))
         }
 
@@ -281,26 +281,10 @@ mod kernels {
             self.check_logps_alone(batch, inputs, &logps);
             self.check_pair_loss_alone(case, &on, &pairs);
 
-            // Half of the upstream gradient comes from the device, half from the host.
-            let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
-            let own_coef = case.own_coef.as_ref().map(|values| self.0.upload(bytes_of(values), 0));
-            let token_coef = case.token_factors(&logps.token_weights);
-            let nonfinite_row = self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0);
-            let gradient = GradientBuffers {
-                logsumexp: out.logps.logsumexp.unwrap(),
-                logsumexp_residual: out.logps.logsumexp_residual,
-                coef: own_coef.or(out.pairs.coef),
-                token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
-                upstream: Some(upstream),
-                upstream_scale: case.spec.upstream / 2.0,
-                threshold: case.spec.threshold,
-                nonfinite_row: Some(nonfinite_row),
-                dlogits: on.gradient,
-            };
+            let gradient = self.gradient_buffers(case, &on, &logps);
             self.0.run(plan::backward(&device, batch, inputs, &gradient).unwrap());
             let dlogits = self.fetch(on.gradient, case.logits.len());
-            let [row]: [u32; 1] = self.fetch(nonfinite_row, 1).try_into().unwrap();
-            let gradient = GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) };
+            let gradient = self.gradient_status(&gradient);
             self.0.clear();
             Outcome { logps, pairs, dlogits, gradient, factored: false }
         }
@@ -320,17 +304,17 @@ mod kernels {
     }
 
     /// A case on the device, with room for its results.
-    struct Uploaded {
-        batch: Batch<DeviceArray>,
-        inputs: Inputs,
-        pair_inputs: DevicePairInputs,
-        out: ForwardBuffers,
-        gradient: DeviceAddress,
-        workspace: DeviceAddress,
+    pub struct Uploaded {
+        pub batch: Batch<DeviceArray>,
+        pub inputs: Inputs,
+        pub pair_inputs: DevicePairInputs,
+        pub out: ForwardBuffers,
+        pub gradient: DeviceAddress,
+        pub workspace: DeviceAddress,
     }
 
     impl<D: Device> OnDevice<D> {
-        fn upload<T: Logit>(&mut self, case: &Case<T>) -> Uploaded {
+        pub fn upload<T: Logit>(&mut self, case: &Case<T>) -> Uploaded {
             let spec = &case.spec;
             let batch: Batch<DeviceArray> =
                 case.batch().try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
@@ -359,12 +343,12 @@ mod kernels {
             let mut left = vec![0; plan::workspace_bytes(&batch).unwrap()];
             left[size_of::<DpoProgress>() + 4 * (extent.sequences + extent.rows)..].fill(0xff);
             let workspace = self.0.upload(&left, 0);
-            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
             Uploaded { batch, inputs, pair_inputs, out, gradient, workspace }
         }
 
         /// What `logps` and `pair_loss` have written.
-        fn results<T: Logit>(&mut self, case: &Case<T>, on: &Uploaded) -> (Logps<f32>, PairOutputs<f32>) {
+        pub fn results<T: Logit>(&mut self, case: &Case<T>, on: &Uploaded) -> (Logps<f32>, PairOutputs<f32>) {
             let Uploaded { batch, out, workspace, .. } = on;
             let extent = batch.extent();
             // Counters and findings are back at zero, so a captured graph replays.
@@ -373,6 +357,35 @@ mod kernels {
             let Ok(results) = out.convert(&mut Fetch(&mut self.0, extent));
             let Forward { logps, pairs } = results;
             (logps, pairs)
+        }
+
+        /// What `backward` reads and writes, after `logps` and `pair_loss`.
+        pub fn gradient_buffers<T: Logit>(
+            &mut self,
+            case: &Case<T>,
+            on: &Uploaded,
+            logps: &Logps<f32>,
+        ) -> GradientBuffers {
+            // Half of the upstream gradient comes from the device, half from the host.
+            let upstream = self.0.upload(bytes_of(&[2.0f32]), 0);
+            let own_coef = case.own_coef.as_ref().map(|values| self.0.upload(bytes_of(values), 0));
+            let token_coef = case.token_factors(&logps.token_weights);
+            GradientBuffers {
+                logsumexp: on.out.logps.logsumexp.unwrap(),
+                logsumexp_residual: on.out.logps.logsumexp_residual,
+                coef: own_coef.or(on.out.pairs.coef),
+                token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
+                upstream: Some(upstream),
+                upstream_scale: case.spec.upstream / 2.0,
+                threshold: case.spec.threshold,
+                nonfinite_row: Some(self.0.upload(bytes_of(&[DPO_NO_TROUBLE]), 0)),
+                dlogits: on.gradient,
+            }
+        }
+
+        pub fn gradient_status(&mut self, gradient: &GradientBuffers) -> GradientStatus {
+            let [row]: [u32; 1] = self.fetch(gradient.nonfinite_row.unwrap(), 1).try_into().unwrap();
+            GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) }
         }
     }
 

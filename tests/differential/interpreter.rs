@@ -228,6 +228,7 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
         logits: rows[0],
         label_type: LabelType::I64,
         labels: device.upload(bytes_of(&labels), 0),
+        window: None,
     };
     let out = LogpsBuffers {
         logps: Some(device.reserve(8)),

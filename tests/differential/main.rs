@@ -34,6 +34,8 @@ mod trouble;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it
 mod vectors;
+#[cfg(feature = "cuda")]
+mod windows;
 
 use dpo_kernels::{LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Transform};
 use half::{bf16, f16};
@@ -185,6 +187,7 @@ fn run_checks_on_device<T: Logit + Element + Into<f64>>(
     device_trouble::bad_pairs::<T>(executor);
     device_trouble::bad_pair_values::<T>(executor);
     run_checks::<T>(executor);
+    windows::windows_give_the_bits_of_one_launch::<T>(executor);
 }
 
 #[test]

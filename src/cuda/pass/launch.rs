@@ -29,7 +29,7 @@ impl DpoPass {
         self.check_logits("logits", logits)?;
         let (logits, _guard) = logits.device_ptr(&self.stream);
         self.with_labels(labels, |label_type, labels| {
-            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
             self.plan_forward(&inputs, None, None)
         })
     }
@@ -104,7 +104,7 @@ impl DpoPass {
     ) -> Result<()> {
         self.with_pair_inputs(inputs, |pair_inputs| {
             self.with_labels(labels, |label_type, labels| {
-                let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+                let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
                 self.plan_forward(&inputs, Some((loss, pair_inputs)), gradient)
             })
         })
@@ -192,7 +192,7 @@ impl DpoPass {
             dlogits,
         };
         self.with_labels(labels, |label_type, labels| {
-            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels };
+            let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
             self.run(&plan::backward(self.kernels.device(), &self.device_batch(), &inputs, &buffers)?)
         })
     }

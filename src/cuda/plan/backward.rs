@@ -37,11 +37,12 @@ pub struct GradientBuffers {
     pub dlogits: DeviceAddress,
 }
 
-/// `backward` in one launch.
+/// `backward` in one launch, or in one for each [window](super::RowWindow) of the rows.
 ///
 /// # Errors
 ///
-/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a threshold that is not
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window without rows or beyond
+/// the batch, for a threshold that is not
 /// finite or below 0, and for a gradient buffer that overlaps the logits without being the same; [`Error::Missing`] for
 /// `token_coef` where the batch has an [`ld_alpha`](crate::Batch::ld_alpha).
 ///
@@ -54,18 +55,15 @@ pub fn backward(
     inputs: &Inputs,
     buffers: &GradientBuffers,
 ) -> Result<Plan> {
-    let kernel_batch = kernel_batch(batch, inputs)?;
+    let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     let partition = RowPartition::of(RowPass::Backward, device.capability, inputs.dtype, batch.columns());
-    let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
-    let dlogits = address("dlogits", inputs.dtype.size(), buffers.dlogits)?;
-    batch.check_gradient("dlogits", inputs.dtype, logits, dlogits)?;
     check_token_weights(batch, buffers.token_coef.is_some())?;
     check_threshold(buffers.threshold.into())?;
     let params = DpoBackward {
         batch: kernel_batch,
         partition: partition.params,
-        logits,
-        dlogits,
+        logits: window.logits(batch, inputs)?,
+        dlogits: window.gradient(batch, inputs, "dlogits", buffers.dlogits)?,
         logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
         logsumexp_residual: optional("logsumexp_residual", buffers.logsumexp_residual)?,
         coef: optional("coef", buffers.coef)?,
@@ -77,7 +75,7 @@ pub fn backward(
     };
     Ok(Plan::of(Launch {
         kernel: Kernel::Backward { softcap: batch.transform.softcap.is_some(), dtype: inputs.dtype },
-        grid: grid(&partition, kernel_batch.rows)?,
+        grid: grid(&partition, window)?,
         cluster: 1,
         block: partition.threads,
         shared_bytes: 0,

@@ -1,5 +1,6 @@
 //! A batch in device memory, and in the kernels' terms.
 
+use super::window::RowWindow;
 use crate::batch::Batch;
 use crate::cuda::address::{DeviceAddress, DeviceArray, address};
 use crate::cuda::params::DpoBatch;
@@ -18,17 +19,20 @@ pub type DeviceBatch = Batch<DeviceArray>;
 pub struct Inputs {
     /// Element type of the logits.
     pub dtype: DType,
-    /// `[rows, vocab]`, aligned to the element type.
+    /// `[rows, vocab]`, aligned to the element type; of the rows of `window` alone, where there is one.
     pub logits: DeviceAddress,
     /// Element type of the labels.
     pub label_type: LabelType,
     /// `[rows]`, aligned to the element type.
     pub labels: DeviceAddress,
+    /// The rows that are to be gone through; `None` is all of them.
+    pub window: Option<RowWindow>,
 }
 
-/// A checked batch in the kernels' terms. Counts fit: `validate_shape` bounds them by 2³¹.
-pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBatch> {
+/// A checked batch in the kernels' terms, with the window of the launch. Counts fit: `validate_shape` bounds them by 2³¹.
+pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<(DpoBatch, RowWindow)> {
     batch.validate_shape()?;
+    let window = RowWindow::of(batch, inputs)?;
     let label_bytes = match inputs.label_type {
         LabelType::I32 => 4,
         LabelType::I64 => 8,
@@ -37,12 +41,14 @@ pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBa
         Sequences::Padded { len, .. } => (0, len as u32),
         Sequences::Packed { cu_seqlens, .. } => (address("cu_seqlens", 4, cu_seqlens.address)?, 0),
     };
-    Ok(DpoBatch {
+    let kernel_batch = DpoBatch {
         labels: address("labels", label_bytes, inputs.labels)?,
         cu_seqlens,
         row_stride: batch.row_stride as i64,
         ignore_index: batch.ignore_index,
         rows: batch.rows() as u32,
+        first_row: window.first as u32,
+        end_row: window.end as u32,
         vocab: batch.vocab as u32,
         columns: batch.columns() as u32,
         sequences: batch.sequences.count() as u32,
@@ -55,5 +61,6 @@ pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<DpoBa
             let power = 2.0 * std::f64::consts::LOG2_E * f64::from(batch.transform.scale) / f64::from(cap);
             power as f32
         }),
-    })
+    };
+    Ok((kernel_batch, window))
 }

@@ -5,7 +5,7 @@ use super::forward::{forward_params, metrics_level};
 use super::launch::{Arguments, Launch, grid};
 use super::pair_loss::PairLossArguments;
 use super::steps::Plan;
-use crate::cuda::address::{DeviceAddress, LogpsBuffers, address};
+use crate::cuda::address::{DeviceAddress, LogpsBuffers};
 use crate::cuda::kernel::Kernel;
 use crate::cuda::params::DpoFactored;
 use crate::cuda::properties::Device;
@@ -41,16 +41,16 @@ pub fn factored(
     gradient: DeviceAddress,
     workspace: DeviceAddress,
 ) -> Result<Plan> {
-    let kernel_batch = kernel_batch(batch, inputs)?;
+    let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     batch.check_factored(metrics_level(out))?;
     let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
     let partition = &factored.rows;
-    let forward = forward_params(kernel_batch, batch, inputs, out, loss, partition, workspace)?;
-    let gradient = address("gradient", inputs.dtype.size(), gradient)?;
-    batch.check_gradient("gradient", inputs.dtype, forward.logits, gradient)?;
+    let logits = window.logits(batch, inputs)?;
+    let gradient = window.gradient(batch, inputs, "gradient", gradient)?;
+    let forward = forward_params(kernel_batch, batch, logits, out, loss, partition, workspace)?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Factored { dtype: inputs.dtype },
-        grid: grid(partition, forward.batch.rows)?,
+        grid: grid(partition, window)?,
         cluster: partition.params.blocks_per_row,
         block: partition.threads,
         shared_bytes: factored.shared_bytes(),

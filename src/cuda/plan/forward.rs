@@ -17,12 +17,13 @@ use crate::error::Result;
 use crate::pairs::Pairs;
 use crate::results::{LogpsTensors, MetricsLevel};
 
-/// `logps` and `pair_loss` in one launch; without `loss`, `logps` alone.
+/// `logps` and `pair_loss` in one launch, or in one for each [window](super::RowWindow) of the rows; without `loss`, `logps`
+/// alone.
 ///
 /// # Errors
 ///
-/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, and for a loss over a batch
-/// without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window without rows or
+/// beyond the batch, and for a loss over a batch without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
 ///
 /// [`Batch::validate_shape`]: crate::Batch::validate_shape
 /// [`Error::Value`]: crate::Error::Value
@@ -36,16 +37,17 @@ pub fn forward(
     loss: Option<&PairLossArguments<'_>>,
     workspace: DeviceAddress,
 ) -> Result<Plan> {
-    let kernel_batch = kernel_batch(batch, inputs)?;
+    let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
-    let params = forward_params(kernel_batch, batch, inputs, out, loss, &partition, workspace)?;
+    let logits = window.logits(batch, inputs)?;
+    let params = forward_params(kernel_batch, batch, logits, out, loss, &partition, workspace)?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Forward {
             metrics: metrics_level(out),
             softcap: batch.transform.softcap.is_some(),
             dtype: inputs.dtype,
         },
-        grid: grid(&partition, params.batch.rows)?,
+        grid: grid(&partition, window)?,
         cluster: 1,
         block: partition.threads,
         shared_bytes: 0,
@@ -63,7 +65,7 @@ pub(super) fn metrics_level(out: &LogpsBuffers) -> MetricsLevel {
 pub(super) fn forward_params(
     kernel_batch: DpoBatch,
     batch: &DeviceBatch,
-    inputs: &Inputs,
+    logits: DeviceAddress,
     out: &LogpsBuffers,
     loss: Option<&PairLossArguments<'_>>,
     partition: &RowPartition,
@@ -79,7 +81,7 @@ pub(super) fn forward_params(
     Ok(DpoForward {
         batch: kernel_batch,
         partition: partition.params,
-        logits: address("logits", inputs.dtype.size(), inputs.logits)?,
+        logits,
         token_logps: or(out.token_logps, workspace + offsets.token_logps),
         logsumexp,
         logsumexp_residual: out.logsumexp_residual,

@@ -2,6 +2,7 @@
 
 use std::mem::size_of;
 
+use super::window::RowWindow;
 use crate::cuda::kernel::Kernel;
 use crate::cuda::params::{DpoBackward, DpoFactored, DpoForward, DpoPairLossAlone};
 use crate::cuda::tuning::RowPartition;
@@ -56,8 +57,9 @@ pub struct Launch {
 /// Blocks of a grid at most.
 const MAX_GRID: u32 = i32::MAX as u32;
 
-/// Blocks for a number of rows.
-pub(super) fn grid(partition: &RowPartition, rows: u32) -> Result<u32> {
+/// Blocks for the rows of a window.
+pub(super) fn grid(partition: &RowPartition, window: RowWindow) -> Result<u32> {
+    let rows = window.rows() as u32;
     let blocks = partition.blocks(rows);
     u32::try_from(blocks).ok().filter(|&blocks| blocks <= MAX_GRID).ok_or_else(|| {
         let expected = format!("rows that fill at most {MAX_GRID} blocks");

@@ -11,6 +11,7 @@ mod forward;
 mod launch;
 mod pair_loss;
 mod steps;
+mod window;
 mod workspace;
 
 pub use super::address::{
@@ -25,4 +26,5 @@ pub use forward::forward;
 pub use launch::{Arguments, Launch};
 pub use pair_loss::{DevicePairInputs, PairLossArguments, pair_loss};
 pub use steps::{Plan, Step};
+pub use window::RowWindow;
 pub use workspace::workspace_bytes;

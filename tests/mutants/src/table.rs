@@ -93,8 +93,26 @@ pub const MUTANTS: [Mutant; 154] = [
     mutant(
         "the last block counts rows that are not there",
         "rows/row_team.cuh",
-        "min(first_row + partition.rows_per_block, rows)",
+        "min(first_row + partition.rows_per_block, batch.end_row)",
         "first_row + partition.rows_per_block",
+    ),
+    mutant(
+        "a window begins with the batch",
+        "rows/row_team.cuh",
+        "first_row = batch.first_row + blockIdx.x / partition.blocks_per_row * partition.rows_per_block;",
+        "first_row = blockIdx.x / partition.blocks_per_row * partition.rows_per_block;",
+    ),
+    mutant(
+        "a window of the factored forward begins with the batch",
+        "rows/row_team.cuh",
+        "first_row(batch.first_row + blockIdx.x / blocks_per_row)",
+        "first_row(blockIdx.x / blocks_per_row)",
+    ),
+    mutant(
+        "the rows of one window are all that there are",
+        "finish.cuh",
+        "team.end_row - team.first_row, p.batch.rows)",
+        "team.end_row - team.first_row, p.batch.end_row - p.batch.first_row)",
     ),
     mutant(
         "a team sums as if it had the block",

@@ -185,6 +185,7 @@ unsafe fn device_inputs(inputs: *const dpo_inputs) -> Result<Inputs> {
         logits: address(inputs.logits),
         label_type: label_type(inputs)?,
         labels: address(inputs.labels),
+        window: None,
     })
 }
 

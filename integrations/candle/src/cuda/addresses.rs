@@ -59,6 +59,7 @@ impl<'a> LockedTensors<'a> {
             logits: self.address(logits)?,
             label_type: if targets.labels.dtype() == DType::I32 { LabelType::I32 } else { LabelType::I64 },
             labels: self.address(&targets.labels)?,
+            window: None,
         })
     }
 }
