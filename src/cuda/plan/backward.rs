@@ -1,6 +1,6 @@
 //! `backward` in one launch.
 
-use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::batch::{DeviceBatch, Inputs, gradient_address, kernel_batch, logits_address};
 use super::launch::{Arguments, Launch, grid};
 use super::steps::Plan;
 use crate::coef::{check_threshold, check_token_weights};
@@ -62,8 +62,8 @@ pub fn backward(
     let params = DpoBackward {
         batch: kernel_batch,
         partition: partition.params,
-        logits: window.logits(batch, inputs)?,
-        dlogits: window.gradient(batch, inputs, "dlogits", buffers.dlogits)?,
+        logits: logits_address(batch, inputs, window)?,
+        dlogits: gradient_address(batch, inputs, window, "dlogits", buffers.dlogits)?,
         logsumexp: address("logsumexp", 4, buffers.logsumexp)?,
         logsumexp_residual: optional("logsumexp_residual", buffers.logsumexp_residual)?,
         coef: optional("coef", buffers.coef)?,

@@ -32,7 +32,8 @@ pub struct Inputs {
 /// A checked batch in the kernels' terms, with the window of the launch. Counts fit: `validate_shape` bounds them by 2³¹.
 pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<(DpoBatch, RowWindow)> {
     batch.validate_shape()?;
-    let window = RowWindow::of(batch, inputs)?;
+    let rows = batch.rows();
+    let window = inputs.window.unwrap_or(RowWindow { first: 0, end: rows }).within(rows)?;
     let label_bytes = match inputs.label_type {
         LabelType::I32 => 4,
         LabelType::I64 => 8,
@@ -46,7 +47,7 @@ pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<(DpoB
         cu_seqlens,
         row_stride: batch.row_stride as i64,
         ignore_index: batch.ignore_index,
-        rows: batch.rows() as u32,
+        rows: rows as u32,
         first_row: window.first as u32,
         end_row: window.end as u32,
         vocab: batch.vocab as u32,
@@ -63,4 +64,27 @@ pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<(DpoB
         }),
     };
     Ok((kernel_batch, window))
+}
+
+/// The logits' address as the kernels take it: see [`RowWindow::row_0`].
+pub(super) fn logits_address(
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    window: RowWindow,
+) -> Result<DeviceAddress> {
+    let logits = address("logits", inputs.dtype.size(), inputs.logits)?;
+    Ok(window.row_0(logits, batch.row_stride * inputs.dtype.size()))
+}
+
+/// The address of the logits' gradient as the kernels take it.
+pub(super) fn gradient_address(
+    batch: &DeviceBatch,
+    inputs: &Inputs,
+    window: RowWindow,
+    argument: &'static str,
+    gradient: DeviceAddress,
+) -> Result<DeviceAddress> {
+    let gradient = address(argument, inputs.dtype.size(), gradient)?;
+    batch.check_gradient_of_rows(argument, window.rows(), inputs.dtype, inputs.logits, gradient)?;
+    Ok(window.row_0(gradient, batch.row_stride * inputs.dtype.size()))
 }

@@ -1,6 +1,6 @@
 //! `forward`, and the gradient without its coefficients, in one launch.
 
-use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::batch::{DeviceBatch, Inputs, gradient_address, kernel_batch, logits_address};
 use super::forward::{forward_params, metrics_level};
 use super::launch::{Arguments, Launch, grid};
 use super::pair_loss::PairLossArguments;
@@ -45,8 +45,8 @@ pub fn factored(
     batch.check_factored(metrics_level(out))?;
     let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
     let partition = &factored.rows;
-    let logits = window.logits(batch, inputs)?;
-    let gradient = window.gradient(batch, inputs, "gradient", gradient)?;
+    let logits = logits_address(batch, inputs, window)?;
+    let gradient = gradient_address(batch, inputs, window, "gradient", gradient)?;
     let forward = forward_params(kernel_batch, batch, logits, out, loss, partition, workspace)?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Factored { dtype: inputs.dtype },

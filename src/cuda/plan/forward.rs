@@ -1,6 +1,6 @@
 //! `logps` and `pair_loss` in one launch.
 
-use super::batch::{DeviceBatch, Inputs, kernel_batch};
+use super::batch::{DeviceBatch, Inputs, kernel_batch, logits_address};
 use super::launch::{Arguments, Launch, grid};
 use super::pair_loss::PairLossArguments;
 use super::steps::Plan;
@@ -39,7 +39,7 @@ pub fn forward(
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
-    let logits = window.logits(batch, inputs)?;
+    let logits = logits_address(batch, inputs, window)?;
     let params = forward_params(kernel_batch, batch, logits, out, loss, &partition, workspace)?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Forward {

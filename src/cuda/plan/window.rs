@@ -1,7 +1,6 @@
 //! A run of a batch's rows, which is what one launch covers.
 
-use super::batch::{DeviceBatch, Inputs};
-use crate::cuda::address::{DeviceAddress, address};
+use crate::cuda::address::DeviceAddress;
 use crate::error::{Error, Result};
 
 /// Rows `first..end` of a batch, both counted in the batch: those that a launch covers, and whose logits are in memory.
@@ -36,15 +35,13 @@ impl RowWindow {
             .map(move |first| RowWindow { first, end: rows.min(first.saturating_add(most)) })
     }
 
-    /// The window of `inputs`, which is all of the batch unless they name one.
-    pub(super) fn of(batch: &DeviceBatch, inputs: &Inputs) -> Result<Self> {
-        let rows = batch.rows();
-        let Some(window) = inputs.window else { return Ok(RowWindow { first: 0, end: rows }) };
-        if window.first < window.end && window.end <= rows {
-            return Ok(window);
+    /// Itself, if it has rows and they are of a batch of `rows` rows.
+    pub(super) fn within(self, rows: usize) -> Result<Self> {
+        if self.first < self.end && self.end <= rows {
+            return Ok(self);
         }
         let expected = format!("at least one row, of the {rows} of the batch");
-        Err(Error::value("window", expected, format!("rows {}..{}", window.first, window.end)))
+        Err(Error::value("window", expected, format!("rows {}..{}", self.first, self.end)))
     }
 
     /// Rows in it.
@@ -52,27 +49,10 @@ impl RowWindow {
         self.end - self.first
     }
 
-    /// The logits' address as the kernels take it.
-    pub(super) fn logits(self, batch: &DeviceBatch, inputs: &Inputs) -> Result<DeviceAddress> {
-        Ok(self.row_0(batch, inputs, address("logits", inputs.dtype.size(), inputs.logits)?))
-    }
-
-    /// The address of the logits' gradient as the kernels take it.
-    pub(super) fn gradient(
-        self,
-        batch: &DeviceBatch,
-        inputs: &Inputs,
-        argument: &'static str,
-        gradient: DeviceAddress,
-    ) -> Result<DeviceAddress> {
-        let gradient = address(argument, inputs.dtype.size(), gradient)?;
-        batch.check_gradient_of_rows(argument, self.rows(), inputs.dtype, inputs.logits, gradient)?;
-        Ok(self.row_0(batch, inputs, gradient))
-    }
-
     /// Kernels address rows by their index in the batch: from where its row 0 would be, if the first row of this window is
-    /// at `start`. That may lie before all memory; it only ever serves to find rows of the window.
-    fn row_0(self, batch: &DeviceBatch, inputs: &Inputs, start: DeviceAddress) -> DeviceAddress {
-        start.wrapping_sub((self.first * batch.row_stride * inputs.dtype.size()) as u64)
+    /// at `start`, and rows are `row_bytes` apart. That may lie before all memory; it only ever serves to find rows of the
+    /// window.
+    pub(super) fn row_0(self, start: DeviceAddress, row_bytes: usize) -> DeviceAddress {
+        start.wrapping_sub((self.first * row_bytes) as u64)
     }
 }
