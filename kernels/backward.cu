@@ -60,10 +60,11 @@ template <class Logit, class Transform> __device__ void backward(const DpoBackwa
     if (columns < vocab && team.slice + 1 == p.partition.blocks_per_row) zero_padding<Logit>(out, columns, vocab, team);
     if (p.nonfinite_row && gradient.template may_overflow<Logit>() && writer.writes_nonfinite(label, team))
         atomicMin(p.nonfinite_row, row);
+    const auto at_label = [&](float x) { return gradient.at_label(x); };
     if (vectors.straddling())
-        writer.run(label, team, [&](int j) { writer.template write_rest<true>(j, threads); });
+        writer.run(label, team, at_label, [&](int j) { writer.template write_rest<true>(j, threads); });
     else
-        writer.run(label, team, [&](int j) { writer.template write_rest<false>(j, threads); });
+        writer.run(label, team, at_label, [&](int j) { writer.template write_rest<false>(j, threads); });
 }
 
 #define DPO_BACKWARD_KERNEL(name, Logit, Transform)                                   \
