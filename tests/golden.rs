@@ -9,14 +9,27 @@ use std::io::Write;
 use std::path::Path;
 
 use common::golden::{Case, Element, Golden, Tensors, splitmix};
-use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding, short_exp};
+use common::judge::Judge;
+use common::tolerance::gradient::{Coefficient, stored};
+use common::tolerance::pair_arguments::PairArguments;
+use common::tolerance::precision::{self, Precision};
+use common::tolerance::promise::Promise;
+use common::tolerance::sequence::Uncertain;
 use common::{bits, widen};
 use dpo_kernels::loss::{PairInputs, Term};
 use dpo_kernels::{
-    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, Pairs, cpu,
-    reference,
+    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, Pairs, Transform,
+    cpu, reference,
 };
 use half::{bf16, f16};
+
+/// The vectors are ordinary numbers, so that their well-conditioned results can be held to more than the worst case.
+const REFERENCE: Precision =
+    Precision { promise: Some(Promise { relative: 1e-12, gradient: 1e-12 }), ..precision::REFERENCE };
+const CPU: Precision =
+    Precision { promise: Some(Promise { relative: 2e-6, gradient: 1e-6 }), ..precision::CPU };
+
+const NO_TRANSFORM: Transform = Transform { scale: 1.0, softcap: None, valid_vocab: None };
 
 #[test]
 fn golden() {
@@ -161,8 +174,9 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
 
     /// Bounds of the sequence log-probs, from the truth of their rows.
     fn uncertain(&self, precision: &Precision, truth: &Logps<f64>) -> Vec<Uncertain> {
-        let targets = self.targets();
-        let token = |row: usize| precision.token(self.vocab, truth.logsumexp[row], truth.token_logps[row]);
+        let (targets, weights) = (self.targets(), self.weights());
+        let bounds = precision.row(self.vocab, &NO_TRANSFORM);
+        let token = |row: usize| bounds.token(truth.logsumexp[row], truth.token_logps[row]) * weights[row];
         let sequence = |s: usize| {
             let rows = (s * self.len..(s + 1) * self.len).filter(|&row| targets[row] != IGNORE_INDEX as i32);
             precision.sequence(rows.map(token), truth.logps[s])
@@ -208,8 +222,9 @@ fn judge_logps<T: Element + Logit + Into<f64>>(
     judge: &mut Judge,
 ) {
     let name = rows.name;
-    let logsumexp = |row: usize| precision.logsumexp(rows.vocab, truth.logsumexp[row]);
-    let token = |row: usize| precision.token(rows.vocab, truth.logsumexp[row], truth.token_logps[row]).error;
+    let bounds = precision.row(rows.vocab, &NO_TRANSFORM);
+    let logsumexp = |row: usize| bounds.logsumexp(truth.logsumexp[row]);
+    let token = |row: usize| bounds.token(truth.logsumexp[row], truth.token_logps[row]).error;
     let label = |quantity: &str| format!("{}: {quantity}", precision.backend);
     judge.all_close(&label("logsumexp"), name, &found.logsumexp, &truth.logsumexp, logsumexp);
     judge.all_close(&label("token logps"), name, &found.token_logps, &truth.token_logps, token);
@@ -374,40 +389,25 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
 
     let recorded = Recorded::of(rows, loss);
     let true_coef = recorded.coef.clone().unwrap_or_else(|| found_f64.coef.clone());
-    let pairs: Vec<(usize, usize)> = (0..case.pairs).map(|i| (i, case.pairs + i)).collect();
-    let truth_evaluated = |logps: &[f64]| {
-        let inputs = PairInputs { ref_logps: Some(&true_ref), ..inputs_f64 };
-        reference::pair_loss(&batch, logps, Some(scored), &inputs, loss).unwrap()
+    let arguments = PairArguments {
+        batch: &batch,
+        loss,
+        inputs: PairInputs { ref_logps: Some(&true_ref), ..inputs_f64 },
+        logps: &truth.logps,
+        scored,
     };
     let bounds =
         [(&REFERENCE, &found_f64, &ref_uncertain[0]), (&CPU, &widen_pairs(&found_f32), &ref_uncertain[1])]
             .map(|(precision, found, ref_uncertain)| {
-                let uncertain = rows.uncertain(precision, truth);
-                let side = |s: usize| {
-                    // Given reference log-probs have no error, but a size that may cancel.
-                    let given = Uncertain { error: 0.0, scale: true_ref[s].abs() };
-                    let of_ref = ref_uncertain.as_ref().map_or(given, |uncertain| uncertain[s]);
-                    Side {
-                        scale: if loss.length_normalized() { case.beta / length(s) } else { case.beta },
-                        logp: truth.logps[s],
-                        ref_logp: true_ref[s],
-                        uncertain: Uncertain {
-                            error: uncertain[s].error + of_ref.error,
-                            scale: uncertain[s].scale + of_ref.scale,
-                        },
-                    }
-                };
-                let sides: Vec<Side> = (0..rows.sequences).map(side).collect();
-                let mut bounds = PairBounds::new(precision, &sides, &pairs, &truth_evaluated);
-                for (i, &(w, l)) in pairs.iter().enumerate() {
-                    // The weight is exp of a sum of rounded numbers, in which their errors are relative ones.
-                    let weight = log_weights.as_ref().map_or(0.0, |log| log[w].abs() + log[l].abs());
-                    let relative = precision.unit * (weight + f64::from(u8::from(case.use_weighting)));
-                    bounds.losses[i] += relative * found.pair_losses[i].abs();
-                    for s in [w, l] {
-                        bounds.coef[s] +=
-                            relative * found.coef[s].abs() + oracle_error(loss) / case.pairs as f64;
-                    }
+                // Given reference log-probs have no error, but a size that may cancel.
+                let given = |s: usize| Uncertain { error: 0.0, scale: true_ref[s].abs() };
+                let of_ref = |s: usize| ref_uncertain.as_ref().map_or(given(s), |uncertain| uncertain[s]);
+                let logps = rows.uncertain(precision, truth);
+                let log_ratios: Vec<Uncertain> =
+                    logps.iter().enumerate().map(|(s, &logp)| logp + of_ref(s)).collect();
+                let mut bounds = precision.pair_loss(&arguments, &log_ratios, precision.unit);
+                for bound in &mut bounds.coef {
+                    *bound += oracle_error(loss) / case.pairs as f64;
                 }
                 judge_pairs(precision, rows, &length, loss, found, &recorded, &bounds, judge);
                 bounds.coef
@@ -455,7 +455,7 @@ fn judge_pairs<T: Element + Logit + Into<f64>>(
     loss: &PairLoss,
     found: &PairOutputs<f64>,
     recorded: &Recorded,
-    bounds: &PairBounds,
+    bounds: &PairOutputs<f64>,
     judge: &mut Judge,
 ) {
     let Rows { case, tensors, name, .. } = rows;
@@ -477,13 +477,12 @@ fn judge_pairs<T: Element + Logit + Into<f64>>(
     if let Some(pair_losses) = &recorded.pair_losses {
         // TRL gives the losses of the sorting ones by rank.
         let order = rows.order_of(loss);
-        let [found, bounds] = [&found.pair_losses, &bounds.losses]
+        let [found, bounds] = [&found.pair_losses, &bounds.pair_losses]
             .map(|values| order.iter().map(|&i| values[i]).collect::<Vec<f64>>());
         judge.all_close(&label("pair losses"), name, &found, pair_losses, |i| bounds[i]);
     }
-    let loss_bound =
-        bounds.losses.iter().sum::<f64>() / case.pairs as f64 + precision.rounding(recorded.loss);
-    judge.close(&label("loss"), || name.to_string(), found.metrics.loss, recorded.loss, loss_bound);
+    let loss = (found.metrics.loss, recorded.loss);
+    judge.close(&label("loss"), || name.to_string(), loss.0, loss.1, bounds.metrics.loss);
     if let Some(dlogps) = &recorded.coef {
         judge.all_close(&label("coef"), name, &found.coef, dlogps, |s| bounds.coef[s]);
     }
@@ -529,40 +528,44 @@ fn gradients<T: Element + Logit + Into<f64>>(
 
     // c_s by row, with its bounds.
     let rows_per_coef = rows.labels.len() / coef.truth.len();
-    let true_coef = |row: usize| coef.truth[row / rows_per_coef];
-    let coef_bound = |backend: usize, row: usize| coef.bounds[backend][row / rows_per_coef];
-
-    // The gradient is c_s·(1[v = y] − p), so that an error of c_s shows in proportion.
-    let from_coef = |backend: usize, row: usize, expected: f64| {
-        let (c, error) = (true_coef(row), coef_bound(backend, row));
-        if c == 0.0 { error } else { error * (expected / c).abs() }
+    let coef_of = |backend: usize, row: usize| Coefficient {
+        value: coef.truth[row / rows_per_coef],
+        error: coef.bounds[backend][row / rows_per_coef],
+    };
+    let targets = rows.targets();
+    // The error of an element before its last rounding; of what is promised, `at_most`.
+    let error = |backend: usize, i: usize, at_most: f64| {
+        let (row, column) = (i / rows.vocab, i % rows.vocab);
+        if targets[row] == IGNORE_INDEX as i32 {
+            return 0.0;
+        }
+        let bounds = [&REFERENCE, &CPU][backend].row(rows.vocab, &NO_TRANSFORM);
+        let mut gradient = bounds.gradient(T::DTYPE, truth.logsumexp[row], coef_of(backend, row));
+        gradient.at_most = at_most;
+        gradient.element(rows.logits[i].into(), targets[row] == column as i32)
     };
 
     let expected = match &recorded.dlogits {
         Some(dlogits) => {
-            let scale = largest(dlogits);
-            let bound = |i: usize| {
-                let lse = truth.logsumexp[i / rows.vocab];
-                REFERENCE.gradient * scale * lse.abs().max(1.0) + from_coef(0, i / rows.vocab, dlogits[i])
-            };
+            let at_most = REFERENCE.gradient_promised(T::DTYPE, largest(dlogits));
+            let bound = |i: usize| error(0, i, at_most * truth.logsumexp[i / rows.vocab].abs().max(1.0));
             judge.all_close("reference: dlogits", name, &found_f64, dlogits, bound);
             dlogits.clone()
         }
         // Too large to be stored. Once the reference agrees with the vectors' sums and samples, it stands for them.
         None => {
             let error = |row: usize| {
-                let relative = REFERENCE.gradient * truth.logsumexp[row].abs().max(1.0);
-                relative * true_coef(row).abs() + coef_bound(0, row)
+                let softmax =
+                    REFERENCE.row(rows.vocab, &NO_TRANSFORM).softmax(T::DTYPE, truth.logsumexp[row]);
+                let Coefficient { value, error } = coef_of(0, row);
+                softmax * value.abs() + error
             };
             judge_sums(rows.case, rows.tensors, &found_f64, error, judge);
             found_f64
         }
     };
-    let scale = largest(&expected);
-    let relative = CPU.gradient + short_exp(T::DTYPE);
-    let bound = |i: usize| {
-        rounding(T::DTYPE, expected[i]) + relative * scale + from_coef(1, i / rows.vocab, expected[i])
-    };
+    let at_most = CPU.gradient_promised(T::DTYPE, largest(&expected));
+    let bound = |i: usize| stored(T::DTYPE, expected[i], error(1, i, at_most));
     let quantity = format!("cpu: dlogits {}", T::DTYPE.name());
     judge.all_close(&quantity, name, &found_f32, &expected, bound);
 

@@ -8,6 +8,13 @@
 //! Held against finite differences in f64 of the whole chain from X and W to the loss; and the CPU backend, from logits
 //! in its own types, against the same products of the reference's gradient.
 
+mod common;
+
+use common::tolerance::gradient::{Coefficient, stored};
+use common::tolerance::pair_arguments::PairArguments;
+use common::tolerance::precision::CPU;
+use common::tolerance::sequence::Uncertain;
+use common::widen;
 use dpo_kernels::IGNORE_INDEX;
 use dpo_kernels::PairInputs;
 use dpo_kernels::{Forward, HostBatch, Logit, PairLoss, cpu, reference};
@@ -60,6 +67,11 @@ impl Matrix {
         };
         let values = (0..self.rows()).flat_map(|r| (0..other.columns).map(move |c| product(r, c))).collect();
         Matrix { values, columns: other.columns }
+    }
+
+    /// The absolute values.
+    fn sizes(&self) -> Self {
+        Matrix { values: self.values.iter().map(|value| value.abs()).collect(), columns: self.columns }
     }
 
     /// diag(c) times this.
@@ -119,6 +131,47 @@ impl Head {
             gradient.transposed().times(&self.hidden.scaled_rows(c)),
         ]
     }
+
+    /// How far diag(c) G of the CPU backend may be from the exact one: |c| times the error of G, and the error of c times
+    /// the G that was found.
+    fn error_of_scaled_gradient<T: Logit + Into<f64>>(
+        &self,
+        logits: &[T],
+        gradient: &Matrix,
+        exact_gradient: &Matrix,
+        exact_c: &[f64],
+    ) -> Matrix {
+        let logps = reference::logps(&self.batch, logits, LABELS[..].into()).unwrap();
+        let bounds = CPU.row(VOCAB, &self.batch.transform);
+        let token = |row: usize| match LABELS[row] {
+            IGNORE_INDEX => Uncertain::default(),
+            _ => bounds.token(logps.logsumexp[row], logps.token_logps[row]),
+        };
+        let rows = |s: usize| s * SEQUENCE_LEN..(s + 1) * SEQUENCE_LEN;
+        let sequence = |s: usize| CPU.sequence(rows(s).map(token), logps.logps[s]);
+        let log_ratios: Vec<Uncertain> = (0..SEQUENCES).map(sequence).collect();
+        let ref_logps = REF_LOGPS.map(f64::from);
+        let arguments = PairArguments {
+            batch: &self.batch,
+            loss: &self.loss,
+            inputs: PairInputs::reference(&ref_logps),
+            logps: &logps.logps,
+            scored: &logps.scored,
+        };
+        let c_errors = of_rows(&CPU.pair_loss(&arguments, &log_ratios, 0.0).coef);
+        let error = |i: usize| {
+            let (row, column) = (i / VOCAB, i % VOCAB);
+            if LABELS[row] == IGNORE_INDEX {
+                return 0.0;
+            }
+            let one = Coefficient { value: 1.0, error: 0.0 };
+            let of_row = bounds.gradient(T::DTYPE, logps.logsumexp[row], one);
+            let error = of_row.element(logits[i].into(), LABELS[row] == column as i64);
+            let error = stored(T::DTYPE, exact_gradient.values[i], error);
+            exact_c[row].abs() * error + c_errors[row] * gradient.values[i].abs()
+        };
+        Matrix { values: (0..logits.len()).map(error).collect(), columns: VOCAB }
+    }
 }
 
 /// Each row's coefficient, from those of the sequences.
@@ -161,7 +214,7 @@ fn check_against_differences(
 
 /// Logits of a type, the factored forward in and out of place: log-probs, losses and coefficients to the bit those of the
 /// forward, and the products of its gradient those of the reference's, from the same logits.
-fn cpu_agrees<T: Logit + Into<f64> + PartialEq>(unit: f64) {
+fn cpu_agrees<T: Logit + Into<f64> + PartialEq>() {
     let head = Head::new();
     let logits: Vec<T> = head.logits().iter().map(|&z| T::from_f32(z as f32)).collect();
     let labels = || LABELS[..].into();
@@ -180,21 +233,15 @@ fn cpu_agrees<T: Logit + Into<f64> + PartialEq>(unit: f64) {
     let wide: Vec<f64> = logits.iter().map(|&z| z.into()).collect();
     let (_, exact_gradient, exact_c) = head.factored(&wide);
     let gradient = Matrix { values: gradient.iter().map(|&g| g.into()).collect(), columns: VOCAB };
-    let c = of_rows(&plain.pairs.coef.iter().map(|&coef| f64::from(coef)).collect::<Vec<_>>());
-    // An element of G is rounded once, by `unit` of its size at most (f16 below 2⁻¹⁴ by less than 2⁻²⁵), after an f32
-    // computation of 2⁻¹⁷ at most; c is f32 from log-probs whose error is 64·2⁻²⁴ and which a β below 1 scales.
-    let (element, coef) = (unit + 2f64.powi(-17), 2f64.powi(-17));
-    let largest_c = exact_c.iter().fold(0.0f64, |largest, c| largest.max(c.abs()));
-    // Elements of G, X and W are 1 at most in size; those of a row of G add up to 2 at most.
-    let bound = |weight: f64, terms: usize| {
-        weight * (largest_c * element + coef) + terms as f64 * largest_c * 2f64.powi(-25)
-    };
+    let c = of_rows(&widen(&plain.pairs.coef));
     let [dx, dw] = head.gradients(&gradient, &c);
     let [exact_dx, exact_dw] = head.gradients(&exact_gradient, &exact_c);
-    for (name, found, exact, bound) in
-        [("dX", dx, exact_dx, bound(2.0, VOCAB)), ("dW", dw, exact_dw, bound(ROWS as f64, ROWS))]
+    let error = head.error_of_scaled_gradient(&logits, &gradient, &exact_gradient, &exact_c);
+    let bounds = [error.times(&head.weights.sizes()), error.transposed().times(&head.hidden.sizes())];
+    for ((name, found, exact), bound) in [("dX", dx, exact_dx), ("dW", dw, exact_dw)].into_iter().zip(bounds)
     {
         for (i, (found, exact)) in found.values.iter().zip(&exact.values).enumerate() {
+            let bound = bound.values[i];
             assert!((found - exact).abs() <= bound, "{:?} {name}[{i}]: {found:e}, {exact:e}", T::DTYPE);
         }
     }
@@ -202,7 +249,7 @@ fn cpu_agrees<T: Logit + Into<f64> + PartialEq>(unit: f64) {
 
 #[test]
 fn the_cpu_backend_gives_the_same_products() {
-    cpu_agrees::<f32>(2f64.powi(-24));
-    cpu_agrees::<f16>(2f64.powi(-11));
-    cpu_agrees::<bf16>(2f64.powi(-9));
+    cpu_agrees::<f32>();
+    cpu_agrees::<f16>();
+    cpu_agrees::<bf16>();
 }

@@ -3,17 +3,19 @@
 mod common;
 
 use common::golden::{Element, splitmix};
-use common::tolerance::{CPU, Judge, PairBounds, Precision, Side, UNIT_F32, Uncertain, rounding, short_exp};
+use common::judge::Judge;
+use common::tolerance::gradient::{Coefficient, stored};
+use common::tolerance::pair_arguments::PairArguments;
+use common::tolerance::precision::{CPU, UNIT_F32};
+use common::tolerance::sequence::Uncertain;
 use common::{bits, widen};
 use dpo_kernels::{
-    Forward, HostBatch, LabelAlignment, Labels, Logit, PairInputs, PairLoss, Pairs, Sequences, cpu, reference,
+    DType, Forward, HostBatch, LabelAlignment, Labels, Logit, PairInputs, PairLoss, Pairs, Sequences,
+    Transform, cpu, reference,
 };
 use dpo_kernels::{Logps, PairOutputs};
 use half::{bf16, f16};
 use proptest::prelude::*;
-
-/// The CPU backend's bounds alone: random batches reach their worst cases, well-conditioned or not.
-const DERIVED: Precision = Precision { growth: 0.0, ..CPU };
 
 /// A batch and all that the three stages need, owned.
 #[derive(Debug, Clone)]
@@ -193,6 +195,12 @@ impl Problem {
         }
     }
 
+    /// The label that a row predicts, if it is scored; its sequence ends at `end`.
+    fn target(&self, row: usize, end: usize) -> Option<i64> {
+        let at = row + usize::from(self.label_alignment == LabelAlignment::NextToken);
+        (at < end).then(|| self.labels[at]).filter(|&label| label != self.ignore_index)
+    }
+
     fn loss(&self) -> PairLoss {
         let loss = PairLoss::sigmoid(self.beta).unwrap().with_label_smoothing(self.label_smoothing).unwrap();
         let loss = if self.length_normalized { loss.with_length_normalization() } else { loss };
@@ -268,102 +276,72 @@ fn agrees_with_the_reference<T: Logit + Element + Into<f64>>(problem: &Problem) 
     let mut judge = Judge::default();
     judge.check(logps.status == truth.status, || format!("status {:?} {:?}", logps.status, truth.status));
     judge.check(logps.scored == truth.scored, || "scored".to_string());
-    let token = |row: usize| DERIVED.token(problem.vocab, truth.logsumexp[row], truth.token_logps[row]);
+    let bounds = CPU.row(problem.vocab, &batch.transform);
+    let sequence_of = |row: usize| starts.partition_point(|&start| start as usize <= row) - 1;
+    let target = |row: usize| problem.target(row, starts[sequence_of(row) + 1] as usize);
+    // Rows that are not scored are exactly 0.
+    let of_scored = |row: usize, bound: f64| if target(row).is_some() { bound } else { 0.0 };
+    let token = |row: usize| match target(row) {
+        Some(_) => bounds.token(truth.logsumexp[row], truth.token_logps[row]),
+        None => Uncertain::default(),
+    };
     let logsumexp: Vec<f64> = widen(&logps.logsumexp)
         .into_iter()
         .zip(widen(&logps.logsumexp_residual))
         .map(|(value, residual)| value + residual)
         .collect();
     judge.all_close("logsumexp", "row", &logsumexp, &truth.logsumexp, |row| {
-        DERIVED.logsumexp(problem.vocab, truth.logsumexp[row])
+        of_scored(row, bounds.logsumexp(truth.logsumexp[row]))
     });
     judge.all_close("token logps", "row", &widen(&logps.token_logps), &truth.token_logps, |row| {
         token(row).error
     });
 
-    // Rows that are not scored have logsumexp and log-prob 0, which only widens the bound.
     let uncertain: Vec<Uncertain> = (0..problem.lens.len())
-        .map(|s| DERIVED.sequence((starts[s] as usize..starts[s + 1] as usize).map(token), truth.logps[s]))
+        .map(|s| CPU.sequence((starts[s] as usize..starts[s + 1] as usize).map(token), truth.logps[s]))
         .collect();
     judge.all_close("logps", "sequence", &widen(&logps.logps), &truth.logps, |s| {
-        DERIVED.logp(truth.logps[s], uncertain[s])
+        CPU.logp(truth.logps[s], uncertain[s])
     });
 
-    let of_pairs = problem.pairs();
-    let normalizer = problem.normalizer.map_or(of_pairs.len() as f64, f64::from);
-    let side = |s: usize| Side {
-        scale: if problem.length_normalized {
-            problem.beta / f64::from(truth.scored[s].max(1))
-        } else {
-            problem.beta
-        },
-        logp: truth.logps[s],
-        ref_logp: ref_logps.as_ref().map_or(0.0, |ref_logps| ref_logps[s]),
-        uncertain: uncertain[s],
-    };
-    let sides: Vec<Side> = (0..problem.lens.len()).map(side).collect();
-    let evaluate = |logps: &[f64]| {
-        reference::pair_loss(
-            &batch,
-            logps,
-            Some(&truth.scored),
-            &PairInputs { ref_logps: ref_logps.as_deref(), ..PairInputs::NONE },
-            &loss,
-        )
-        .unwrap()
-    };
-    let bounds = PairBounds::new(&DERIVED, &sides, &of_pairs, &evaluate);
-    let mut coef_bounds = bounds.coef.clone();
-    let mut magnitudes = vec![0.0; problem.lens.len()];
-    for &(w, l) in &of_pairs {
-        for s in [w, l] {
-            // Every addition to a coefficient rounds what there is of it, at most |slope|·β/n per pair so far.
-            magnitudes[s] += sides[s].scale / normalizer;
-            coef_bounds[s] += DERIVED.rounding(magnitudes[s]);
-        }
-    }
+    let inputs = PairInputs { ref_logps: ref_logps.as_deref(), ..PairInputs::NONE };
+    let (loss, scored) = (&loss, &truth.scored[..]);
+    let arguments = PairArguments { batch: &batch, loss, inputs, logps: &truth.logps, scored };
+    let of_pairs = CPU.pair_loss(&arguments, &uncertain, 0.0);
     for (quantity, found, expected, bounds) in [
-        ("chosen", &pairs.chosen_rewards, &true_pairs.chosen_rewards, &bounds.chosen_rewards),
-        ("rejected", &pairs.rejected_rewards, &true_pairs.rejected_rewards, &bounds.rejected_rewards),
-        ("margins", &pairs.margins, &true_pairs.margins, &bounds.margins),
-        ("pair losses", &pairs.pair_losses, &true_pairs.pair_losses, &bounds.losses),
-        ("coef", &pairs.coef, &true_pairs.coef, &coef_bounds),
+        ("chosen", &pairs.chosen_rewards, &true_pairs.chosen_rewards, &of_pairs.chosen_rewards),
+        ("rejected", &pairs.rejected_rewards, &true_pairs.rejected_rewards, &of_pairs.rejected_rewards),
+        ("margins", &pairs.margins, &true_pairs.margins, &of_pairs.margins),
+        ("pair losses", &pairs.pair_losses, &true_pairs.pair_losses, &of_pairs.pair_losses),
+        ("coef", &pairs.coef, &true_pairs.coef, &of_pairs.coef),
     ] {
         judge.all_close(quantity, quantity, &widen(found), expected, |i| bounds[i]);
     }
     let (metrics, true_metrics) = (&pairs.metrics, &true_pairs.metrics);
-    let mean = |bounds: &[f64]| bounds.iter().sum::<f64>() / of_pairs.len() as f64;
-    let loss_bound = bounds.losses.iter().sum::<f64>() / normalizer;
     for (quantity, found, expected, bound) in [
-        ("loss", metrics.loss, true_metrics.loss, loss_bound),
-        ("mean chosen", metrics.chosen_reward, true_metrics.chosen_reward, mean(&bounds.chosen_rewards)),
+        ("loss", metrics.loss, true_metrics.loss, of_pairs.metrics.loss),
+        ("mean chosen", metrics.chosen_reward, true_metrics.chosen_reward, of_pairs.metrics.chosen_reward),
         (
             "mean rejected",
             metrics.rejected_reward,
             true_metrics.rejected_reward,
-            mean(&bounds.rejected_rewards),
+            of_pairs.metrics.rejected_reward,
         ),
-        ("mean margin", metrics.margin, true_metrics.margin, mean(&bounds.margins)),
+        ("mean margin", metrics.margin, true_metrics.margin, of_pairs.metrics.margin),
     ] {
-        let bound = bound + DERIVED.rounding(expected);
         judge.close(quantity, || "metrics".to_string(), f64::from(found), expected, bound);
     }
 
-    // The softmax p = exp((z − hi) − residual) has the row's error, the exponential's 2⁻²², that of z − hi (weighted
-    // with p: at most 1/e of a rounding), and c·p and c − c·p are rounded: at most 8 roundings of c in all.
-    let sequence_of = |row: usize| starts.partition_point(|&start| start as usize <= row) - 1;
     for row in 0..problem.labels.len() {
-        let s = sequence_of(row);
-        let c = true_pairs.coef[s] * upstream;
-        let softmax =
-            DERIVED.logsumexp(problem.vocab, truth.logsumexp[row]) + 8.0 * UNIT_F32 + short_exp(T::DTYPE);
-        // coef · upstream is rounded once, and 1[v = y] − p is at most 1.
-        let error = c.abs() * (softmax + UNIT_F32) + coef_bounds[s] * upstream.abs() * 1.01;
+        let (s, target) = (sequence_of(row), target(row));
+        let coef =
+            Coefficient { value: true_pairs.coef[s] * upstream, error: of_pairs.coef[s] * upstream.abs() };
+        let gradient = bounds.gradient(T::DTYPE, truth.logsumexp[row], coef);
         for v in 0..problem.vocab {
             let i = row * problem.row_stride + v;
             let (found, expected): (f64, f64) = (found.dlogits[i].into(), dlogits[i]);
-            let bound =
-                error + rounding(T::DTYPE, expected.abs() + error) + rounding(dpo_kernels::DType::F32, 0.0);
+            let error = target.map_or(0.0, |y| gradient.element(logits[i].into(), y == v as i64));
+            let bound = stored(T::DTYPE, expected, error);
             judge.close("dlogits", || format!("row {row}, column {v}"), found, expected, bound);
         }
     }
@@ -524,7 +502,7 @@ proptest! {
             let sum: f64 = dlogits.iter().map(|&g| f64::from(g)).sum();
             let size: f64 = dlogits.iter().map(|&g| f64::from(g).abs()).sum();
             let largest = outputs.forward.pairs.coef.iter().fold(0.0f32, |a, c| c.abs().max(a)) * problem.upstream.abs();
-            let softmax = DERIVED.logsumexp(problem.vocab, 0.0) + 8.0 * UNIT_F32;
+            let softmax = CPU.row(problem.vocab, &Transform::default()).softmax(DType::F32, 0.0);
             let underflow = problem.vocab as f64 * f64::from(f32::from_bits(1));
             let bound = f64::from(largest) * softmax + UNIT_F32 * size + underflow;
             prop_assert!(sum.abs() <= bound, "row {row}: {sum:e}, allowed {bound:e}");

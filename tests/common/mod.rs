@@ -2,7 +2,7 @@
 #![allow(dead_code)] // every test uses its own part
 
 pub mod golden;
-pub mod moves;
+pub mod judge;
 pub mod tolerance;
 
 /// The bits of floats, for comparisons in which NaN equals NaN and −0 differs from 0.

@@ -1,11 +1,11 @@
 //! One case of the differential suite: a batch with everything that a pass reads, as plain data.
 
+use dpo_kernels::IGNORE_INDEX;
 use dpo_kernels::loss::{Kind, PairInputs, PairTensors};
 use dpo_kernels::{
     Batch, HostBatch, LabelAlignment, LabelType, Labels, Logit, MetricsLevel, PairLoss, Pairs, Sequences,
-    Transform, reference,
+    Transform,
 };
-use dpo_kernels::{IGNORE_INDEX, PairOutputs};
 
 /// splitmix64: enough randomness for test data, the same on every machine.
 #[derive(Clone)]
@@ -294,32 +294,10 @@ impl<T: Logit> Case<T> {
         }
     }
 
-    /// Chosen and rejected sequence of each pair.
-    pub fn pairs(&self) -> Vec<(Option<usize>, Option<usize>)> {
-        let n = self.spec.sequences / 2;
-        let index = |indices: &[i32], i: usize| Some(indices[i] as usize);
-        match self.spec.pairs {
-            PairKind::Concatenated => (0..n).map(|i| (Some(i), Some(n + i))).collect(),
-            PairKind::Interleaved => (0..n).map(|i| (Some(2 * i), Some(2 * i + 1))).collect(),
-            PairKind::Indexed => (0..n).map(|i| (index(&self.chosen, i), index(&self.rejected, i))).collect(),
-            PairKind::Unpaired => (0..self.spec.sequences)
-                .map(|s| if self.desirable[s] != 0 { (Some(s), None) } else { (None, Some(s)) })
-                .collect(),
-        }
-    }
-
     /// What `pair_loss` is given.
     pub fn inputs(&self) -> PairInputs<'_, f32> {
         let tensors = self.tensors.as_ref().map(Vec::as_slice, Vec::as_slice, |&number| number);
         PairInputs { ref_logps: self.ref_logps.as_deref(), ..tensors }
-    }
-
-    /// `pair_loss` of the reference, as a function of the log-probs.
-    pub fn reference_pairs(&self, logps: &[f64], scored: &[u32]) -> PairOutputs<f64> {
-        let widen = |values: &[f32]| values.iter().map(|&value| value.into()).collect();
-        let wide: PairTensors<Vec<f64>, _, _> = self.inputs().map(widen, |lengths| lengths, f64::from);
-        let inputs = wide.as_ref().map(Vec::as_slice, |&lengths| lengths, |&number| number);
-        reference::pair_loss(&self.batch(), logps, Some(scored), &inputs, &self.spec.loss).unwrap()
     }
 
     pub fn labels(&self) -> Labels<'_> {

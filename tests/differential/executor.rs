@@ -6,6 +6,7 @@ use dpo_kernels::{
 };
 
 use crate::case::Case;
+use crate::tolerance::precision::{CPU, Precision};
 
 /// Everything that the three stages give.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Outcome<T> {
     pub gradient: GradientStatus,
     /// The gradient was rounded before its coefficients came to it, too.
     pub factored: bool,
+    /// Of the backend.
+    pub precision: &'static Precision,
 }
 
 /// Something that runs forward and backward passes.
@@ -106,7 +109,7 @@ impl Executor for Cpu {
             let logits = &case.logits;
             cpu::backward(&batch, logits, labels, (&logps).into(), coef, upstream, &mut dlogits).unwrap()
         };
-        Outcome { logps, pairs, dlogits, gradient, factored: false }
+        Outcome { logps, pairs, dlogits, gradient, factored: false, precision: &CPU }
     }
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
@@ -122,7 +125,14 @@ impl Executor for Cpu {
             buffer
         };
         let Forward { logps, pairs } = forward;
-        Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
+        Outcome {
+            logps,
+            pairs,
+            dlogits,
+            gradient: GradientStatus::default(),
+            factored: true,
+            precision: &CPU,
+        }
     }
 }
 
@@ -151,6 +161,7 @@ mod kernels {
 
     use super::*;
     use crate::case::OwnedLabels;
+    use crate::tolerance::precision::KERNELS;
 
     /// Memory and launches: a GPU, or something that stands in for one.
     pub trait Device {
@@ -286,7 +297,7 @@ mod kernels {
             let dlogits = self.fetch(on.gradient, case.logits.len());
             let gradient = self.gradient_status(&gradient);
             self.0.clear();
-            Outcome { logps, pairs, dlogits, gradient, factored: false }
+            Outcome { logps, pairs, dlogits, gradient, factored: false, precision: &KERNELS }
         }
 
         fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
@@ -299,7 +310,14 @@ mod kernels {
             let (logps, pairs) = self.results(case, &on);
             let dlogits = self.fetch(*gradient, case.logits.len());
             self.0.clear();
-            Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
+            Outcome {
+                logps,
+                pairs,
+                dlogits,
+                gradient: GradientStatus::default(),
+                factored: true,
+                precision: &KERNELS,
+            }
         }
     }
 

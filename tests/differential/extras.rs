@@ -2,9 +2,9 @@
 
 use dpo_kernels::{LabelAlignment, Logit, MetricsLevel, PairLoss, Transform};
 
-use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Executor, Outcome};
+use crate::expected::Expected;
 
 /// Rows whose coefficient is 0, or no larger than the threshold, are zeros, whatever their logits hold; NaN is never
 /// skipped.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use dpo_kernels::{LabelAlignment, LabelType, Logit};
 
-use crate::bounds::Expected;
 use crate::case::{Case, Mask, OwnedLabels, Spec, Tensors};
 use crate::executor::Executor;
+use crate::expected::Expected;
 use crate::vectors::{self, Element, Golden};
 
 /// `DPO_VECTORS` says where the vectors are on a machine that has no checkout.

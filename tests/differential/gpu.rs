@@ -11,9 +11,9 @@ use dpo_kernels::{Error, Forward, Logit, MetricsLevel, PairLoss, cpu};
 use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
 
-use crate::bounds::Expected;
 use crate::case::{Case, OwnedLabels, Spec};
 use crate::executor::{Cuda, Executor, OnDevice};
+use crate::expected::Expected;
 use crate::interpreter::{Interpreter, samples};
 use crate::vectors::Element;
 

@@ -18,9 +18,9 @@ use dpo_kernels::{Batch, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
-use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::{Cpu, Device, Executor, Factored, OnDevice, Outcome, bytes_of, values_of};
+use crate::expected::Expected;
 use crate::{compile, devices, nvrtc};
 
 /// Parsed PTX, by unit.

@@ -4,9 +4,9 @@
 use dpo_kernels::loss::{ALL, Divergence};
 use dpo_kernels::{Logit, MetricsLevel, PairLoss};
 
-use crate::bounds::Expected;
 use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::Executor;
+use crate::expected::Expected;
 
 /// The table's losses, and what can be made of them.
 fn losses() -> Vec<PairLoss> {

@@ -1,8 +1,6 @@
 //! The differential suite, written once: every executor against the f64 reference, over every way a batch can be laid
 //! out. The CPU backend and the PTX interpreter always run; a GPU where there is one, and the suite says so where not.
 
-mod arithmetic;
-mod bounds;
 mod case;
 #[cfg(feature = "cuda")]
 #[path = "../../build/compile.rs"]
@@ -14,6 +12,7 @@ mod device_trouble;
 #[path = "../common/devices.rs"]
 mod devices;
 mod executor;
+mod expected;
 mod extras;
 mod golden;
 #[cfg(feature = "cuda")]
@@ -22,8 +21,6 @@ mod gpu;
 mod interpreter;
 mod invariance;
 mod losses;
-#[path = "../common/moves.rs"]
-mod moves;
 mod near_certain;
 #[cfg(feature = "cuda")]
 #[path = "../../build/nvrtc.rs"]
@@ -31,6 +28,9 @@ mod near_certain;
 mod nvrtc;
 #[cfg(feature = "cuda")]
 mod row_partition;
+#[path = "../common/tolerance/mod.rs"]
+#[allow(dead_code)] // tests/golden.rs and tests/properties.rs use the rest
+mod tolerance;
 mod trouble;
 #[path = "../common/golden.rs"]
 #[allow(dead_code)] // tests/golden.rs uses all of it
@@ -41,9 +41,9 @@ mod windows;
 use dpo_kernels::{LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Transform};
 use half::{bf16, f16};
 
-use bounds::Expected;
 use case::{Case, Mask, PairKind, Random, Spec};
 use executor::{Cpu, Executor, Factored};
+use expected::Expected;
 use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];

@@ -5,7 +5,7 @@ use dpo_kernels::{IGNORE_INDEX, Logit, Transform, reference};
 
 use crate::case::{Case, Spec};
 use crate::executor::{Executor, Factored};
-use crate::tolerance::{UNIT_F32, rounding};
+use crate::tolerance::precision::{UNIT_F32, rounding};
 
 /// Logits of the other tokens are at most this.
 const OTHERS: f32 = 2.0;
@@ -26,24 +26,16 @@ fn case<T: Logit>(vocab: usize, transform: Transform) -> Case<T> {
     case
 }
 
-/// The relative error of Σ_{v≠y} exp(z′_v − z′_y), and so of what is made of it. In the exponent, the differences from the
-/// reference and between the references are rounded twice each, as differences and as multiples of log₂ e; their sizes add
-/// up to no more than the distance of the label from the lowest other. What is left (additions in f32, some logarithms and
-/// exponentials) is worth 24 roundings.
-fn relative_error(above: f64) -> f64 {
-    (2.0 * (above + 2.0 * f64::from(OTHERS)) + 24.0) * UNIT_F32
-}
-
 fn check<T: Logit + Into<f64>>(executor: &mut impl Executor, case: &Case<T>) {
     let (batch, labels) = (case.batch(), case.labels());
     let exact = reference::logps(&batch, &case.logits, labels).unwrap();
     let ones = vec![1.0; case.rows()];
     let gradient = reference::backward(&batch, &case.logits, labels, &exact.logsumexp, &ones, 1.0).unwrap();
     let outcome = executor.run(case);
+    let row_of_case = outcome.precision.row(batch.columns(), &batch.transform);
     let who = format!("{}, {}, {} tokens", executor.name(), T::DTYPE.name(), case.spec.vocab);
     for (row, target) in case.targets().into_iter().enumerate() {
         let at = row * case.spec.row_stride + target.expect("all rows are scored");
-        let relative = relative_error(f64::from(ABOVE[row]));
         let near = |what: &str, found: f64, exact: f64, bound: f64| {
             let error = (found - exact).abs();
             assert!(
@@ -51,19 +43,18 @@ fn check<T: Logit + Into<f64>>(executor: &mut impl Executor, case: &Case<T>) {
                 "{who}: {what} of row {row} is {found:e} for {exact:e}, not within {bound:e}"
             );
         };
-        let logp = exact.token_logps[row];
-        assert!(logp < 0.0);
-        near("the log-prob", outcome.logps.token_logps[row].into(), logp, relative * -logp + 1e-45);
-        // A scaled logit is rounded where logsumexp is made of it. Its residual tells of the rounding, in 24 more bits.
+        let (logp, rest) = (exact.token_logps[row], gradient[at]);
+        assert!(logp < 0.0 && rest > 0.0);
+        let bound = row_of_case.token(exact.logsumexp[row], logp).error;
+        assert!(bound < 1e-4 * -logp + 1e-44, "{who}: {bound:e} is no relative error of {logp:e}");
+        near("the log-prob", outcome.logps.token_logps[row].into(), logp, bound);
+        // Of logsumexp, the residual and what is left of the logit are rounded, and the former is multiplied twice more. A
+        // scaled logit is itself rounded in logsumexp, so that the residual is as large as that and rounded as such.
         let scaled = case.spec.transform.scale != 1.0;
         let kept = if scaled { 4.0 * f64::from(ABOVE[row]) * UNIT_F32 * UNIT_F32 } else { 0.0 };
-        let rest = gradient[at];
-        near(
-            "the gradient at the label",
-            outcome.dlogits[at].into(),
-            rest,
-            relative * rest + kept + rounding(T::DTYPE, rest),
-        );
+        let of_gradient = (outcome.precision.coef + 4.0) * UNIT_F32;
+        let error = rest * (row_of_case.others(-logp.exp_m1()) + of_gradient) + kept;
+        near("the gradient at the label", outcome.dlogits[at].into(), rest, error + rounding(T::DTYPE, rest));
     }
     assert!(outcome.logps.status.is_clean());
 }

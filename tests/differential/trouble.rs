@@ -2,9 +2,9 @@
 
 use dpo_kernels::{DType, Logit};
 
-use crate::bounds::Expected;
 use crate::case::{Case, Spec};
 use crate::executor::Executor;
+use crate::expected::Expected;
 
 /// A label out of range makes its own pair NaN, is named in the status, and leaves the other pairs as they were.
 pub fn bad_labels<T: Logit + Into<f64>>(executor: &mut impl Executor) {

@@ -14,8 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::CString;
 use std::fs;
-use std::path::Path;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use compile::{Source, Target};
 use table::{MUTANTS, Mutant};
@@ -41,8 +44,6 @@ fn main() -> ExitCode {
 fn run() -> Result<usize, String> {
     let search = nvrtc::search(|name| env::var_os(name), nvrtc::site_packages(env::var_os("VIRTUAL_ENV")));
     compile::load(search.found.as_ref().ok_or_else(|| search.to_string())?)?;
-    let scratch = Path::new("target/mutants");
-    fs::create_dir_all(scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
     let kernels = read("kernels")?;
 
     let only: Vec<String> = env::args().skip(1).collect();
@@ -62,24 +63,38 @@ fn run() -> Result<usize, String> {
     }
 
     let everything = kernels.keys().cloned().collect();
-    build_ptx(&kernels, &everything, scratch)?;
-    if let Some(complaint) = suite_complains(scratch)? {
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(mutated.len());
+    let folders: Vec<PathBuf> =
+        (0..workers).map(|i| Path::new("target/mutants").join(i.to_string())).collect();
+    for folder in &folders {
+        build_ptx(&kernels, &everything, folder)?;
+    }
+    if let Some(complaint) = suite_complains(&folders[0])? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
-    println!("{:>3}  {:<44} {:<14} killed by", "", "mutant", "file");
-    let mut alive = 0;
-    // The PTX in the folder is of another mutant where that changed it.
-    let mut changed = BTreeSet::new();
-    for (number, (mutant, kernels)) in mutated.iter().enumerate() {
-        changed.insert(mutant.file.to_string());
-        build_ptx(kernels, &changed, scratch).map_err(|error| format!("{}: {error}", mutant.what))?;
-        changed = BTreeSet::from([mutant.file.to_string()]);
-        let verdict = suite_complains(scratch)?.unwrap_or_else(|| {
-            alive += 1;
-            "SURVIVED".into()
-        });
-        println!("{:>3}  {:<44} {:<14} {verdict}", number + 1, mutant.what, mutant.file);
-    }
+    println!("{:<49} {:<14} killed by", "mutant", "file");
+    // A compilation and the checks that come first take one processor each, so there is a worker for every one.
+    let (next, alive) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = |folder: &Path| -> Result<(), String> {
+        // The PTX in the folder is of another mutant where that changed it.
+        let mut changed = BTreeSet::new();
+        while let Some((mutant, kernels)) = mutated.get(next.fetch_add(1, Ordering::Relaxed)) {
+            changed.insert(mutant.file.to_string());
+            build_ptx(kernels, &changed, folder).map_err(|error| format!("{}: {error}", mutant.what))?;
+            changed = BTreeSet::from([mutant.file.to_string()]);
+            let verdict = suite_complains(folder)?.unwrap_or_else(|| {
+                alive.fetch_add(1, Ordering::Relaxed);
+                "SURVIVED".into()
+            });
+            println!("{:<49} {:<14} {verdict}", mutant.what, mutant.file);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let working: Vec<_> = folders.iter().map(|folder| scope.spawn(|| work(folder))).collect();
+        working.into_iter().try_for_each(|worker| worker.join().expect("workers do not panic"))
+    })?;
+    let alive = alive.into_inner();
     println!("{} mutants, {} killed", mutated.len(), mutated.len() - alive);
     Ok(alive)
 }
@@ -123,7 +138,7 @@ fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Re
         let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80), true)?;
         fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let units = kernels.iter().filter(is_unit).filter(stale);
         let compiling: Vec<_> = units.map(|unit| scope.spawn(move || compile(unit))).collect();
         compiling.into_iter().try_for_each(|unit| unit.join().expect("compilers do not panic"))

@@ -1,16 +1,15 @@
-//! The sizes of the numbers that a loss adds up on a device, from which the roundings of its f32 arithmetic follow.
+//! The sizes of the numbers that a loss adds up in f32, from which the roundings of its arithmetic follow.
 //!
 //! A loss is a sum of few products of few numbers, each an elementary function that is off by at most 2 units in the
 //! last place: ROUNDINGS units of the largest number on the way, and more only where a number is a difference of
 //! larger ones, which is then the size.
 
-use dpo_kernels::loss::{Divergence, LossInfo, Normalizer, Sequence, Term};
-use dpo_kernels::{Logit, Logps};
+use dpo_kernels::loss::{Divergence, LossInfo, Sequence, Term};
 
-use crate::case::Case;
+use super::pair_arguments::{Members, PairArguments};
 
-/// Roundings on the longest way from the arguments to a result.
-pub const ROUNDINGS: f64 = 16.0;
+/// Roundings on the longest way from the arguments to a result, before it is stored.
+pub const ROUNDINGS: f64 = 15.0;
 
 /// Sizes of a loss and of its derivatives by the two log-probs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,71 +19,10 @@ pub struct Sizes {
     pub rejected: f64,
 }
 
-/// What `pair_loss` reads, in f64.
-pub struct Numbers<'a, T> {
-    pub case: &'a Case<T>,
-    pub logps: &'a Logps<f64>,
-}
-
-impl<T: Logit> Numbers<'_, T> {
-    fn length(&self, s: usize) -> f64 {
-        let lengths = self.case.tensors.lengths.as_ref().unwrap_or(&self.logps.scored);
-        f64::from(lengths[s].max(1))
-    }
-
-    fn beta(&self, pair: usize) -> f64 {
-        self.case.tensors.beta.as_ref().map_or(self.case.spec.loss.beta(), |beta| beta[pair].into())
-    }
-
-    pub fn scale(&self, pair: usize, s: usize, length_normalized: bool) -> f64 {
-        if length_normalized { self.beta(pair) / self.length(s) } else { self.beta(pair) }
-    }
-
-    /// The least that a log-ratio is multiplied by.
-    pub fn least_scale(&self) -> f64 {
-        let pairs = self.case.pairs();
-        let least_beta = (0..pairs.len()).map(|pair| self.beta(pair)).fold(f64::INFINITY, f64::min);
-        let longest = (0..self.case.spec.sequences).map(|s| self.length(s)).fold(1.0, f64::max);
-        least_beta / longest
-    }
-
-    fn ref_logp(&self, s: usize) -> f64 {
-        self.case.ref_logps.as_ref().map_or(0.0, |ref_logps| ref_logps[s].into())
-    }
-
-    pub fn log_ratio(&self, s: usize) -> f64 {
-        self.logps.logps[s] - self.ref_logp(s)
-    }
-
-    fn tokens(&self) -> (f64, f64) {
-        let scored = |s: Option<usize>| s.map_or(0.0, |s| f64::from(self.logps.scored[s]));
-        let sum = |tokens: (f64, f64), (w, l)| (tokens.0 + scored(w), tokens.1 + scored(l));
-        self.case.pairs().into_iter().fold((0.0, 0.0), sum)
-    }
-
-    pub fn normalizer(&self) -> f64 {
-        let tokens = self.tokens();
-        match (self.case.tensors.normalizer, self.case.spec.loss.normalizer()) {
-            (Some(number), _) => number.into(),
-            (None, Normalizer::Number(number)) => number,
-            (None, Normalizer::Pairs) => self.case.pairs().len() as f64,
-            (None, Normalizer::Tokens) => tokens.0 + tokens.1,
-        }
-    }
-
-    pub fn weight(&self, pair: usize, w: Option<usize>, l: Option<usize>) -> f64 {
-        let tensors = &self.case.tensors;
-        let log_weight = |s: Option<usize>| match (s, &tensors.sequence_log_weights) {
-            (Some(s), Some(log_weights)) => f64::from(log_weights[s]),
-            _ => 0.0,
-        };
-        let of_pair = tensors.weight.as_ref().map_or(1.0, |weight| f64::from(weight[pair]));
-        of_pair * (log_weight(w) + log_weight(l)).exp()
-    }
-
+impl PairArguments<'_> {
     /// |f′(x)| and its derivative; a difference has the size of what it is the difference of.
     fn score(&self, x: f64) -> (f64, f64) {
-        match self.case.spec.loss.divergence() {
+        match self.loss.divergence() {
             Divergence::ForwardKl => ((-x).exp() + 1.0, (-x).exp()),
             Divergence::JensenShannon => (x.abs() + 2.0, 1.0),
             Divergence::Alpha(alpha) if alpha != 1.0 => {
@@ -95,17 +33,27 @@ impl<T: Logit> Numbers<'_, T> {
         }
     }
 
-    /// Of one loss of the sum.
-    pub fn sizes(&self, term: &Term, pair: usize, w: Option<usize>, l: Option<usize>) -> Sizes {
+    /// Of all terms of the loss.
+    pub(super) fn sizes(&self, pair: usize, members: Members) -> Sizes {
+        self.loss.terms().iter().fold(Sizes::default(), |sum, term| {
+            let of_term = self.sizes_of(term, pair, members);
+            Sizes {
+                loss: sum.loss + term.weight * of_term.loss,
+                chosen: sum.chosen + term.weight * of_term.chosen,
+                rejected: sum.rejected + term.weight * of_term.rejected,
+            }
+        })
+    }
+
+    fn sizes_of(&self, term: &Term, pair: usize, (w, l): Members) -> Sizes {
         let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
         let scale = |s: Option<usize>| s.map_or(0.0, |s| self.scale(pair, s, term.length_normalized));
         let ratio = |s: Option<usize>| finite(s.map_or(0.0, |s| self.log_ratio(s)));
-        let logp = |s: Option<usize>| finite(s.map_or(0.0, |s| self.logps.logps[s].abs()));
+        let logp = |s: Option<usize>| finite(s.map_or(0.0, |s| self.logps[s].abs()));
         let ((scale_w, scale_l), (a, b)) = ((scale(w), scale(l)), (ratio(w), ratio(l)));
-        let (beta, tensors) = (self.beta(pair), &self.case.tensors);
-        let epsilon =
-            tensors.label_smoothing.as_ref().map_or(term.label_smoothing, |given| given[pair].into());
-        let gamma = tensors.gamma.as_ref().map_or(self.case.spec.loss.gamma(), |given| given[pair].into());
+        let (beta, inputs) = (self.beta(pair), &self.inputs);
+        let epsilon = inputs.label_smoothing.map_or(term.label_smoothing, |given| given[pair]);
+        let gamma = inputs.gamma.map_or(self.loss.gamma(), |given| given[pair]);
 
         // Of the margin: `loss` and `slope` by the size of z, the exponentials of f′ with the error of their arguments.
         let ((score_a, slope_a), (score_b, slope_b)) = (self.score(a), self.score(b));
@@ -144,24 +92,23 @@ impl<T: Logit> Numbers<'_, T> {
             }
             "kto" => {
                 let [desirable, undesirable] = term.parameters;
-                let mean = |values: &Option<Vec<f32>>| {
-                    values.as_ref().map_or(0.0, |v| v.iter().map(|x| x.abs()).fold(0.0, f32::max).into())
+                let mean = |values: Option<&[f64]>| {
+                    values.into_iter().flatten().fold(0.0, |a: f64, x| x.abs().max(a))
                 };
-                let baseline: f64 = self.case.spec.loss.baseline().unwrap_or(0.0)
-                    + mean(&tensors.kl_logps)
-                    + mean(&tensors.kl_ref_logps);
+                let baseline =
+                    self.loss.baseline().unwrap_or(0.0) + mean(inputs.kl_logps) + mean(inputs.kl_ref_logps);
                 let size = desirable.max(undesirable) * (rewards + 2.0 * beta * baseline);
                 of_rewards(size, size)
             }
             "aot" | "aot_unpaired" => {
                 // Beside this pair's stands any other's.
-                let largest = (0..self.case.spec.sequences)
-                    .map(|s| finite(self.logps.logps[s]).abs() + self.ref_logp(s).abs())
+                let largest = (0..self.logps.len())
+                    .map(|s| finite(self.logps[s]).abs() + self.ref_logp(s).abs())
                     .fold(0.0, f64::max);
                 of_rewards(4.0 * beta * largest + 1.0, 4.0 * beta * largest + 1.0)
             }
             "sft" => {
-                let tokens = tensors.chosen_tokens.map_or(self.tokens().0, f64::from);
+                let tokens = inputs.chosen_tokens.unwrap_or(self.tokens().0);
                 let slope = if w.is_some() { self.normalizer() / tokens } else { 0.0 };
                 Sizes { loss: slope * logp(w), chosen: slope, rejected: 0.0 }
             }

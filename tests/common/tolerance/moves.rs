@@ -2,6 +2,8 @@
 
 use dpo_kernels::PairOutputs;
 
+use super::pair_arguments::PairArguments;
+
 /// Largest changes of pair losses and coefficients.
 #[derive(Debug, Clone)]
 pub struct Moves {
@@ -10,19 +12,21 @@ pub struct Moves {
 }
 
 /// What moves together may move further than what moves alone: by the mixed second derivatives, which are as small as
-/// the moves, and where numbers are sorted by passing each other.
+/// the moves.
 const TOGETHER: f64 = 1.25;
 
 impl Moves {
-    /// When each of `logps` moves by as much as `by` says, up or down: the changes that each makes alone, added up.
-    pub fn of(logps: &[f64], by: &[f64], evaluate: &dyn Fn(&[f64]) -> PairOutputs<f64>) -> Moves {
-        let exact = evaluate(logps);
+    /// When each of the log-probs moves by as much as `by` says, up or down: the changes that each makes alone, added
+    /// up.
+    pub fn of(arguments: &PairArguments<'_>, by: &[f64]) -> Moves {
+        let logps = arguments.logps;
+        let exact = arguments.evaluate(logps);
         let mut moves = Moves { losses: vec![0.0; exact.pair_losses.len()], coef: vec![0.0; logps.len()] };
         for s in (0..logps.len()).filter(|&s| by[s] > 0.0) {
             let [up, down] = [by[s], -by[s]].map(|by| {
                 let mut moved = logps.to_vec();
                 moved[s] += by;
-                evaluate(&moved)
+                arguments.evaluate(&moved)
             });
             let change = |moves: &mut [f64], of: fn(&PairOutputs<f64>) -> &[f64]| {
                 for (i, change) in moves.iter_mut().enumerate() {
