@@ -5,6 +5,7 @@ use dpo_kernels::{GradientStatus, LabelAlignment, Logit, MetricsLevel, Transform
 
 use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Device, Executor, OnDevice, Outcome, Uploaded, bytes_of, untouched};
+use crate::tolerance::precision::KERNELS;
 
 /// A device whose passes go through the rows in windows of at most so many.
 struct Windowed<'a, D>(&'a mut OnDevice<D>, usize);
@@ -74,7 +75,7 @@ impl<D: Device> Executor for Windowed<'_, D> {
         }
         let (dlogits, gradient) = (self.gradient(case, &parts), self.0.gradient_status(&whole));
         self.0.0.clear();
-        Outcome { logps, pairs, dlogits, gradient, factored: false }
+        Outcome { logps, pairs, dlogits, gradient, factored: false, precision: &KERNELS }
     }
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
@@ -90,7 +91,8 @@ impl<D: Device> Executor for Windowed<'_, D> {
         let (logps, pairs) = self.0.results(case, &on);
         let dlogits = self.gradient(case, &parts);
         self.0.0.clear();
-        Outcome { logps, pairs, dlogits, gradient: GradientStatus::default(), factored: true }
+        let gradient = GradientStatus::default();
+        Outcome { logps, pairs, dlogits, gradient, factored: true, precision: &KERNELS }
     }
 }
 
