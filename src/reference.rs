@@ -203,14 +203,18 @@ pub fn backward<'a, T: Copy + Into<f64>>(
             }
             let row = r * batch.row_stride..r * batch.row_stride + batch.columns();
             let p = |logit: f64| (batch.transform.apply(logit) - logsumexp[r]).exp();
-            // Not 1 − p, which would lose the last bits of a p near 1.
-            let but_label = |y| logits[row.clone()].iter().enumerate().filter(move |&(v, _)| v != y);
-            let others = y.map(|y| but_label(y).map(|(_, &logit)| p(logit.into())).sum::<f64>());
+            // 1 − p of the label, which near p = 1 is summed over the others and loses nothing.
+            let rest = |y: usize| {
+                let others = logits[row.clone()].iter().enumerate().filter(|&(v, _)| v != y);
+                let label = p(logits[row.start + y].into());
+                if label < 0.5 { 1.0 - label } else { others.map(|(_, &logit)| p(logit.into())).sum() }
+            };
+            let rest = y.map(rest);
             for (v, (dlogit, &logit)) in dlogits[row.clone()].iter_mut().zip(&logits[row.clone()]).enumerate()
             {
                 let logit = logit.into();
-                let by_transformed = match others {
-                    Some(others) if y == Some(v) => c * others,
+                let by_transformed = match rest {
+                    Some(rest) if y == Some(v) => c * rest,
                     _ => -c * p(logit),
                 };
                 *dlogit = by_transformed * batch.transform.slope(logit);

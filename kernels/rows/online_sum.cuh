@@ -64,8 +64,9 @@ struct OnlineSum {
     __device__ void break_tie(const Vector (&)[kInFlight], const VectorColumns &, const RowLabel &) {}
 };
 
-// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Without `kWhole` some may not count,
-// since they stand beyond the row, or the slice, or are the label's. Returns the largest logit.
+// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Those that do not count, since they stand
+// beyond the row or the slice or are the label's, are -infinity; without `kWhole` a sum of more than exponentials takes care
+// of them. Returns the largest logit.
 template <bool kWhole, class Logit, class Sum, class Transform>
 __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const VectorColumns &columns,
                            const Transform &transform) {
@@ -75,8 +76,7 @@ __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const Vec
         float z[kWidth<Logit>];
         widen<Logit>(group[v], z);
 #pragma unroll
-        for (int e = 0; e < kWidth<Logit>; ++e)
-            if (kWhole || columns.counts(v, e)) maximum = fmaxf(maximum, z[e]);
+        for (int e = 0; e < kWidth<Logit>; ++e) maximum = fmaxf(maximum, z[e]);
     }
     // z' grows with z.
     float largest[1] = {maximum};
@@ -92,7 +92,8 @@ __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const Vec
 #pragma unroll
         for (int e = 0; e < kWidth<Logit>; ++e) {
             const bool counts = kWhole || columns.counts(v, e);
-            const float d = counts ? transform.difference(z[e], own.reference) : -infinity();
+            // -infinity adds nothing; but a soft cap has made a number of it.
+            const float d = Transform::kBounded && !counts ? -infinity() : transform.difference(z[e], own.reference);
             const float term = exp2_approx(d * kLog2e);
             partial = e == 0 ? term : partial + term;
             own.template add_moments<kWhole>(term, d, counts ? z[e] : 0.0f);
@@ -115,6 +116,7 @@ template <class Sum, class Transform> __device__ void add_one(Sum &own, float lo
 
 // Makes -infinity of the label's element, if one of these vectors has it.
 template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight], const VectorColumns &columns) {
+    asm volatile(""); // Otherwise the compiler does for every group, by selections, what one group in a row needs.
 #pragma unroll
     for (int v = 0; v < kInFlight; ++v) {
         const u32 element = columns.label - columns.column(v, 0);
@@ -133,7 +135,7 @@ template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight
 template <bool kStraddling, class Logit, class Sum, class Transform, class Keep>
 __device__ int add_whole_groups(Sum &own, int j, int with_label, const SliceVectors<Logit> &vectors, int threads,
                                 const RowLabel &label, const Transform &transform, const Keep &keep) {
-    // -infinity adds nothing to a sum of exponentials; but a cap makes a number of it, and so does a mean.
+    // Left out, the label is -infinity, which adds nothing to a sum of exponentials; but more than that needs care.
     constexpr bool kLeftToEdges = Transform::kBounded || Sum::kEntropy;
     const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
     const i64 stride = i64(threads) * i64(sizeof(Vector));
@@ -189,6 +191,7 @@ __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k)
             if (columns.has(k)) keep(j + k * threads, group[k]);
+        if (j == with_label) leave_label_out<Logit>(group, columns);
         const float maximum = add_group<false, Logit>(own, group, columns, transform);
         own.compare(maximum, label);
         if (maximum == label.logit) own.template break_tie<Logit>(group, columns, label);

@@ -663,8 +663,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "what lies outside the row is capped",
         "rows/online_sum.cuh",
-        "counts ? transform.difference(z[e], own.reference) : -infinity()",
-        "kWhole || columns.column(v, e) != columns.label ? transform.difference(z[e], own.reference) : -infinity()",
+        "Transform::kBounded && !counts ? -infinity() : ",
+        "",
     ),
     mutant("what lies outside the row is in the mean", "rows/online_sum.cuh", "counts ? z[e] : 0.0f", "z[e]"),
     mutant("the mean logit is not scaled", "forward.cu", "transform.deferred_scale()", "1.0f"),
