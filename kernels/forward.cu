@@ -18,12 +18,12 @@
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs. What stands around the loops
 // counts most where a thread has few elements: in short rows, and in f32.
-// Executed: 14.5 aligned, 17 straddling
-// Executed of softcap: 22 aligned, 25 straddling
-// Executed of entropy: 17.5 aligned, 20 straddling
-// Executed of entropy and softcap: 25 aligned, 28 straddling
-// Executed of metrics: 23.5 aligned, 26 straddling
-// Executed of metrics and softcap: 30 aligned, 33 straddling
+// Executed: 15 aligned, 17.5 straddling
+// Executed of softcap: 22.5 aligned, 25 straddling
+// Executed of entropy: 18 aligned, 20 straddling
+// Executed of entropy and softcap: 25.5 aligned, 28 straddling
+// Executed of metrics: 24 aligned, 26 straddling
+// Executed of metrics and softcap: 31 aligned, 33 straddling
 #include "batch/row_context.cuh"
 #include "finish.cuh"
 #include "primitives/arrive.cuh"
@@ -60,15 +60,19 @@ struct RowMetrics {
     }
 };
 
-// The log-prob of one row, by one thread. `total` counts only where the row can be scored.
+// The log-prob of one row, by one thread. `others`, the sum of all tokens but the label, counts only where the row can be
+// scored.
 template <class Logit, class Sum, class Transform>
 __device__ void record_row(const DpoForward &p, u32 row, const RowContext &at, const typename Logit::Storage *logits,
-                          const Sum &total, const Transform &transform) {
+                          const Sum &others, const Transform &transform) {
     RowLogp row_logp = RowLogp::without_logits(at);
     RowMetrics metrics;
     if (at.scored && at.label_in(p.batch.columns)) {
-        row_logp = RowLogp::of(total, Logit::widen_one(logits[at.label]), transform);
-        metrics.set(total, transform.deferred_scale(), p.batch.columns, row_logp.token_logp);
+        const float label_logit = Logit::widen_one(logits[at.label]);
+        Sum all = others;
+        add_one(all, label_logit, transform);
+        row_logp = RowLogp::of(others, all, label_logit, transform);
+        metrics.set(all, transform.deferred_scale(), p.batch.columns, row_logp.token_logp);
     } else if (at.scored || !at.in_sequence) {
         metrics.set_unknown();
     }
@@ -84,25 +88,25 @@ template <class Logit, class Sum, class Transform> __device__ bool sum_rows(cons
     const RowContext at(p.batch, min(team.row, p.batch.end_row - 1));
     const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(team.row) * p.batch.row_stride;
     const bool reads = team.has_row() && at.scored && at.label_in(p.batch.columns);
-    Sum total;
+    Sum others;
     if (reads) {
         const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.partition, team.slice);
         const RowLabel label = {u32(at.label), Logit::widen_one(logits[at.label])};
-        total = sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {});
+        others = sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {});
     }
     if (slices > 1 && !reads) {
         // Nothing to merge: one block is enough.
         if (team.slice > 0) return false;
     } else {
-        total = reduce_teams(total, team.threads, partials);
+        others = reduce_teams(others, team.threads, partials);
         if (slices > 1) {
             DpoSliceSum *sums = p.slice_sums + i64(team.row) * slices;
-            if (threadIdx.x == 0) sums[team.slice] = total.stored();
+            if (threadIdx.x == 0) sums[team.slice] = others.stored();
             if (!arrive_last(&p.row_slices_done[team.row], 1, slices)) return false;
-            total = merge_slices(sums, slices, partials);
+            others = merge_slices(sums, slices, partials);
         }
     }
-    if (team.has_row() && team.thread == 0) record_row<Logit>(p, team.row, at, logits, total, transform);
+    if (team.has_row() && team.thread == 0) record_row<Logit>(p, team.row, at, logits, others, transform);
     return true;
 }
 

@@ -36,7 +36,7 @@ use crate::results::{Logps, PairOutputs, TokenMetrics};
 ///
 /// ```text
 /// logsumexp[r] = m + log Σ_v exp(z′[r, v] − m),   m = max_v z′[r, v],   z′ = transform(z), v below valid_vocab
-/// logp[r]      = z′[r, y_r] − logsumexp[r]
+/// logp[r]      = z′[r, y_r] − logsumexp[r] = −log(1 + Σ_{v ≠ y_r} exp(z′[r, v] − z′[r, y_r]))
 /// logp_s       = Σ_{r in s, label ≠ ignore} w[r] logp[r],   w = 1, or ld_alpha beyond the other's length
 /// ```
 ///
@@ -80,11 +80,19 @@ pub fn logps<T: Copy + Into<f64>>(
                     let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     // ∞ − ∞ would be NaN where the sum is 0 or ∞.
                     let m = if max.is_finite() { max } else { 0.0 };
-                    let sum = z.iter().map(|z| (z - m).exp()).sum::<f64>();
+                    let term = |z: &f64| (z - m).exp();
+                    let others = z[..y].iter().chain(&z[y + 1..]).map(term).sum::<f64>();
+                    let label = term(&z[y]);
+                    let sum = others + label;
                     let log_sum = sum.ln();
                     out.logsumexp[r] = m + log_sum;
-                    // z − logsumexp, with the large numbers subtracted from each other first.
-                    out.token_logps[r] = (z[y] - m) - log_sum;
+                    // z − logsumexp, with the large numbers subtracted from each other first; but where the label has more
+                    // than all others, −log(1 + others/label), which loses nothing however small it is.
+                    out.token_logps[r] = if others < label && label.is_finite() {
+                        -(others / label).ln_1p()
+                    } else {
+                        (z[y] - m) - log_sum
+                    };
 
                     let p = || z.iter().map(|z| (z - m).exp() / sum);
                     // p log p is 0 at p = 0.
@@ -161,10 +169,10 @@ pub fn pair_loss(
 /// `backward`: the gradient of the loss by the logits, `[rows, vocab]` with the row stride of the batch.
 ///
 /// ```text
-/// dlogits[r, v] = (c · 1[v = y_r] − c · exp(z′[r, v] − logsumexp[r])) · ∂z′/∂z,   c = coef[s] · token_coef[r] · upstream
+/// dlogits[r, v] = −c · p[r, v] · ∂z′/∂z,   p[r, v] = exp(z′[r, v] − logsumexp[r]),   v ≠ y_r
+/// dlogits[r, y] = c · Σ_{v ≠ y} p[r, v] · ∂z′/∂z,   y = y_r,   c = coef[s] · token_coef[r] · upstream
 /// ```
 ///
-/// in this form because an infinite c then gives NaN at the label, as PyTorch's log_softmax does.
 /// 0 in ignored rows, which are not read, in skipped ones (see [`Coef`]), and from `valid_vocab` to `row_stride`.
 ///
 /// # Errors
@@ -193,12 +201,23 @@ pub fn backward<'a, T: Copy + Into<f64>>(
             if y.is_some() && coef.skips(c) {
                 continue;
             }
-            for v in 0..batch.columns() {
-                let logit = logits[r * batch.row_stride + v].into();
-                let z = batch.transform.apply(logit);
-                let one = if y == Some(v) { c } else { 0.0 };
-                let by_transformed = one - c * (z - logsumexp[r]).exp();
-                dlogits[r * batch.row_stride + v] = by_transformed * batch.transform.slope(logit);
+            let row = r * batch.row_stride..r * batch.row_stride + batch.columns();
+            let p = |logit: f64| (batch.transform.apply(logit) - logsumexp[r]).exp();
+            // 1 − p of the label, which near p = 1 is summed over the others and loses nothing.
+            let rest = |y: usize| {
+                let others = logits[row.clone()].iter().enumerate().filter(|&(v, _)| v != y);
+                let label = p(logits[row.start + y].into());
+                if label < 0.5 { 1.0 - label } else { others.map(|(_, &logit)| p(logit.into())).sum() }
+            };
+            let rest = y.map(rest);
+            for (v, (dlogit, &logit)) in dlogits[row.clone()].iter_mut().zip(&logits[row.clone()]).enumerate()
+            {
+                let logit = logit.into();
+                let by_transformed = match rest {
+                    Some(rest) if y == Some(v) => c * rest,
+                    _ => -c * p(logit),
+                };
+                *dlogit = by_transformed * batch.transform.slope(logit);
             }
         }
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 __device__ inline float exp2_approx(float x) {
     float y;

@@ -19,11 +19,12 @@ template <class Transform> struct RowGradient {
             x[i] = slopes[i] * exp2_approx(fmaf(transform.difference(x[i], logsumexp), kLog2e, -residual_log2));
     }
 
-    // The gradient of the label's logit.
+    // The gradient of the label's logit: coef (1 - p) dz'/dz, and 1 - p is -(e^(log p) - 1), which keeps its last bits where
+    // p is nearly 1.
     __device__ float at_label(float x) const {
-        float gradient[1] = {x}, slope[1];
-        differentiate(gradient, slope);
-        return gradient[0] - slope[0];
+        float applied[1] = {x}, slope[1];
+        transform.apply(applied, slope, -coef);
+        return slope[0] * expm1f(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp)));
     }
 
     // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a
@@ -90,12 +91,12 @@ template <class Logit, class Transform> struct GradientWriter {
     // The whole slice, with `write_whole` to write this thread's vectors from the first of them on.
     //
     // The label is a token like any other to the loops, which stay free of it; the thread that writes its vector then
-    // writes the label's gradient over it. In place, that thread must have read the logit before.
-    template <class WriteWhole>
-    __device__ void run(u32 label, const RowTeam &team, const WriteWhole &write_whole) const {
+    // writes the label's gradient over it, `at_label` of its logit. In place, that thread must have read the logit before.
+    template <class AtLabel, class WriteWhole>
+    __device__ void run(u32 label, const RowTeam &team, const AtLabel &at_label, const WriteWhole &write_whole) const {
         const i64 at = i64(label) + logits.lead;
         const bool owner = logits.owner(int(at / kWide), team.threads) == int(team.thread);
-        const float own = owner ? gradient.at_label(Logit::widen_one(logits.origin[at])) : 0.0f;
+        const float own = owner ? at_label(Logit::widen_one(logits.origin[at])) : 0.0f;
         write_whole(logits.whole_begin + int(team.thread));
         if (int(team.thread) < logits.edges()) {
             const int edge = logits.edge(team.thread);
@@ -116,7 +117,7 @@ template <class Logit, class Transform> struct GradientWriter {
                 const float x = Logit::widen_one(logits.origin[i64(j) * kWide + e]);
                 float gradient[1] = {x}, slope[1];
                 this->gradient.differentiate(gradient, slope);
-                if (element == label) gradient[0] -= slope[0];
+                if (element == label) gradient[0] = this->gradient.at_label(x);
                 found |= !isfinite(Logit::widen_one(Logit::narrow_one(gradient[0])));
             }
         };

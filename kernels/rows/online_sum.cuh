@@ -1,4 +1,7 @@
-// The sum under a row's log-softmax, reading the row once.
+// The sum under a row's log-softmax, reading the row once: that of all tokens but the label.
+//
+// The label's own term comes last, so that where the label is all but certain, what is left for the others is known to its
+// last bit: log p and 1 - p are made of it, and not by subtraction.
 #pragma once
 
 #include "primitives/reduce.cuh"
@@ -61,8 +64,9 @@ struct OnlineSum {
     __device__ void break_tie(const Vector (&)[kInFlight], const VectorColumns &, const RowLabel &) {}
 };
 
-// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Without `kWhole` some may stand beyond
-// the row, or the slice: those are -infinity. Returns the largest logit.
+// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Those that do not count, since they stand
+// beyond the row or the slice or are the label's, are -infinity; without `kWhole` a sum of more than exponentials takes care
+// of them. Returns the largest logit.
 template <bool kWhole, class Logit, class Sum, class Transform>
 __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const VectorColumns &columns,
                            const Transform &transform) {
@@ -87,32 +91,64 @@ __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const Vec
         float partial = 0.0f;
 #pragma unroll
         for (int e = 0; e < kWidth<Logit>; ++e) {
-            const bool inside = kWhole || columns.inside(v, e);
-            // Outside the row a vector is -infinity, which adds nothing; but a soft cap has made a number of it.
-            const float d = Transform::kBounded && !inside ? -infinity() : transform.difference(z[e], own.reference);
+            const bool counts = kWhole || columns.counts(v, e);
+            // -infinity adds nothing; but a soft cap has made a number of it.
+            const float d = Transform::kBounded && !counts ? -infinity() : transform.difference(z[e], own.reference);
             const float term = exp2_approx(d * kLog2e);
             partial = e == 0 ? term : partial + term;
-            own.template add_moments<kWhole>(term, d, inside ? z[e] : 0.0f);
+            own.template add_moments<kWhole>(term, d, counts ? z[e] : 0.0f);
         }
         own.sum += partial;
     }
     return maximum;
 }
 
+// Adds one element, such as the label.
+template <class Sum, class Transform> __device__ void add_one(Sum &own, float logit, const Transform &transform) {
+    float z[1] = {logit};
+    transform.apply(z);
+    own.raise_reference(transform.difference(z[0], 0.0f));
+    const float d = transform.difference(z[0], own.reference);
+    const float term = exp2_approx(d * kLog2e);
+    own.sum += term;
+    own.template add_moments<false>(term, d, z[0]);
+}
+
+// Makes -infinity of the label's element, if one of these vectors has it.
+template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight], const VectorColumns &columns) {
+    asm volatile(""); // Otherwise the compiler does for every group, by selections, what one group in a row needs.
+#pragma unroll
+    for (int v = 0; v < kInFlight; ++v) {
+        const u32 element = columns.label - columns.column(v, 0);
+        if (element >= kWidth<Logit>) continue;
+        float z[kWidth<Logit>];
+        widen<Logit>(group[v], z);
+#pragma unroll
+        for (int e = 0; e < kWidth<Logit>; ++e)
+            if (u32(e) == element) z[e] = -infinity();
+        group[v] = narrow<Logit>(z);
+    }
+}
+
 // Adds this thread's groups of whole vectors from `j` on, and returns where the next group starts: the first that is not
-// complete or not whole, or one that needs more care than these loops take.
+// complete or not whole, or one that needs more care than these loops take. `with_label` is the group that the label is in.
 template <bool kStraddling, class Logit, class Sum, class Transform, class Keep>
-__device__ int add_whole_groups(Sum &own, int j, const SliceVectors<Logit> &vectors, int threads, const RowLabel &label,
-                                const Transform &transform, const Keep &keep) {
+__device__ int add_whole_groups(Sum &own, int j, int with_label, const SliceVectors<Logit> &vectors, int threads,
+                                const RowLabel &label, const Transform &transform, const Keep &keep) {
+    // Left out, the label is -infinity, which adds nothing to a sum of exponentials; but more than that needs care.
+    constexpr bool kLeftToEdges = Transform::kBounded || Sum::kEntropy;
     const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
     const i64 stride = i64(threads) * i64(sizeof(Vector));
     const char *aligned = vectors.aligned(j);
     Vector group[kInFlight];
     for (; j < last; j += kInFlight * threads, aligned += kInFlight * stride) {
+        if (kLeftToEdges && j == with_label) break;
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_from<kStraddling>(aligned + k * stride);
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
+        if (!kLeftToEdges && j == with_label)
+            leave_label_out<Logit>(group, vectors.columns(j, threads, label.column));
         Sum next = own;
         const float maximum = add_group<true, Logit>(next, group, {}, transform);
         if (next.needs_care(maximum, label)) break;
@@ -122,28 +158,40 @@ __device__ int add_whole_groups(Sum &own, int j, const SliceVectors<Logit> &vect
     return j;
 }
 
-// The sum of this thread's vectors of a slice. Element e of a slice belongs to thread (e / width) % threads, and groups are
+// Where this thread's group starts that the label stands in, or would if it were another lane's of the warp, which does
+// not part over it; behind all of the slice if there is none.
+template <class Logit>
+__device__ int group_of_label(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label) {
+    const int vector = int((label.column + vectors.lead) / kWidth<Logit>), turn = vector - vectors.begin;
+    if (vector < vectors.begin || vector >= vectors.end) return vectors.end;
+    const int thread = int(team.thread), threads = int(team.threads), group = kInFlight * threads;
+    return turn % threads / kWarp == thread / kWarp ? vectors.begin + thread + turn / group * group : vectors.end;
+}
+
+// The sum of this thread's vectors of a slice, without the label. Element e of a slice belongs to thread (e / width) % threads, and groups are
 // counted from the slice's first vector, whatever the row's address: so the bits depend on the vocabulary, the dtype and
 // the partition alone. `keep` sees each vector as it passes, with its number.
 template <class Sum, class Logit, class Transform, class Keep>
 __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label,
                                const Transform &transform, const Keep &keep) {
     Sum own;
-    const int threads = team.threads;
+    const int threads = team.threads, with_label = group_of_label(vectors, team, label);
     for (int j = vectors.begin + int(team.thread); j < vectors.end; j += kInFlight * threads) {
-        // Loops of their own, so that the code for the edges stays out of the way.
+        // Loops of their own, so that the code for the edges and for the label stays out of the way.
         if (j >= vectors.whole_begin) {
-            j = vectors.straddling() ? add_whole_groups<true>(own, j, vectors, threads, label, transform, keep)
-                                   : add_whole_groups<false>(own, j, vectors, threads, label, transform, keep);
+            j = vectors.straddling()
+                    ? add_whole_groups<true>(own, j, with_label, vectors, threads, label, transform, keep)
+                    : add_whole_groups<false>(own, j, with_label, vectors, threads, label, transform, keep);
             if (j >= vectors.end) break;
         }
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
         Vector group[kInFlight];
         vectors.load_any(j, threads, group);
-        const VectorColumns columns = vectors.columns(j, threads);
+        const VectorColumns columns = vectors.columns(j, threads, label.column);
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k)
             if (columns.has(k)) keep(j + k * threads, group[k]);
+        if (j == with_label) leave_label_out<Logit>(group, columns);
         const float maximum = add_group<false, Logit>(own, group, columns, transform);
         own.compare(maximum, label);
         if (maximum == label.logit) own.template break_tie<Logit>(group, columns, label);

@@ -9,17 +9,31 @@
 struct RowLogp {
     float token_logp = 0.0f, logsumexp = 0.0f, residual = 0.0f;
 
+    // From the sum over all other tokens, and over all with the label. Where the label has more than the others together,
+    // -log p = log(1 + others / own) is small, and right to its last bits; elsewhere it is the usual difference.
     template <class Transform>
-    static __device__ RowLogp of(const OnlineSum &total, float label_logit, const Transform &transform) {
+    static __device__ RowLogp of(const OnlineSum &others, const OnlineSum &all, float label_logit,
+                                 const Transform &transform) {
         RowLogp row_logp;
-        const float log_sum = logf(total.sum);
         float at_label[1] = {label_logit};
         transform.apply(at_label);
-        row_logp.token_logp = transform.difference(at_label[0], total.reference) - log_sum;
-        row_logp.logsumexp = total.reference + log_sum;
+        const float label = transform.difference(at_label[0], 0.0f);
+        const float above = transform.difference(at_label[0], all.reference);
+        const float rest = others.sum * all.descent_of(others).factor, own = exp2_approx(above * kLog2e);
+        float base = all.reference, log_sum = logf(all.sum);
+        row_logp.token_logp = above - log_sum;
+        // An infinite logit of the label is not a certain label.
+        if (rest < own && own <= kMaxFloat) {
+            const float surprise = log1pf(rest / own);
+            row_logp.token_logp = -surprise;
+            base = label;
+            // What rounding took from a scaled logit.
+            log_sum = transform.difference(at_label[0], label) + surprise;
+        }
+        row_logp.logsumexp = base + log_sum;
         // TwoSum: what the rounding of that addition lost. The backward pass adds it back.
-        const float log_sum_kept = row_logp.logsumexp - total.reference;
-        row_logp.residual = (total.reference - (row_logp.logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
+        const float log_sum_kept = row_logp.logsumexp - base;
+        row_logp.residual = (base - (row_logp.logsumexp - log_sum_kept)) + (log_sum - log_sum_kept);
         if (!isfinite(row_logp.logsumexp)) row_logp.residual = 0.0f;
         return row_logp;
     }

@@ -12,10 +12,11 @@ struct VectorColumns {
     u32 first; // of the group's first vector
     u32 step;  // from one vector's to the next one's
     u32 end;   // of the slice, or the row
+    u32 label; // which is left out of the sum
 
     __device__ u32 column(int v, int e) const { return first + u32(v) * step + u32(e); }
-    __device__ bool inside(int v, int e) const { return column(v, e) < end; }
-    __device__ bool has(int v) const { return inside(v, 0); }
+    __device__ bool has(int v) const { return column(v, 0) < end; }
+    __device__ bool counts(int v, int e) const { return column(v, e) < end && column(v, e) != label; }
 };
 
 // Vectors over a slice of a row of `vocab` elements. Vector `j` covers elements `first(j) ... first(j) + width`, with
@@ -63,8 +64,8 @@ template <class Logit> struct SliceVectors {
     __device__ bool contains(u32 element) const { return element < vocab; }
     __device__ bool whole(int first, int last) const { return first >= whole_begin && last < whole_end; }
     // Of vectors j, j + step, ...
-    __device__ VectorColumns columns(int j, int step) const {
-        return {first(j), u32(step) * kWidth<Logit>, min(vocab, first(end))};
+    __device__ VectorColumns columns(int j, int step, u32 label) const {
+        return {first(j), u32(step) * kWidth<Logit>, min(vocab, first(end)), label};
     }
     // The vectors of the slice that are not whole, by number.
     __device__ int edges() const { return (whole_begin - begin) + (end - whole_end); }

@@ -16,8 +16,7 @@ pub struct Block<'a, T> {
     /// The number of blocks that come before this one.
     pub index: usize,
     pub logits: &'a [T; BLOCK],
-    /// The last block of a row may reach beyond the row's end. Its limits are ∞ in the columns of the row and −∞ behind
-    /// them. A block that lies inside the row has none.
+    /// Where not all columns count, ∞ in those that do and −∞ in the others: behind the row's end, and at the label.
     pub limits: Option<&'a [T; BLOCK]>,
 }
 
@@ -28,7 +27,7 @@ impl<T: Element> Block<'_, T> {
         self.logits.as_chunks().0
     }
 
-    /// Replaces by −∞ what belongs to columns of the `chunk`-th chunk that lie behind the end of the row.
+    /// Replaces by −∞ what belongs to columns of the `chunk`-th chunk that do not count.
     #[inline(always)]
     pub fn limit<S: Simd>(
         &self,

@@ -21,14 +21,15 @@ use crate::status::Status;
 /// ```text
 /// z′           = transform(z)                                    z itself, unless Batch::transform says otherwise
 /// logsumexp[r] = log Σ_v exp z′[r, v]                            v below valid_vocab
-/// logp[r]      = z′[r, y_r] − logsumexp[r]
+/// logp[r]      = z′[r, y_r] − logsumexp[r] = −log(1 + Σ_{v ≠ y_r} exp(z′[r, v] − z′[r, y_r]))
 /// logp_s       = Σ_{r in s, label ≠ ignore} w[r] logp[r]         w = 1, or ld_alpha beyond the other's length
 /// ```
 ///
 /// `logits` is `[rows, vocab]` with [`row_stride`](crate::Batch::row_stride), and may be longer than
 /// [`logits_len`](crate::Batch::logits_len); `labels` is `[rows]`. Log-probs are in nats. Rows are summed in f32
 /// over short blocks and f64 beyond, sequences in f64 in row order, and rounded once. Ignored rows are not read.
-/// Token metrics come from the same read where [`Logps::metrics`] asks for them.
+/// Token metrics come from the same read where [`Logps::metrics`] asks for them. The label is summed apart from the other
+/// tokens, so that the log-prob of one that is all but certain keeps its digits, however small it is.
 ///
 /// A NaN in a scored row, a row of −∞, and a label outside the vocabulary give NaN; a label at a logit of −∞ gives
 /// −∞ (PyTorch's `log_softmax` semantics). All are recorded in [`Logps::status`], with the first place.

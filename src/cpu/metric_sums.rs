@@ -31,6 +31,9 @@ pub trait MetricSums: Copy {
     /// Adds the sums of a block.
     fn add_block<T: Element, S: Simd>(&mut self, simd: S, sums: Self::OfBlock<S>, block: Block<'_, T>);
 
+    /// Adds the label's column, which is left out of its block: its term, y, unscaled z′ and z, and the index of the block.
+    fn add_label(&mut self, term: f64, y: f64, unscaled: f32, z: f32, block: usize);
+
     /// Makes these the sums relative to a reference that is higher by `raise`, in units of y. That multiplies every
     /// term by `shrink` = 2^−raise. `terms` are the sums of the terms before.
     fn raise_reference(&mut self, raise: f64, shrink: f64, terms: &[f64; LANES]);
@@ -68,6 +71,9 @@ impl MetricSums for NoMetrics {
     fn add_block<T: Element, S: Simd>(&mut self, _: S, (): (), _: Block<'_, T>) {}
 
     #[inline(always)]
+    fn add_label(&mut self, _: f64, _: f64, _: f32, _: f32, _: usize) {}
+
+    #[inline(always)]
     fn raise_reference(&mut self, _: f64, _: f64, _: &[f64; LANES]) {}
 }
 
@@ -99,6 +105,12 @@ impl MetricSums for EntropySums {
     #[inline(always)]
     fn add_block<T: Element, S: Simd>(&mut self, simd: S, weighted: S::F32s, _: Block<'_, T>) {
         add_lanes(simd, &mut self.weighted, weighted);
+    }
+
+    #[inline(always)]
+    fn add_label(&mut self, term: f64, y: f64, _: f32, _: f32, _: usize) {
+        // As of every column.
+        self.weighted[0] += term * y.max(f64::from(LEAST_EXPONENT));
     }
 
     #[inline(always)]
@@ -170,6 +182,17 @@ impl MetricSums for AllSums {
         if simd.any_greater(largest, simd.splat(self.largest)) {
             self.largest = simd.lanes(largest).into_iter().fold(self.largest, f32::max);
             self.largest_in = block.index;
+        }
+    }
+
+    #[inline(always)]
+    fn add_label(&mut self, term: f64, y: f64, unscaled: f32, z: f32, block: usize) {
+        self.entropy.add_label(term, y, unscaled, z, block);
+        self.squares[0] += term * term;
+        self.unscaled[0] += f64::from(unscaled);
+        if z > self.largest || (z == self.largest && block < self.largest_in) {
+            self.largest = z;
+            self.largest_in = block;
         }
     }
 

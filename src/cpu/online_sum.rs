@@ -123,6 +123,21 @@ impl<M: VectorTransform, K: MetricSums> OnlineSum<M, K> {
         self.reference = raised;
         true
     }
+
+    /// The label comes last, to the metrics alone; its logit is `z`, in the block of this index.
+    #[inline(always)]
+    fn finish<S: Simd>(mut self, simd: S, z: f32, block: usize) -> RowSums<K> {
+        let (unscaled, _) = self.transform.single(simd, z);
+        let at_label = self.transform.scaled(unscaled.into());
+        // An f64 has room for terms that are far above the reference, their squares included, but not for all.
+        if at_label - self.transform.scaled(self.reference.value()) > 64.0 {
+            self.raise_reference::<S>([unscaled; LANES]);
+        }
+        let reference = self.transform.scaled(self.reference.value());
+        let label = (at_label - reference).exp();
+        self.metrics.add_label(label, (at_label - reference) * std::f64::consts::LOG2_E, unscaled, z, block);
+        RowSums { at_label, reference, label, others: total(&self.terms), metrics: self.metrics }
+    }
 }
 
 /// Sums over a whole row.
@@ -141,8 +156,12 @@ pub struct RowSums<K> {
     pub at_label: f64,
     /// R.
     pub reference: f64,
-    /// Σ exp(z′ − R).
-    pub sum: f64,
+    /// exp(z′ − R) of the label.
+    pub label: f64,
+    /// Σ exp(z′ − R) over all other columns, summed apart: where the label is all but certain, log p and 1 − p are made of
+    /// this, and not by subtraction.
+    pub others: f64,
+    /// Of all columns.
     pub metrics: K,
 }
 
@@ -152,32 +171,38 @@ impl<T: Element, M: VectorTransform, K: MetricSums> Kernel for SumRow<'_, T, M, 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> RowSums<K> {
         let mut sum = OnlineSum::<M, K>::empty::<S>(self.transform);
-        let (blocks, tail) = self.row.as_chunks();
-        for (index, logits) in blocks.iter().enumerate() {
-            prefetch(logits);
-            sum.add(simd, Block { index, logits, limits: None });
+        let (blocks, _) = self.row.as_chunks();
+        // Not all columns count in the block that the label stands in, nor in the last one, which may reach beyond the row.
+        let with_label = self.target / BLOCK;
+        let mut next = 0;
+        for partial in [with_label, blocks.len()] {
+            for (index, logits) in (next..).zip(blocks.get(next..partial).unwrap_or_default()) {
+                prefetch(logits);
+                sum.add(simd, Block { index, logits, limits: None });
+            }
+            let start = partial * BLOCK;
+            if partial >= next && start < self.row.len() {
+                let columns = &self.row[start..self.row.len().min(start + BLOCK)];
+                let mut logits = [T::from_f32(0.0); BLOCK];
+                logits[..columns.len()].copy_from_slice(columns);
+                let mut limits = [T::from_f32(f32::NEG_INFINITY); BLOCK];
+                limits[..columns.len()].fill(T::from_f32(f32::INFINITY));
+                if partial == with_label {
+                    logits[self.target % BLOCK] = T::from_f32(0.0);
+                    limits[self.target % BLOCK] = T::from_f32(f32::NEG_INFINITY);
+                }
+                sum.add(simd, Block { index: partial, logits: &logits, limits: Some(&limits) });
+            }
+            next = partial + 1;
         }
-        if !tail.is_empty() {
-            let mut logits = [T::from_f32(0.0); BLOCK];
-            logits[..tail.len()].copy_from_slice(tail);
-            let mut limits = [T::from_f32(f32::NEG_INFINITY); BLOCK];
-            limits[..tail.len()].fill(T::from_f32(f32::INFINITY));
-            sum.add(simd, Block { index: blocks.len(), logits: &logits, limits: Some(&limits) });
-        }
-        let (at_label, _) = self.transform.single(simd, self.row[self.target].to_f32());
-        RowSums {
-            at_label: self.transform.scaled(at_label.into()),
-            reference: self.transform.scaled(sum.reference.value()),
-            sum: total(&sum.terms),
-            metrics: sum.metrics,
-        }
+        sum.finish(simd, self.row[self.target].to_f32(), with_label)
     }
 }
 
 impl<K> RowSums<K> {
-    /// log Σ exp z′.
-    pub fn logsumexp(&self) -> f64 {
-        self.reference + self.sum.ln()
+    /// Σ exp(z′ − R) over all columns.
+    pub fn sum(&self) -> f64 {
+        self.others + self.label
     }
 }
 
@@ -199,6 +224,10 @@ mod tests {
         simd::run_on_each(&SumRow::<T, Scaled, _> { row, target: 0, transform, metrics: PhantomData })
     }
 
+    fn logsumexp(sums: &RowSums<NoMetrics>) -> f64 {
+        sums.reference + sums.sum().ln()
+    }
+
     /// All instruction sets with a fused multiply-add give the same bits, and the portable one nearly these.
     #[test]
     fn instruction_sets_agree() {
@@ -209,11 +238,11 @@ mod tests {
             let sums = sum_on_each(&row);
             let (portable, fused) = sums.split_last().expect("the portable set");
             for (set, sum) in fused {
-                assert_eq!(sum.sum, fused[0].1.sum, "{set}, {count} logits");
+                assert_eq!(sum.others, fused[0].1.others, "{set}, {count} logits");
                 assert_eq!(sum.reference, fused[0].1.reference, "{set}, {count} logits");
                 // Each of the two is off by at most 2⁻²² from its exponentials, 8·2⁻²⁴ from its additions, and 9/4 of
                 // 2⁻²⁴ for each unit of z′ − R, of which there are 16 at most.
-                let error = (sum.logsumexp() - portable.1.logsumexp()).abs();
+                let error = (logsumexp(sum) - logsumexp(&portable.1)).abs();
                 assert!(
                     error < 2.0 * (4.0 + 8.0 + 36.0) / (1 << 24) as f64,
                     "{set}, {count} logits: {error:e}"
@@ -243,13 +272,13 @@ mod tests {
             let sum = logits.iter().map(|&(_, z)| (f64::from(z) - largest).exp()).sum::<f64>();
             let exact = if largest.is_finite() { sum.ln() + largest } else { largest };
             for (set, sums) in sum_on_each(&row) {
-                let found = sums.logsumexp();
+                let found = logsumexp(&sums);
                 let near = found == exact || (found - exact).abs() < 2f64.powi(-20);
                 assert!(near, "{set}: {found}, expected {exact} of {logits:?}");
             }
             row[321] = f32::NAN;
             for (set, sums) in sum_on_each(&row) {
-                assert!(sums.sum.is_nan(), "{set}: NaN is lost among {logits:?}");
+                assert!(sums.sum().is_nan(), "{set}: NaN is lost among {logits:?}");
             }
         }
     }

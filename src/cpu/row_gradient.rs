@@ -51,12 +51,9 @@ impl RowGradient {
     #[inline(always)]
     fn at_label<S: Simd, M: VectorTransform>(&self, simd: S, transform: M, z: f32) -> f32 {
         let (unscaled, slope) = transform.single(simd, z);
-        let softmax = ((transform.scaled(unscaled.into()) - f64::from(self.logsumexp))
-            - f64::from(self.residual))
-        .exp();
-        let coef = f64::from(self.coef);
-        // This is not c·(1 − p), because an infinite c has to give NaN, as it does in PyTorch's log_softmax.
-        ((coef - coef * softmax) * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
+        let logp = (transform.scaled(unscaled.into()) - f64::from(self.logsumexp)) - f64::from(self.residual);
+        // c·(1 − p), where 1 − p = −(e^log p − 1) keeps its last bits where p is nearly 1.
+        (-f64::from(self.coef) * logp.exp_m1() * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
     }
 
     fn other_columns<S: Simd, M: VectorTransform>(&self, transform: M) -> OtherColumns<M> {

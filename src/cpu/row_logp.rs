@@ -22,18 +22,22 @@ impl RowLogp {
 }
 
 impl<K> From<&RowSums<K>> for RowLogp {
+    /// Where the label has more than all others together, −log p = log(1 + others/label) is small, and right to its last
+    /// bits; elsewhere it is the usual difference.
     fn from(sums: &RowSums<K>) -> Self {
-        let ln_sum = sums.sum.ln();
-        let logsumexp = sums.logsumexp() as f32;
-        // The two large numbers are subtracted first, so that ln_sum survives even where it is below the last bit of
-        // the reference.
-        let residual = (sums.reference - f64::from(logsumexp)) + ln_sum;
+        // NaN is not below, and an infinite logit of the label is not a certain label: both come to NaN by the difference.
+        let (logp, base, ln_sum) = if sums.others < sums.label && sums.label.is_finite() {
+            let surprise = (sums.others / sums.label).ln_1p();
+            (-surprise, sums.at_label, surprise)
+        } else {
+            // The two large numbers are subtracted first: near ±1e4 their difference is exact, while logsumexp is not.
+            let ln_sum = sums.sum().ln();
+            ((sums.at_label - sums.reference) - ln_sum, sums.reference, ln_sum)
+        };
+        let logsumexp = (base + ln_sum) as f32;
+        // Here too, so that ln_sum survives even where it is below the last bit of the other.
+        let residual = (base - f64::from(logsumexp)) + ln_sum;
         let residual = if logsumexp.is_finite() { residual as f32 } else { 0.0 };
-
-        // Here too: near ±1e4 the difference of the large numbers is exact, while logsumexp is not.
-        let logp = (sums.at_label - sums.reference) - ln_sum;
-        // A sum that was rounded down could make a probability above 1. NaN is not above 0 and stays.
-        let logp = if logp > 0.0 { 0.0 } else { logp as f32 };
-        RowLogp { logp, logsumexp, residual }
+        RowLogp { logp: logp as f32, logsumexp, residual }
     }
 }

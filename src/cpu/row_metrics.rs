@@ -39,7 +39,7 @@ impl RowMetrics {
             entropy: entropy_of(sums, &metrics.entropy),
             correct: f32::from(u8::from(correct)),
             mean_logit: (transform.scaled(total(&metrics.unscaled)) / row.len() as f64) as f32,
-            sum_p2: (total(&metrics.squares) / (sums.sum * sums.sum)) as f32,
+            sum_p2: (total(&metrics.squares) / (sums.sum() * sums.sum())) as f32,
         }
     }
 }
@@ -52,7 +52,7 @@ pub fn entropy(sums: &RowSums<EntropySums>) -> f32 {
 /// −Σ p log p = ln Σ exp(z′ − R) − Σ p·(z′ − R).
 fn entropy_of<K>(sums: &RowSums<K>, metrics: &EntropySums) -> f32 {
     let weighted = total(&metrics.weighted) / std::f64::consts::LOG2_E;
-    let entropy = sums.sum.ln() - weighted / sums.sum;
+    let entropy = sums.sum().ln() - weighted / sums.sum();
     // Rounding could leave an entropy of nearly 0 below it. NaN is not below 0 and stays.
     if entropy < 0.0 { 0.0 } else { entropy as f32 }
 }

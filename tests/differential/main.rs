@@ -21,6 +21,7 @@ mod gpu;
 mod interpreter;
 mod invariance;
 mod losses;
+mod near_certain;
 #[cfg(feature = "cuda")]
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
@@ -151,6 +152,9 @@ fn run_checks<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     extras::padded_vocabulary::<T>(executor);
     extras::means_of_empty_sequences::<T>(executor);
     extras::ties_and_nonfinite_metrics::<T>(executor);
+    near_certain::one_minus_p_is_not_a_subtraction::<T>(executor);
+    near_certain::a_certain_label_is_exactly_0::<T>(executor);
+    near_certain::an_infinite_label_is_not_certain::<T>(executor);
     run_passes::<T>(executor);
     run_passes::<T>(&mut Factored(executor));
 }

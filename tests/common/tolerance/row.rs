@@ -74,16 +74,35 @@ impl Row<'_> {
         self.log_sum(logsumexp) + self.precision.rounding(logsumexp)
     }
 
+    /// Relative error of Σ_{v≠y} exp(z′_v − z′_y), and so of log p and 1 − p where the label y has more than the others:
+    /// log(1 + x) and what it is made of have no larger relative error than x.
+    ///
+    /// `rest` is 1 − p. The others are summed from a reference that is within ln V of their own logsumexp, and the label is
+    /// log(p / (1 − p)) above that; that is one more exponent and one more exponential, and two of each where the reference
+    /// is raised to the label. Then there are a product, a quotient, a logarithm of 2 roundings and one of e^x − 1.
+    pub fn others(&self, rest: f64) -> f64 {
+        if rest == 0.0 {
+            return 0.0;
+        }
+        let Precision { exp, scalar, .. } = self.precision;
+        let above = ((1.0 - rest) / rest).ln() + self.ln_columns();
+        self.sum() + 2.0 * (self.exponent() * above.max(0.0) + exp + self.softcap()) + 6.0 * scalar
+    }
+
     /// Bound and scale of the log-prob of a scored row's label, (z′_y − R) − ln Σ exp(z′ − R).
     ///
-    /// The error of the logarithm is absolute, however near to 0 the log-prob is; R is within ln V of logsumexp.
+    /// The error of that logarithm is absolute, and R is within ln V of logsumexp. Where the label has more than the others
+    /// together, log p is made of their sum instead.
     pub fn token(&self, logsumexp: f64, logp: f64) -> Uncertain {
         if !(logsumexp.is_finite() && logp.is_finite()) {
             return Uncertain::default(); // not judged by size
         }
         let difference = self.precision.scalar * (logp.abs() + self.ln_columns());
+        let absolute = self.log_sum(logsumexp) + self.softcap() + difference;
+        let rest = -logp.exp_m1();
+        let error = if rest < 0.5 { absolute.min(-logp * self.others(rest)) } else { absolute };
         Uncertain {
-            error: self.log_sum(logsumexp) + self.softcap() + difference + self.precision.unit * logp.abs(),
+            error: error + self.precision.unit * logp.abs() + self.precision.underflow,
             scale: logsumexp.abs().max(1.0),
         }
     }

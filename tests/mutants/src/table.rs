@@ -285,7 +285,48 @@ pub const MUTANTS: &[Mutant] = &[
         "cvt.rz.bf16x2.f32 %0, %2, %1;",
     ),
     // The softmax.
-    mutant("log2(e) is missing", "rows/online_sum.cuh", "exp2_approx(d * kLog2e)", "exp2_approx(d)"),
+    mutant(
+        "log2(e) is missing",
+        "rows/online_sum.cuh",
+        "exp2_approx(d * kLog2e);\n            partial",
+        "exp2_approx(d);\n            partial",
+    ),
+    mutant(
+        "the label is summed with the others",
+        "rows/slice_vectors.cuh",
+        "column(v, e) < end && column(v, e) != label",
+        "column(v, e) < end",
+    ),
+    mutant(
+        "the label's group is summed like any other",
+        "rows/online_sum.cuh",
+        "kLeftToEdges && j == with_label) break;",
+        "false) break;",
+    ),
+    mutant(
+        "the label stays in its group",
+        "rows/online_sum.cuh",
+        "if (u32(e) == element) z[e] = -infinity();",
+        "if (u32(e) == element + kWidth<Logit>) z[e] = -infinity();",
+    ),
+    mutant(
+        "the log-prob of a certain label is a difference",
+        "rows/row_logp.cuh",
+        "if (rest < own && own <= kMaxFloat)",
+        "if (false)",
+    ),
+    mutant(
+        "a label of infinity is certain",
+        "rows/row_logp.cuh",
+        "rest < own && own <= kMaxFloat",
+        "rest < own",
+    ),
+    mutant(
+        "the rounding of a scaled label is forgotten",
+        "rows/row_logp.cuh",
+        "transform.difference(at_label[0], label) + surprise",
+        "surprise",
+    ),
     mutant("the sum is not rescaled", "rows/online_sum.cuh", "        sum *= descent.factor;\n", ""),
     mutant(
         "the other sum is not rescaled",
@@ -533,8 +574,20 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "the label is a token like any other",
         "rows/gradient.cuh",
-        "return gradient[0] - slope[0];",
-        "return gradient[0];",
+        "slope[0] * expm1f(",
+        "slope[0] * expf(",
+    ),
+    mutant(
+        "the gradient of a certain label is a difference",
+        "rows/gradient.cuh",
+        "slope[0] * expm1f(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp)))",
+        "slope[0] * (expf(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp))) - 1.0f)",
+    ),
+    mutant(
+        "factored: the gradient of a certain label is a difference",
+        "factored.cu",
+        "-expm1f(RowLogp::of(others, all, x, transform).token_logp)",
+        "1.0f - expf(RowLogp::of(others, all, x, transform).token_logp)",
     ),
     mutant(
         "ignored rows are left as they are",
@@ -610,10 +663,10 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "what lies outside the row is capped",
         "rows/online_sum.cuh",
-        "Transform::kBounded && !inside ? -infinity() : ",
+        "Transform::kBounded && !counts ? -infinity() : ",
         "",
     ),
-    mutant("what lies outside the row is in the mean", "rows/online_sum.cuh", "inside ? z[e] : 0.0f", "z[e]"),
+    mutant("what lies outside the row is in the mean", "rows/online_sum.cuh", "counts ? z[e] : 0.0f", "z[e]"),
     mutant("the mean logit is not scaled", "forward.cu", "transform.deferred_scale()", "1.0f"),
     mutant("an entropy alone is not stored", "rows/metrics.cuh", "kEntropy = true", "kEntropy = false"),
     mutant(
@@ -733,8 +786,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "factored: the label's logit is read after the merge",
         "factored.cu",
-        "RowLogp::of(total, label_logit, transform)",
-        "RowLogp::of(total, Logit::widen_one(slice.logits[at.label]), transform)",
+        "RowLogp::of(others, all, label_logit, transform)",
+        "RowLogp::of(others, all, Logit::widen_one((slice.logits - slice.begin)[at.label]), transform)",
     ),
     mutant(
         "factored: every block's sum is the first one's",
@@ -787,8 +840,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "factored: the slice's label is the row's",
         "factored.cu",
-        "u32(label) - slice.begin;",
-        "u32(label);",
+        "u32(at.label) - slice.begin;",
+        "u32(at.label);",
     ),
     mutant(
         "factored: slices overlap by a vector",
