@@ -130,9 +130,28 @@ impl<A: IndexArray> Batch<A> {
         self.transform.columns(self.vocab)
     }
 
-    /// Elements that the logits buffer must hold: from the first element of the first row to the last of the last.
+    /// Elements that the logits buffer must hold: from the first element of the first row to the last of the last. Those
+    /// that follow the last row, up to the stride, may be there too.
+    ///
+    /// Meaningful, like [`rows`](Self::rows), for a batch that [`validate_shape`](Self::validate_shape) accepts.
     pub fn logits_len(&self) -> usize {
-        (self.rows() - 1) * self.row_stride + self.vocab
+        self.elements(self.rows())
+    }
+
+    /// From the first element of a row to the last of the last of `rows` rows.
+    fn elements(&self, rows: usize) -> usize {
+        rows.checked_sub(1)
+            .map_or(0, |before| before.saturating_mul(self.row_stride).saturating_add(self.vocab))
+    }
+
+    /// Checks that a buffer of logits, or of their gradient, holds the rows of the batch and no more: a longer one would
+    /// hide that the batch was described with another shape than the logits have.
+    pub(crate) fn check_logits(&self, argument: &'static str, found: usize) -> Result<()> {
+        if found == self.rows() * self.row_stride {
+            return Ok(());
+        }
+        let shape = "rows * row_stride, or up to the end of the last row";
+        Error::check_len(argument, shape, self.logits_len(), found)
     }
 
     /// Checks that a gradient buffer is the logits buffer itself, or lies apart from it: both are addresses in the
@@ -160,7 +179,7 @@ impl<A: IndexArray> Batch<A> {
         logits: u64,
         gradient: u64,
     ) -> Result<()> {
-        let bytes = (((rows - 1) * self.row_stride + self.vocab) * dtype.size()) as u64;
+        let bytes = (self.elements(rows) * dtype.size()) as u64;
         if gradient == logits || gradient.abs_diff(logits) >= bytes {
             return Ok(());
         }
@@ -322,11 +341,5 @@ impl HostBatch<'_> {
         self.validate()?;
         self.check_logits("logits", logits)?;
         Error::check_len("labels", "[rows]", self.rows(), labels.len())
-    }
-
-    /// A buffer of logits, or of their gradient, may be longer than [`logits_len`](Self::logits_len).
-    pub(crate) fn check_logits(&self, argument: &'static str, found: usize) -> Result<()> {
-        let shape = "at least (rows - 1) * row_stride + vocab";
-        Error::check_len_at_least(argument, shape, self.logits_len(), found)
     }
 }

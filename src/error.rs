@@ -147,16 +147,6 @@ impl Error {
             Err(Error::value(argument, "a finite number above 0", value))
         }
     }
-
-    /// For buffers that may be longer than what is used of them.
-    pub(crate) fn check_len_at_least(
-        argument: &'static str,
-        shape: &'static str,
-        expected: usize,
-        found: usize,
-    ) -> Result<()> {
-        Error::check_len(argument, shape, expected, found.min(expected))
-    }
 }
 
 impl Status {

@@ -239,7 +239,7 @@ mod lengths {
     use super::*;
 
     const SHORT_LOGITS: &str =
-        "logits: expected 24 elements (at least (rows - 1) * row_stride + vocab), found 23";
+        "logits: expected 24 elements (rows * row_stride, or up to the end of the last row), found 23";
     const SHORT_LABELS: &str = "labels: expected 8 elements ([rows]), found 7";
     const SHORT_REF_LOGPS: &str = "ref_logps: expected 4 elements ([sequences]), found 3";
     const SHORT_COEF: &str = "coef: expected 4 elements ([sequences]), found 3";
@@ -253,6 +253,12 @@ mod lengths {
         refused!(reference::logps(&batch(), &LOGITS[1..], labels()), Length, SHORT_LOGITS);
         refused!(reference::logps(&batch(), &LOGITS, few), Length, SHORT_LABELS);
         untouched(out);
+
+        // Longer logits would hide a wrong shape.
+        let long = [&LOGITS[..], &[0.0]].concat();
+        let text = SHORT_LOGITS.replace("found 23", "found 25");
+        refused!(cpu::logps(&batch(), &long, labels(), &mut Logps::default()), Length, text);
+        refused!(reference::logps(&batch(), &long, labels()), Length, text);
 
         let many = Labels::I64(&[0; ROWS + 1]);
         let text = "labels: expected 8 elements ([rows]), found 9";
@@ -358,9 +364,37 @@ mod lengths {
             refused!(with(Coef { threshold, ..Coef::default() }), Value, text);
         }
 
-        let text = "dlogits: expected 24 elements (at least (rows - 1) * row_stride + vocab), found 23";
+        let text =
+            "dlogits: expected 24 elements (rows * row_stride, or up to the end of the last row), found 23";
         refused!(cpu::backward(&batch, &LOGITS, labels(), all, &coef, 1.0, &mut dlogits[1..]), Length, text);
         assert_eq!(dlogits, LOGITS, "untouched");
+    }
+
+    /// What follows the last row, up to the stride, may be there or not.
+    #[test]
+    fn of_logits_with_a_stride() {
+        let wide = HostBatch { row_stride: 5, ..batch() };
+        let elements = wide.rows() * 5;
+        let run =
+            |elements: usize| cpu::logps(&wide, &vec![0.5f32; elements], labels(), &mut Logps::default());
+        assert_eq!(wide.logits_len(), elements - 2);
+        for found in [elements, elements - 2] {
+            run(found).unwrap();
+        }
+        for found in [elements + 1, elements - 1, elements - 3] {
+            let text = format!(
+                "logits: expected {} elements (rows * row_stride, or up to the end of the last row), found {found}",
+                elements - 2
+            );
+            refused!(run(found), Length, text);
+        }
+    }
+
+    /// Whatever the fields of a batch are, there is a length.
+    #[test]
+    fn of_batches_that_are_none() {
+        assert_eq!(HostBatch::padded(0, 0, 3).logits_len(), 0);
+        assert_eq!(HostBatch::padded(usize::MAX, 2, usize::MAX).logits_len(), usize::MAX);
     }
 
     #[test]
@@ -391,17 +425,6 @@ mod lengths {
         let text = "logsumexp: expected 8 elements ([rows]), found 7";
         refused!(backward(&LOGITS, &rows[1..], &coef), Length, text);
         refused!(backward(&LOGITS, &rows, &coef[1..]), Length, SHORT_COEF);
-    }
-
-    #[test]
-    fn longer_logits_are_welcome() {
-        let logits = [0.5f32; ROWS * VOCAB + 1];
-        let mut out = Logps::default();
-        cpu::logps(&batch(), &logits, labels(), &mut out).unwrap();
-        reference::logps(&batch(), &logits, labels()).unwrap();
-        let (mut dlogits, coef) = (logits, [1.0; SEQUENCES]);
-        cpu::backward(&batch(), &logits, labels(), (&out).into(), &coef, 1.0, &mut dlogits).unwrap();
-        assert_eq!(dlogits[ROWS * VOCAB], 0.5, "untouched");
     }
 }
 

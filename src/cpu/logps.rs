@@ -25,8 +25,9 @@ use crate::status::Status;
 /// logp_s       = Σ_{r in s, label ≠ ignore} w[r] logp[r]         w = 1, or ld_alpha beyond the other's length
 /// ```
 ///
-/// `logits` is `[rows, vocab]` with [`row_stride`](crate::Batch::row_stride), and may be longer than
-/// [`logits_len`](crate::Batch::logits_len); `labels` is `[rows]`. Log-probs are in nats. Rows are summed in f32
+/// `logits` is `[rows, vocab]` with [`row_stride`](crate::Batch::row_stride), of exactly `rows · row_stride` elements or of
+/// [`logits_len`](crate::Batch::logits_len), which ends with the last row: whoever has a larger buffer hands on a slice of
+/// it, since a longer one would hide that T or V is off by one; `labels` is `[rows]`. Log-probs are in nats. Rows are summed in f32
 /// over short blocks and f64 beyond, sequences in f64 in row order, and rounded once. Ignored rows are not read.
 /// Token metrics come from the same read where [`Logps::metrics`] asks for them. The label is summed apart from the other
 /// tokens, so that the log-prob of one that is all but certain keeps its digits, however small it is.

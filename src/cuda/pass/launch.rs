@@ -24,7 +24,7 @@ impl DpoPass {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
     pub fn logps<T: Logit>(&mut self, logits: &impl DevicePtr<T>, labels: DeviceLabels<'_>) -> Result<()> {
         self.check_logits("logits", logits)?;
         let (logits, _guard) = logits.device_ptr(&self.stream);
@@ -131,7 +131,7 @@ impl DpoPass {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] for buffers too short, [`Error::Driver`].
+    /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
     pub fn backward<T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
@@ -290,8 +290,7 @@ impl DpoPass {
 
     fn check_logits<T>(&self, argument: &'static str, slice: &impl DeviceSlice<T>) -> Result<()> {
         self.check_context(argument, slice.stream())?;
-        let shape = "[rows, vocab] of rows row_stride apart, or more";
-        Error::check_len_at_least(argument, shape, self.device_batch().logits_len(), slice.len())
+        self.device_batch().check_logits(argument, slice.len())
     }
 
     /// An address means something in its own context alone.

@@ -60,10 +60,9 @@ const UNREACHABLE: [(&str, &str); 3] = [
 ];
 
 /// Functions whose first argument is the name of an argument that they may find wrong.
-const JUDGES: [&str; 17] = [
+const JUDGES: [&str; 16] = [
     "value",
     "check_len",
-    "check_len_at_least",
     "check_positive",
     "check_from_zero",
     "check_logits",
