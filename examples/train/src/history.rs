@@ -90,6 +90,14 @@ impl History {
     }
 }
 
+impl Drop for History {
+    fn drop(&mut self) {
+        // Closing the file would leave it locked while a process that is being started still has a copy of the handle.
+        // Where that fails, closing it has to do.
+        let _ = self.csv.unlock();
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metrics = |metrics: &PairMetrics<f32>| {

@@ -510,6 +510,22 @@ mod tests {
     }
 
     #[test]
+    fn what_max_length_cuts_is_reported() {
+        // BOS, role, "0?", END, role, "Yes, 0." or "No 0", END: 14 and 11 tokens.
+        let report = |more: &[&str]| tiny_run(more).unwrap().0;
+        assert!(!report(&["--max-length=14"]).contains("--max-length"));
+        let cut = report(&["--max-length=13"]);
+        assert!(cut.contains("pairs.jsonl: 5 of 10 sequences lose their end to --max-length 13\n"), "{cut}");
+        let cut = report(&["--max-length=10", "--truncation-mode=keep-end"]);
+        assert!(
+            cut.contains("pairs.jsonl: 10 of 10 sequences lose their start to --max-length 10\n"),
+            "{cut}"
+        );
+        let error = tiny_run(&["--max-length=6"]).unwrap_err().to_string();
+        assert!(error.ends_with("pairs.jsonl: no pair is left within --max-length 6"), "{error}");
+    }
+
+    #[test]
     fn bad_arguments_are_named() {
         let message = |flag| tiny_run(&[flag]).expect_err("an error").to_string();
         assert!(message("--beta=-1").starts_with("beta: expected"));

@@ -92,6 +92,38 @@ fn a_damaged_or_foreign_checkpoint_is_refused() {
     run(&args(folder.path(), &["--resume"]), false).unwrap();
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_checkpoint() {
+    use std::process::{Command, Stdio};
+
+    let folder = tempfile::tempdir().unwrap();
+    let args = args(folder.path(), &[]);
+    let child = Command::new(env!("CARGO_BIN_EXE_dpo-train"))
+        .arg("--data")
+        .arg(&args.data)
+        .arg("--eval-data")
+        .arg(&args.eval_data)
+        .arg("--out")
+        .arg(&args.out)
+        .args(["--batch=1", "--sft-steps=1000000", "--eval-every=1000000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let rows = || fs::read_to_string(args.out.join("metrics.csv")).map_or(0, |csv| csv.lines().count());
+    while rows() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let checkpoint = Checkpoint::open(&args.out.join(CHECKPOINT), &Device::Cpu).unwrap().unwrap();
+    let said = format!("stopped after warm-up step {}: --resume goes on from there\n", checkpoint.step);
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(130), said));
+    assert_eq!((checkpoint.phase, checkpoint.step), (Phase::WarmUp, rows() - 1));
+}
+
 /// `kill -9` at any moment: a process has no say in it.
 #[cfg(unix)]
 mod killed_at_any_moment {
