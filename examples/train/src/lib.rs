@@ -12,7 +12,7 @@ pub mod model;
 mod optimizer;
 mod plot;
 mod sft;
-pub mod tokenizer;
+mod tokenizer;
 pub mod train;
 mod weights;
 mod whole_file;

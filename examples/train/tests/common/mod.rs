@@ -8,10 +8,9 @@ use anyhow::Result;
 use clap::Parser;
 use dpo_train::args::Args;
 use dpo_train::model::Config;
-use dpo_train::tokenizer::VOCAB;
 use dpo_train::train;
 
-const TINY: Config = Config { vocab: VOCAB, dim: 8, heads: 2, layers: 1 };
+const TINY: Config = Config { dim: 8, heads: 2, layers: 1, ..train::MODEL };
 
 /// What a run leaves that does not depend on when it was cut off.
 pub const FIGURES: [&str; 4] = ["metrics.csv", "curves.png", "reference.safetensors", "policy.safetensors"];
