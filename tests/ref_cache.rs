@@ -428,12 +428,13 @@ mod mutated_files {
     fn mutate(bytes: &mut Vec<u8>, draws: &mut Draws) {
         let at = draws.below(bytes.len() + 1);
         let end = bytes.len().min(at + draws.below(2 * ENTRY));
-        match draws.below(6) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << draws.below(8),
-            1 => bytes[at..end].fill([0, 0x7f, 0x80, 0xff][draws.below(4)]),
-            2 => bytes.truncate(at),
-            3 => drop(bytes.drain(at..end)),
-            4 => {
+        match draws.below(8) {
+            // These alone leave the size what it was, which is looked at first.
+            0..=2 if at < bytes.len() => bytes[at] ^= 1 << draws.below(8),
+            3 => bytes[at..end].fill([0, 0x7f, 0x80, 0xff][draws.below(4)]),
+            4 => bytes.truncate(at),
+            5 => drop(bytes.drain(at..end)),
+            6 => {
                 let copied = bytes[at..end].to_vec();
                 bytes.splice(at..at, copied).for_each(drop);
             }
@@ -446,12 +447,12 @@ mod mutated_files {
     #[test]
     fn are_refused_or_read_as_they_are() {
         let (_folder, path) = place();
-        let files: u64 = env::var("DPO_MUTATED_FILES").map_or(20_000, |files| files.parse().unwrap());
+        let files: u64 = env::var("DPO_MUTATED_FILES").map_or(10_000, |files| files.parse().unwrap());
+        let valid = [1, 2, 3, 4].map(|entries| file_of(&path, &[-1.5, -2.5, -0.0, f32::MIN][..entries]));
         let mut draws = Draws(0);
         let (mut accepted, mut refused) = (0, 0);
         for _ in 0..files {
-            let logps: Vec<f32> = (0..draws.below(5)).map(|i| -1.5 - i as f32).collect();
-            let mut bytes = file_of(&path, &logps);
+            let mut bytes = valid[draws.below(valid.len())].clone();
             for _ in 0..1 + draws.below(3) {
                 mutate(&mut bytes, &mut draws);
             }
@@ -482,7 +483,7 @@ mod mutated_files {
                 }
             }
         }
-        assert!(accepted > files / 20 && refused > files / 3, "{accepted} accepted, {refused} refused");
+        assert!(accepted > files / 50 && refused > files / 3, "{accepted} accepted, {refused} refused");
     }
 }
 
@@ -498,7 +499,7 @@ mod killed_at_any_moment {
 
     /// Where the process that is killed has its cache.
     const PATH: &str = "DPO_REF_CACHE_KILLED";
-    const BATCHES: u32 = 200;
+    const BATCHES: u32 = 60;
 
     fn open(path: &Path) -> RefCache {
         RefCache::open(path, of_model("a")).unwrap().with_save_interval(Duration::ZERO)
