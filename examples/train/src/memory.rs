@@ -9,24 +9,37 @@ use candle_core::Device;
 use crate::batches::PairTokens;
 use crate::model::Config;
 
-/// `[S, heads, T, T]` numbers that a block keeps for the backward pass: scores, the same with their bias, less their
-/// maximum, and exponentiated.
-const SCORES_PER_BLOCK: u64 = 4;
-/// Further ones of that size that the backward pass holds at a time: a gradient before and after an operation.
-const SCORE_GRADIENTS: u64 = 2;
-/// `[S, T, dim]` numbers that a block keeps: two norms of 3, 12 of the attention, 14 of the MLP that is 4 times as wide.
-const WIDTHS_PER_BLOCK: u64 = 32;
+/// What goes through the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// A training step.
+    ForwardBackward,
+    /// An evaluation; what a backward pass would need is kept all the same.
+    Forward,
+}
 
-/// Bytes without which no step with gradient on `sequences` sequences of `len` tokens goes; `None` from 2⁶⁴ on.
-fn step_bytes(config: Config, sequences: u64, len: u64) -> Option<u64> {
+/// `[S, heads, T, T]` numbers that a block keeps: scores, the same with their bias, less their maximum, and
+/// exponentiated.
+const SCORES: u64 = 4;
+/// Further ones that the backward pass leaves in each block: the gradients of bias and maximum, which nobody asked for.
+const SCORE_GRADIENTS: u64 = 2;
+/// Further ones that it holds at a time: a gradient before and after an operation, and a sum that it is added to.
+const SCORE_GRADIENTS_AT_A_TIME: u64 = 3;
+/// `[S, T, dim]` numbers that a block keeps: two norms of 3, 12 of the attention, 14 of the MLP that is 4 times as wide.
+const WIDTHS: u64 = 32;
+
+/// Bytes without which `sequences` sequences of `len` tokens do not go through the model; `None` from 2⁶⁴ on.
+fn bytes(config: Config, pass: Pass, sequences: u64, len: u64) -> Option<u64> {
     let (layers, heads) = (config.layers as u64, config.heads as u64);
-    let scores = heads
-        .checked_mul(len)?
-        .checked_mul(len)?
-        .checked_mul(SCORES_PER_BLOCK.checked_mul(layers)? + SCORE_GRADIENTS)?;
-    let widths = len.checked_mul(config.dim as u64)?.checked_mul(WIDTHS_PER_BLOCK.checked_mul(layers)?)?;
-    // The logits and their gradient.
-    let logits = len.checked_mul(config.vocab as u64)?.checked_mul(2)?;
+    let (scores, logits) = match pass {
+        Pass::ForwardBackward => {
+            ((SCORES + SCORE_GRADIENTS).checked_mul(layers)?.checked_add(SCORE_GRADIENTS_AT_A_TIME)?, 2)
+        }
+        Pass::Forward => (SCORES.checked_mul(layers)?, 1),
+    };
+    let scores = scores.checked_mul(heads)?.checked_mul(len)?.checked_mul(len)?;
+    let widths = WIDTHS.checked_mul(layers)?.checked_mul(len)?.checked_mul(config.dim as u64)?;
+    let logits = len.checked_mul(config.vocab as u64)?.checked_mul(logits)?;
     scores
         .checked_add(widths)?
         .checked_add(logits)?
@@ -37,9 +50,10 @@ fn step_bytes(config: Config, sequences: u64, len: u64) -> Option<u64> {
 /// Refuses batches of `pairs_per_batch` of these pairs, of the file `name`, where the longest of them would make a batch
 /// that the system has no memory for.
 ///
-/// What is asked for is less than a step takes, so that nothing is refused that would go. A GPU's memory is not asked.
+/// It is asked for a little less than it takes, so that nothing is refused that would go. A GPU's memory is not asked.
 pub fn check(
     config: Config,
+    pass: Pass,
     pairs: &[PairTokens],
     pairs_per_batch: usize,
     name: &Path,
@@ -49,8 +63,7 @@ pub fn check(
     let Some(longest) = pairs.iter().max_by_key(|pair| pair.longest()) else { return Ok(()) };
     let len = longest.longest();
     let sequences = (pairs_per_batch as u64).checked_mul(2);
-    let bytes = sequences.and_then(|sequences| step_bytes(config, sequences, len as u64));
-    let needed = match bytes {
+    let needed = match sequences.and_then(|sequences| bytes(config, pass, sequences, len as u64)) {
         Some(bytes) if !device.is_cpu() || system_gives(bytes) => return Ok(()),
         Some(bytes) => format!("at least {:.1} GB, more than the system gives", bytes as f64 / 1e9),
         None => "more bytes than can be counted".to_string(),
@@ -85,7 +98,8 @@ mod tests {
             PairTokens { line: 3, chosen: tokens(5), rejected: tokens(4) },
             PairTokens { line: 7, chosen: tokens(2), rejected: tokens(len) },
         ];
-        let checked = check(MODEL, &pairs, pairs_per_batch, Path::new("x.jsonl"), 1 << 30, &Device::Cpu);
+        let checked =
+            check(MODEL, Pass::Forward, &pairs, pairs_per_batch, Path::new("x.jsonl"), 1 << 30, &Device::Cpu);
         checked.err().map(|error| error.to_string())
     }
 
@@ -105,15 +119,17 @@ mod tests {
             assert!(error.contains("more bytes than can be counted"), "{error}");
         }
         let endless = Config { layers: usize::MAX, ..MODEL };
-        assert_eq!(step_bytes(endless, 2, 10), None);
-        assert_eq!(step_bytes(MODEL, 2, u64::MAX), None);
+        for pass in [Pass::ForwardBackward, Pass::Forward] {
+            assert_eq!(bytes(endless, pass, 2, 10), None);
+            assert_eq!(bytes(MODEL, pass, 2, u64::MAX), None);
+        }
     }
 
     #[test]
     fn the_bytes_are_those_of_the_tensors() {
-        // One head, one block, everything of width 1: 6 scores, 32 activations, 2 logits, each of 4 bytes.
+        // One head, one block, everything of width 1, three sequences of ten tokens.
         let one = Config { vocab: 1, dim: 1, heads: 1, layers: 1 };
-        assert_eq!(step_bytes(one, 1, 1), Some(4 * (6 + 32 + 2)));
-        assert_eq!(step_bytes(one, 3, 10), Some(3 * 4 * (600 + 320 + 20)));
+        assert_eq!(bytes(one, Pass::ForwardBackward, 3, 10), Some(3 * 4 * (900 + 320 + 20)));
+        assert_eq!(bytes(one, Pass::Forward, 3, 10), Some(3 * 4 * (400 + 320 + 10)));
     }
 }

@@ -19,11 +19,12 @@ use crate::checkpoint::{Checkpoint, Phase, Tensors};
 use crate::data::{Pair, read_pairs};
 use crate::dpo::{self, EVAL_PAIRS, ScoredPair};
 use crate::history::{History, Row};
+use crate::memory::{self, Pass};
 use crate::model::{Config, Transformer};
 use crate::optimizer::Optimizer;
 use crate::tokenizer::{Tokens, TruncationMode, VOCAB};
 use crate::weights::Weights;
-use crate::{memory, plot, sft};
+use crate::{plot, sft};
 
 /// The model of `make train`.
 pub const MODEL: Config = Config { vocab: VOCAB, dim: 128, heads: 4, layers: 2 };
@@ -43,11 +44,11 @@ pub fn run(args: &Args, config: Config, stop: &AtomicBool, out: &mut impl Write)
     let held_out_pairs = read_pairs(&args.eval_data, &args.ignored_keys)?;
     let train = limited(args, &args.data, &train_pairs, out)?;
     let held_out = limited(args, &args.eval_data, &held_out_pairs, out)?;
-    for (pairs, batch, file) in
-        [(&train, args.batch, &args.data), (&held_out, EVAL_PAIRS.min(held_out.len()), &args.eval_data)]
-    {
-        memory::check(config, pairs, batch, file, args.max_length, &device)?;
-    }
+    let in_memory = |pass, pairs: &[PairTokens], pairs_per_batch, file| {
+        memory::check(config, pass, pairs, pairs_per_batch, file, args.max_length, &device)
+    };
+    in_memory(Pass::ForwardBackward, &train, args.batch, &args.data)?;
+    in_memory(Pass::Forward, &held_out, EVAL_PAIRS.min(held_out.len()), &args.eval_data)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (weights, policy) = Weights::seeded(config, args.seed, &device)?;
     writeln!(
