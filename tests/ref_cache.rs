@@ -409,6 +409,175 @@ mod runs {
     }
 }
 
+/// Files that were valid before some of their bytes changed: never a panic, and what is read is what is there.
+mod mutated_files {
+    use std::env;
+
+    use super::*;
+
+    /// A number below `bound`, the same on every machine: the hash of how many were drawn before.
+    struct Draws(u64);
+
+    impl Draws {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 += 1;
+            (xxh3_64(&self.0.to_le_bytes()) % bound as u64) as usize
+        }
+    }
+
+    fn mutate(bytes: &mut Vec<u8>, draws: &mut Draws) {
+        let at = draws.below(bytes.len() + 1);
+        let end = bytes.len().min(at + draws.below(2 * ENTRY));
+        match draws.below(8) {
+            // These alone leave the size what it was, which is looked at first.
+            0..=2 if at < bytes.len() => bytes[at] ^= 1 << draws.below(8),
+            3 => bytes[at..end].fill([0, 0x7f, 0x80, 0xff][draws.below(4)]),
+            4 => bytes.truncate(at),
+            5 => drop(bytes.drain(at..end)),
+            6 => {
+                let copied = bytes[at..end].to_vec();
+                bytes.splice(at..at, copied).for_each(drop);
+            }
+            // The number of entries.
+            _ if bytes.len() >= HEADER => bytes[28 + draws.below(8)] = draws.below(256) as u8,
+            _ => (),
+        }
+    }
+
+    #[test]
+    fn are_refused_or_read_as_they_are() {
+        let (_folder, path) = place();
+        let files: u64 = env::var("DPO_MUTATED_FILES").map_or(10_000, |files| files.parse().unwrap());
+        let valid = [1, 2, 3, 4].map(|entries| file_of(&path, &[-1.5, -2.5, -0.0, f32::MIN][..entries]));
+        let mut draws = Draws(0);
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..files {
+            let mut bytes = valid[draws.below(valid.len())].clone();
+            for _ in 0..1 + draws.below(3) {
+                mutate(&mut bytes, &mut draws);
+            }
+            // As another program would write it: else the checksum refuses nearly all.
+            if bytes.len() >= CHECKSUM && draws.below(2) == 0 {
+                sign(&mut bytes);
+            }
+            match open_bytes(&path, &bytes) {
+                Ok(mut cache) => {
+                    accepted += 1;
+                    assert_eq!(bytes.len(), HEADER + cache.len() * ENTRY + CHECKSUM);
+                    // With an entry more, all the others are written as they were read.
+                    let before = cache.len();
+                    cache.ref_logps::<Error>(&keys(1000..1001), || Ok(vec![-7.0])).unwrap();
+                    cache.save().unwrap();
+                    let written = fs::read(&path).unwrap();
+                    let entries = |bytes: &[u8]| -> Vec<[u8; ENTRY]> {
+                        bytes[HEADER..bytes.len() - CHECKSUM].as_chunks().0.to_vec()
+                    };
+                    let found = entries(&written);
+                    assert_eq!(found.len(), before + 1);
+                    assert!(entries(&bytes).iter().all(|entry| found.contains(entry)));
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!(matches!(error, Error::RefCache { .. }), "{error:?}");
+                    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+                }
+            }
+        }
+        assert!(accepted > files / 50 && refused > files / 3, "{accepted} accepted, {refused} refused");
+    }
+}
+
+/// `kill -9` at any moment: a process has no say in it.
+#[cfg(unix)]
+mod killed_at_any_moment {
+    use std::env;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::thread::sleep;
+
+    use super::*;
+
+    /// Where the process that is killed has its cache.
+    const PATH: &str = "DPO_REF_CACHE_KILLED";
+    const BATCHES: u32 = 60;
+
+    fn open(path: &Path) -> RefCache {
+        RefCache::open(path, of_model("a")).unwrap().with_save_interval(Duration::ZERO)
+    }
+
+    fn logps(batch: u32) -> Vec<f32> {
+        vec![-(batch as f32), -0.5 - batch as f32]
+    }
+
+    /// Goes over the batches and says which were computed; tells `saved` of each after it is in the file.
+    fn run(path: &Path, mut saved: impl FnMut(u32)) -> Vec<u32> {
+        let mut cache = open(path);
+        let mut computed = Vec::new();
+        for batch in 0..BATCHES {
+            let found = cache.ref_logps::<Error>(&keys(2 * batch..2 * batch + 2), || {
+                computed.push(batch);
+                Ok(logps(batch))
+            });
+            assert_eq!(found.unwrap(), logps(batch));
+            saved(batch);
+        }
+        computed
+    }
+
+    #[test]
+    #[ignore = "the run that the next test kills, in a process of its own"]
+    fn the_run() {
+        if let Some(path) = env::var_os(PATH) {
+            run(Path::new(&path), |batch| println!("\nsaved {batch}"));
+        }
+    }
+
+    fn start(path: &Path) -> Child {
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", "killed_at_any_moment::the_run", "--ignored", "--nocapture"])
+            .env(PATH, path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_last_save_is_whole_and_the_next_run_goes_on() {
+        let (_whole, whole) = place();
+        run(&whole, |_| ());
+        let whole = fs::read(whole).unwrap();
+
+        let kills = if env::var_os("DPO_REDUCED").is_some() { 10 } else { 50 };
+        let (mut killed, mut trial) = (0, 0u64);
+        while killed < kills {
+            trial += 1;
+            let drawn = xxh3_64(&trial.to_le_bytes());
+            let (_folder, path) = place();
+            let mut child = start(&path);
+            let mut reports = BufReader::new(child.stdout.take().unwrap())
+                .lines()
+                .filter_map(|line| line.unwrap().strip_prefix("saved ")?.parse::<u32>().ok());
+            // By what is saved and not by the clock alone: machines differ in speed.
+            let enough = (drawn % u64::from(BATCHES)) as usize;
+            let before = reports.by_ref().take(enough).last();
+            sleep(Duration::from_micros(drawn >> 32 & 0xfff));
+            child.kill().unwrap();
+            let saved = reports.last().or(before).map_or(0, |batch| batch + 1);
+            // A process that was killed has no exit code.
+            killed += usize::from(child.wait().unwrap().code().is_none());
+
+            let mut cache = open(&path);
+            let batches = cache.len() as u32 / 2;
+            assert!(batches >= saved, "{batches} batches are in the file, {saved} were saved");
+            for batch in 0..batches {
+                assert_eq!(known(&mut cache, &keys(2 * batch..2 * batch + 2)), logps(batch));
+            }
+            assert_eq!(run(&path, |_| ()), (batches..BATCHES).collect::<Vec<_>>());
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+}
+
 mod sequence_keys {
     use super::*;
 

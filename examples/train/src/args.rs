@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::tokenizer::TruncationMode;
+
 /// Trains a small byte-level transformer on preference pairs: supervised warm-up on the chosen answers, then
 /// Direct Preference Optimization against a frozen copy.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Args {
-    /// Training pairs: JSONL with "prompt", "chosen" and "rejected", each a string or a list of messages
+    /// Training pairs, in Hugging Face's preference formats: JSONL (or one JSON list) of objects with "chosen",
+    /// "rejected" and, unless these begin with it, "prompt"; strings or lists of messages
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/train.jsonl"))]
     pub data: PathBuf,
 
@@ -17,7 +20,19 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/eval.jsonl"))]
     pub eval_data: PathBuf,
 
-    /// Folder for metrics.csv, curves.png, reference.safetensors, policy.safetensors and ref_logps.cache
+    /// A key of the pairs that may be ignored, such as an id or a score; any other unknown key is an error
+    #[arg(long = "ignore-key", value_name = "KEY")]
+    pub ignored_keys: Vec<String>,
+
+    /// Most tokens (bytes of text, roughly) of prompt and answer together; what is cut is counted and reported
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub max_length: usize,
+
+    /// What is kept of a prompt and answer that are longer
+    #[arg(long, value_enum, default_value_t = TruncationMode::KeepStart)]
+    pub truncation_mode: TruncationMode,
+
+    /// Folder for metrics.csv, curves.png, reference.safetensors, policy.safetensors, ref_logps.cache and run.checkpoint
     #[arg(long, value_name = "DIR", default_value = "target/train")]
     pub out: PathBuf,
 
@@ -49,7 +64,13 @@ pub struct Args {
     #[arg(long, default_value_t = 1.5e-4, value_parser = positive)]
     pub lr: f64,
 
-    /// DPO steps from one look at the held-out pairs to the next
+    /// Go on from the checkpoint in the folder of --out, with the arguments of the run that left it, to the same figures;
+    /// where there is none, start at the beginning
+    #[arg(long)]
+    pub resume: bool,
+
+    /// DPO steps from one look at the held-out pairs to the next. Each look leaves a checkpoint, and so do as many steps
+    /// of the warm-up, and Ctrl-C
     #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     pub eval_every: usize,
 

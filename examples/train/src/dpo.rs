@@ -1,6 +1,6 @@
 //! Preferences: the reference's log-probs, the loss of a batch of pairs, and the judgement on held-out ones.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use dpo_kernels::ref_cache::RefCache;
 use dpo_kernels_candle::{DpoOutput, PairInputs, PairLoss, PairMetrics, dpo_loss, sequence_logps};
@@ -9,7 +9,7 @@ use crate::batches::{PairTokens, collate_pairs};
 use crate::model::Transformer;
 
 /// Pairs per forward pass where no gradient is needed.
-const EVAL_PAIRS: usize = 16;
+pub const EVAL_PAIRS: usize = 16;
 
 /// A preference pair with what the reference makes of it.
 pub struct ScoredPair {
@@ -27,14 +27,15 @@ pub struct Evaluation {
     pub preference_accuracy: f32,
 }
 
-/// Scores `pairs` under the reference model, once and for all; with a cache, once for all runs.
-pub fn score(
+/// Log-probs of `pairs` under the reference model, `[N, 2]` with chosen first, once and for all; with a cache, once for
+/// all runs.
+pub fn ref_logps(
     reference: &Transformer,
-    pairs: Vec<PairTokens>,
+    pairs: &[PairTokens],
     mut cache: Option<&mut RefCache>,
     device: &Device,
-) -> Result<Vec<ScoredPair>> {
-    let mut ref_logps = Vec::with_capacity(pairs.len());
+) -> Result<Tensor> {
+    let mut ref_logps = Vec::with_capacity(2 * pairs.len());
     for (i, pairs) in pairs.chunks(EVAL_PAIRS).enumerate() {
         let (tokens, targets) = collate_pairs(&pairs.iter().collect::<Vec<_>>(), device)?;
         let compute =
@@ -46,15 +47,26 @@ pub fn score(
             None => compute()?,
         };
         let (chosen, rejected) = logps.split_at(pairs.len());
-        ref_logps.extend(chosen.iter().copied().zip(rejected.iter().copied()));
+        ref_logps.extend(chosen.iter().zip(rejected).flat_map(|(&chosen, &rejected)| [chosen, rejected]));
     }
+    Ok(Tensor::from_vec(ref_logps, (pairs.len(), 2), &Device::Cpu)?)
+}
+
+/// Pairs with what [`ref_logps`] gave for them.
+pub fn scored(pairs: Vec<PairTokens>, ref_logps: &Tensor) -> Result<Vec<ScoredPair>> {
+    ensure!(
+        ref_logps.dims() == [pairs.len(), 2],
+        "expected two log-probs a pair, found {:?}",
+        ref_logps.dims()
+    );
+    let ref_logps = ref_logps.to_vec2()?;
     Ok(pairs
         .into_iter()
         .zip(ref_logps)
-        .map(|(tokens, (chosen_ref_logp, rejected_ref_logp))| ScoredPair {
+        .map(|(tokens, ref_logps)| ScoredPair {
             tokens,
-            chosen_ref_logp,
-            rejected_ref_logp,
+            chosen_ref_logp: ref_logps[0],
+            rejected_ref_logp: ref_logps[1],
         })
         .collect())
 }
@@ -80,7 +92,7 @@ pub fn loss(
 
 /// Judges `policy` by `pairs`.
 ///
-/// They go through the model in the same batches as in [`score`], so that a policy that is the reference has
+/// They go through the model in the same batches as in [`ref_logps`], so that a policy that is the reference has
 /// rewards of exactly 0: a matrix product may round otherwise in a batch of another shape.
 pub fn evaluate(
     policy: &Transformer,

@@ -34,9 +34,10 @@ pub fn save(history: &History, path: &Path) -> Result<()> {
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let panels = root.split_evenly((3, 1));
-    let train = |name, color, value: fn(&PairMetrics<f32>) -> f32| curve(name, color, &history.train, value);
-    let held_out =
-        |name, color, value: fn(&PairMetrics<f32>) -> f32| curve(name, color, &history.held_out, value);
+    let train = |name, color, value| curve(name, color, history.train(), value);
+    let held_out = |name, color, value| {
+        curve(name, color, history.held_out().map(|(step, evaluation)| (step, evaluation.metrics)), value)
+    };
     draw(
         &panels[0],
         "loss",
@@ -63,10 +64,10 @@ pub fn save(history: &History, path: &Path) -> Result<()> {
 fn curve(
     name: &'static str,
     color: RGBColor,
-    rows: &[(usize, PairMetrics<f32>)],
+    rows: impl Iterator<Item = (usize, PairMetrics<f32>)>,
     value: fn(&PairMetrics<f32>) -> f32,
 ) -> Curve {
-    let points = rows.iter().map(|(step, metrics)| (*step as f64, f64::from(value(metrics)))).collect();
+    let points = rows.map(|(step, metrics)| (step as f64, f64::from(value(&metrics)))).collect();
     Curve { name, color, points }
 }
 

@@ -3,6 +3,7 @@
 //! A conversation is `BOS` and then, for each message, the token of its role, its bytes and `END`. What the
 //! assistant says in an answer is scored, `END` included: when to stop is part of an answer.
 
+use clap::ValueEnum;
 use dpo_kernels_candle::IGNORE_INDEX;
 
 use crate::data::{Message, Role};
@@ -27,6 +28,15 @@ pub struct Tokens {
     pub labels: Vec<i64>,
 }
 
+/// Which end of a sequence that is too long is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TruncationMode {
+    /// Cut the end of the answer
+    KeepStart,
+    /// Cut the start of the prompt
+    KeepEnd,
+}
+
 impl Tokens {
     /// Tokenises `prompt` followed by `answer`, of which the assistant's messages are scored.
     pub fn new(prompt: &[Message], answer: &[Message]) -> Self {
@@ -38,6 +48,31 @@ impl Tokens {
             tokens.push(message, message.role == Role::Assistant);
         }
         tokens
+    }
+
+    /// The same with no more than `max_len` tokens.
+    pub fn truncated(mut self, max_len: usize, mode: TruncationMode) -> Self {
+        let excess = self.len().saturating_sub(max_len);
+        match mode {
+            TruncationMode::KeepStart => {
+                self.ids.truncate(max_len);
+                self.labels.truncate(max_len);
+            }
+            TruncationMode::KeepEnd => {
+                self.ids.drain(..excess);
+                self.labels.drain(..excess);
+            }
+        }
+        // Nothing comes before the first token that could predict it.
+        if let Some(label) = self.labels.first_mut() {
+            *label = IGNORE_INDEX;
+        }
+        self
+    }
+
+    /// Whether a token is scored.
+    pub fn is_scored(&self) -> bool {
+        self.labels.iter().any(|&label| label != IGNORE_INDEX)
     }
 
     /// Number of tokens.
@@ -105,5 +140,21 @@ mod tests {
         );
         let scored: Vec<i64> = tokens.labels.into_iter().filter(|&label| label != IGNORE_INDEX).collect();
         assert_eq!(scored, [i64::from(b'd'), END.into(), i64::from(b'f'), END.into()]);
+    }
+
+    #[test]
+    fn truncation_cuts_one_end() {
+        let tokens = Tokens::new(&[message(Role::User, "ab")], &[message(Role::Assistant, "cd")]);
+        for len in 1..tokens.len() {
+            let start = tokens.clone().truncated(len, TruncationMode::KeepStart);
+            assert_eq!((&start.ids[..], &start.labels[..]), (&tokens.ids[..len], &tokens.labels[..len]));
+            let end = tokens.clone().truncated(len, TruncationMode::KeepEnd);
+            let cut = tokens.len() - len;
+            assert_eq!(end.ids, tokens.ids[cut..]);
+            assert_eq!((end.labels[0], &end.labels[1..]), (IGNORE_INDEX, &tokens.labels[cut + 1..]));
+        }
+        for mode in [TruncationMode::KeepStart, TruncationMode::KeepEnd] {
+            assert_eq!(tokens.clone().truncated(tokens.len(), mode), tokens);
+        }
     }
 }

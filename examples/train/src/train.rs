@@ -1,37 +1,54 @@
 //! The run: warm-up, reference, DPO, report.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use dpo_kernels::Error;
-use dpo_kernels::ref_cache::{Problem, RefCache};
+use dpo_kernels::ref_cache::{Fingerprint, Problem, RefCache};
 use dpo_kernels_candle::{PairLoss, PairMetrics};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, DeviceKind};
-use crate::batches::{PairTokens, Shuffle};
+use crate::batches::{PairTokens, Shuffle, Truncated, tokenize};
+use crate::checkpoint::{Checkpoint, Phase, Tensors};
 use crate::data::{Pair, read_pairs};
-use crate::dpo::{self, Evaluation, ScoredPair};
-use crate::history::History;
+use crate::dpo::{self, EVAL_PAIRS, ScoredPair};
+use crate::history::{History, Row};
+use crate::memory::{self, Pass};
 use crate::model::{Config, Transformer};
 use crate::optimizer::Optimizer;
-use crate::tokenizer::VOCAB;
+use crate::tokenizer::{Tokens, TruncationMode, VOCAB};
 use crate::weights::Weights;
 use crate::{plot, sft};
 
 /// The model of `make train`.
 pub const MODEL: Config = Config { vocab: VOCAB, dim: 128, heads: 4, layers: 2 };
 
-/// Makes the run that `args` describe with a model of size `config`, and writes its report to `out`.
+/// The file in the folder of a run that `--resume` goes on from.
+pub const CHECKPOINT: &str = "run.checkpoint";
+
+/// Makes the run that `args` describe with a model of size `config`, and writes its report to `out`. Where `stop` is
+/// true after a step, it leaves a checkpoint and ends there with the error [`Interrupted`].
 ///
-/// The same arguments give the same report: no clock and no unseeded draw goes into it.
-pub fn run(args: &Args, config: Config, out: &mut impl Write) -> Result<()> {
+/// The same arguments give the same report: no clock and no unseeded draw goes into it. A run that was cut off and goes
+/// on with `--resume` gives the same files.
+pub fn run(args: &Args, config: Config, stop: &AtomicBool, out: &mut impl Write) -> Result<()> {
     let loss = pair_loss(args)?;
     let device = device(args.device)?;
-    let (train, held_out) = (read_pairs(&args.data)?, read_pairs(&args.eval_data)?);
+    let train_pairs = read_pairs(&args.data, &args.ignored_keys)?;
+    let held_out_pairs = read_pairs(&args.eval_data, &args.ignored_keys)?;
+    let train = limited(args, &args.data, &train_pairs, out)?;
+    let held_out = limited(args, &args.eval_data, &held_out_pairs, out)?;
+    let in_memory = |pass, pairs: &[PairTokens], pairs_per_batch, file| {
+        memory::check(config, pass, pairs, pairs_per_batch, file, args.max_length, &device)
+    };
+    in_memory(Pass::ForwardBackward, &train, args.batch, &args.data)?;
+    in_memory(Pass::Forward, &held_out, EVAL_PAIRS.min(held_out.len()), &args.eval_data)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (weights, policy) = Weights::seeded(config, args.seed, &device)?;
     writeln!(
@@ -39,59 +56,104 @@ pub fn run(args: &Args, config: Config, out: &mut impl Write) -> Result<()> {
         "{} training pairs, {} held-out pairs ({} with a prompt seen in training), {} parameters",
         train.len(),
         held_out.len(),
-        seen_prompts(&train, &held_out),
+        seen_prompts(&train_pairs, &held_out_pairs),
         weights.count(),
     )?;
-    let train: Vec<PairTokens> = train.iter().map(PairTokens::from).collect();
-    let held_out: Vec<PairTokens> = held_out.iter().map(PairTokens::from).collect();
-    let mut run = Run { args, loss, device, weights, policy, history: History::default() };
 
-    run.warm_up(&train, out)?;
-    run.weights.save(&args.out.join("reference.safetensors"))?;
-    let reference = run.weights.frozen_copy()?;
-    let mut cache = run.ref_cache(out)?;
-    let train = dpo::score(&reference, train, cache.as_mut(), &run.device)?;
-    let held_out = dpo::score(&reference, held_out, cache.as_mut(), &run.device)?;
-    if let Some(cache) = &mut cache {
-        cache.save()?;
+    let settings = settings(args, config, &train, &held_out);
+    let checkpoint = match args.resume {
+        true => last_checkpoint(args, &settings, &device, out)?,
+        false => None,
+    };
+    let lines = checkpoint.as_ref().map_or("", |checkpoint| &checkpoint.metrics);
+    let history = History::begin(&args.out.join("metrics.csv"), lines)?;
+    let ref_logps = Tensors::new();
+    let mut run = Run { args, loss, device, stop, settings, weights, policy, ref_logps, history };
+    let (in_warm_up, in_dpo) = match checkpoint {
+        Some(checkpoint) if checkpoint.phase == Phase::Dpo => (None, Some(checkpoint)),
+        checkpoint => (checkpoint, None),
+    };
+    if in_dpo.is_none() {
+        run.warm_up(&train, in_warm_up.as_ref(), out)?;
+        run.score(&train, &held_out, out)?;
     }
-    let before = run.evaluate(0, &held_out)?;
-    let after = run.optimize_preferences(&train, &held_out, out)?;
+    run.optimize_preferences(train, held_out, in_dpo.as_ref(), out)?;
 
     run.weights.save(&args.out.join("policy.safetensors"))?;
-    run.history.write_csv(&args.out.join("metrics.csv"))?;
     plot::save(&run.history, &args.out.join("curves.png"))?;
-    write_report(out, &args.out, &before, &after)
+    write_report(out, &args.out, &run.history)
 }
+
+/// The error of a run that was told to stop.
+#[derive(Debug)]
+pub struct Interrupted {
+    phase: Phase,
+    step: usize,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stopped after {} step {}: --resume goes on from there", self.phase, self.step)
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// A run under way.
 struct Run<'a> {
     args: &'a Args,
     loss: PairLoss,
     device: Device,
+    stop: &'a AtomicBool,
+    settings: BTreeMap<String, String>,
     weights: Weights,
     /// Computes with `weights`, as they are at the time.
     policy: Transformer,
+    /// Of the `train` and `held_out` pairs, from the end of the warm-up on.
+    ref_logps: Tensors,
     history: History,
 }
 
 impl Run<'_> {
     /// Supervised training on the chosen answers.
-    fn warm_up(&mut self, train: &[PairTokens], out: &mut impl Write) -> Result<()> {
-        let Args { sft_steps, sft_lr, batch, seed, .. } = *self.args;
+    fn warm_up(
+        &mut self,
+        train: &[PairTokens],
+        checkpoint: Option<&Checkpoint>,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let Args { sft_steps, sft_lr, batch, seed, eval_every, .. } = *self.args;
         let mut optimizer = Optimizer::new(self.weights.vars(), sft_lr, sft_steps)?;
-        let mut shuffle = Shuffle::new(train.len(), seed);
-        let bar = progress_bar("warm-up", sft_steps);
-        for step in 1..=sft_steps {
+        let done = self.go_on(checkpoint, &mut optimizer)?;
+        let mut shuffle = Shuffle::new(train.len(), seed).after(done * 2 * batch);
+        let bar = progress_bar("warm-up", done, sft_steps);
+        for step in done + 1..=sft_steps {
             let chosen: Vec<_> = shuffle.draw(2 * batch).into_iter().map(|i| &train[i].chosen).collect();
             let loss = sft::loss(&self.policy, &chosen, &self.device)?;
             optimizer.backward_step(&loss)?;
-            self.history.sft.push((step, loss.to_scalar()?));
+            self.history.push(Row::WarmUp { step, loss: loss.to_scalar()? })?;
             bar.inc(1);
+            let due = step % eval_every == 0 || step == sft_steps;
+            self.after_step(Phase::WarmUp, step, due, &optimizer)?;
         }
         bar.finish_and_clear();
-        if let [.., (step, loss)] = self.history.sft[..] {
+        if let Some((step, loss)) = self.history.warm_up().next_back() {
             writeln!(out, "warm-up step {step}: {loss:.4} nats per token")?;
+        }
+        Ok(())
+    }
+
+    /// The weights as they are now become the reference, which scores all pairs.
+    fn score(&mut self, train: &[PairTokens], held_out: &[PairTokens], out: &mut impl Write) -> Result<()> {
+        self.weights.save(&self.args.out.join("reference.safetensors"))?;
+        let reference = self.weights.frozen_copy()?;
+        let mut cache = self.ref_cache(out)?;
+        for (name, pairs) in [("train", train), ("held_out", held_out)] {
+            let ref_logps = dpo::ref_logps(&reference, pairs, cache.as_mut(), &self.device)?;
+            self.ref_logps.insert(name.to_string(), ref_logps);
+        }
+        if let Some(cache) = &mut cache {
+            cache.save()?;
         }
         Ok(())
     }
@@ -117,38 +179,163 @@ impl Run<'_> {
     /// DPO on the pairs, with a look at the held-out ones now and then.
     fn optimize_preferences(
         &mut self,
-        train: &[ScoredPair],
-        held_out: &[ScoredPair],
+        train: Vec<PairTokens>,
+        held_out: Vec<PairTokens>,
+        checkpoint: Option<&Checkpoint>,
         out: &mut impl Write,
-    ) -> Result<Evaluation> {
+    ) -> Result<()> {
         let Args { steps, lr, batch, seed, eval_every, .. } = *self.args;
         let mut optimizer = Optimizer::new(self.weights.vars(), lr, steps)?;
-        let mut shuffle = Shuffle::new(train.len(), seed);
-        let bar = progress_bar("DPO", steps);
-        for step in 1..=steps {
+        let done = self.go_on(checkpoint, &mut optimizer)?;
+        let ref_logps =
+            |name: &str| self.ref_logps.get(name).with_context(|| format!("no log-probs of {name}"));
+        let train = dpo::scored(train, ref_logps("train")?)?;
+        let held_out = dpo::scored(held_out, ref_logps("held_out")?)?;
+        if checkpoint.is_none() {
+            self.evaluate(0, &held_out)?;
+            self.after_step(Phase::Dpo, 0, true, &optimizer)?;
+        }
+        let mut shuffle = Shuffle::new(train.len(), seed).after(done * batch);
+        let bar = progress_bar("DPO", done, steps);
+        for step in done + 1..=steps {
             let pairs: Vec<_> = shuffle.draw(batch).into_iter().map(|i| &train[i]).collect();
             let output = dpo::loss(&self.policy, &pairs, &self.loss, &self.device)?;
             output.status()?.check()?;
             optimizer.backward_step(&output.loss)?;
-            self.history.train.push((step, output.metrics()?));
+            self.history.push(Row::Train { step, metrics: output.metrics()? })?;
             bar.inc(1);
-            if step % eval_every == 0 && step != steps {
-                let evaluation = self.evaluate(step, held_out)?;
-                bar.suspend(|| write_step(out, step, &evaluation.metrics))?;
+            let due = step % eval_every == 0 || step == steps;
+            if due {
+                let metrics = self.evaluate(step, &held_out)?;
+                bar.suspend(|| write_step(out, step, &metrics))?;
             }
+            self.after_step(Phase::Dpo, step, due, &optimizer)?;
         }
         bar.finish_and_clear();
-        let after = self.evaluate(steps, held_out)?;
-        write_step(out, steps, &after.metrics)?;
-        Ok(after)
+        Ok(())
     }
 
     /// Judges the policy, as it is after `step` DPO steps, by the held-out pairs.
-    fn evaluate(&mut self, step: usize, held_out: &[ScoredPair]) -> Result<Evaluation> {
+    fn evaluate(&mut self, step: usize, held_out: &[ScoredPair]) -> Result<PairMetrics<f32>> {
         let evaluation = dpo::evaluate(&self.policy, held_out, &self.loss, &self.device)?;
-        self.history.held_out.push((step, evaluation.metrics));
-        Ok(evaluation)
+        self.history.push(Row::HeldOut { step, evaluation })?;
+        Ok(evaluation.metrics)
     }
+
+    /// Takes up what a checkpoint of this phase left, and says how many steps it has done.
+    fn go_on(&mut self, checkpoint: Option<&Checkpoint>, optimizer: &mut Optimizer) -> Result<usize> {
+        let Some(checkpoint) = checkpoint else { return Ok(0) };
+        self.weights.set(&checkpoint.weights)?;
+        self.ref_logps.clone_from(&checkpoint.ref_logps);
+        optimizer.resume(checkpoint.step, &checkpoint.first_moments, &checkpoint.second_moments)?;
+        Ok(checkpoint.step)
+    }
+
+    /// Leaves a checkpoint where one is due or the run is to stop, and then stops it.
+    fn after_step(&self, phase: Phase, step: usize, due: bool, optimizer: &Optimizer) -> Result<()> {
+        let stop = self.stop.load(Ordering::Relaxed);
+        if due || stop {
+            let (first_moments, second_moments) = optimizer.moments();
+            let checkpoint = Checkpoint {
+                settings: self.settings.clone(),
+                phase,
+                step,
+                metrics: self.history.csv(),
+                weights: self.weights.tensors(),
+                first_moments,
+                second_moments,
+                ref_logps: self.ref_logps.clone(),
+            };
+            checkpoint.save(&self.args.out.join(CHECKPOINT))?;
+        }
+        if stop { Err(Interrupted { phase, step }.into()) } else { Ok(()) }
+    }
+}
+
+/// The tokens of the pairs of a file, within `--max-length`; what that cuts off is reported.
+fn limited(args: &Args, file: &Path, pairs: &[Pair], out: &mut impl Write) -> Result<Vec<PairTokens>> {
+    let (max_length, file) = (args.max_length, file.display());
+    let (tokens, Truncated { sequences, left_out }) = tokenize(pairs, max_length, args.truncation_mode);
+    let end = match args.truncation_mode {
+        TruncationMode::KeepStart => "end",
+        TruncationMode::KeepEnd => "start",
+    };
+    if sequences > 0 {
+        let of = 2 * pairs.len();
+        writeln!(out, "{file}: {sequences} of {of} sequences lose their {end} to --max-length {max_length}")?;
+    }
+    if let Some(first) = left_out.first() {
+        let count = left_out.len();
+        writeln!(
+            out,
+            "{file}: {count} pairs left out, the first on line {first}: nothing of an answer, or no \
+             difference between the answers, is within --max-length {max_length}"
+        )?;
+    }
+    ensure!(!tokens.is_empty(), "{file}: no pair is left within --max-length {max_length}");
+    Ok(tokens)
+}
+
+/// What the figures of a run follow from: the arguments by their names, the tokens and their order as hashes.
+fn settings(
+    args: &Args,
+    config: Config,
+    train: &[PairTokens],
+    held_out: &[PairTokens],
+) -> BTreeMap<String, String> {
+    let bytes = |tokens: &Tokens| -> Vec<u8> {
+        let (ids, labels) = (tokens.ids.iter(), tokens.labels.iter());
+        ids.flat_map(|id| id.to_le_bytes()).chain(labels.flat_map(|label| label.to_le_bytes())).collect()
+    };
+    let hash = |pairs: &[PairTokens]| {
+        let start = Fingerprint::new("pairs", pairs.len().to_le_bytes());
+        pairs.iter().fold(start, |hash, pair| {
+            hash.with("chosen", bytes(&pair.chosen)).with("rejected", bytes(&pair.rejected))
+        })
+    };
+    let order = Shuffle::new(train.len(), args.seed).draw(train.len());
+    let order: Vec<u8> = order.into_iter().flat_map(usize::to_le_bytes).collect();
+    [
+        ("version of dpo-train", env!("CARGO_PKG_VERSION").to_string()),
+        ("model", format!("{config:?}")),
+        ("training pairs", hash(train).to_string()),
+        ("held-out pairs", hash(held_out).to_string()),
+        ("order of the training pairs", Fingerprint::new("order", order).to_string()),
+        ("--device", format!("{:?}", args.device)),
+        ("--seed", args.seed.to_string()),
+        ("--batch", args.batch.to_string()),
+        ("--sft-steps", args.sft_steps.to_string()),
+        ("--sft-lr", args.sft_lr.to_string()),
+        ("--steps", args.steps.to_string()),
+        ("--lr", args.lr.to_string()),
+        ("--eval-every", args.eval_every.to_string()),
+        ("--loss", args.loss.clone()),
+        ("--beta", args.beta.map_or("the loss's own".to_string(), |beta| beta.to_string())),
+        ("--label-smoothing", args.label_smoothing.to_string()),
+        ("--length-normalized", args.length_normalized.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_string(), value))
+    .collect()
+}
+
+/// The checkpoint in the run's folder, if there is one; it must be of a run with these settings.
+fn last_checkpoint(
+    args: &Args,
+    settings: &BTreeMap<String, String>,
+    device: &Device,
+    out: &mut impl Write,
+) -> Result<Option<Checkpoint>> {
+    let path = args.out.join(CHECKPOINT);
+    let checkpoint = Checkpoint::open(&path, device)?;
+    match &checkpoint {
+        Some(checkpoint) => {
+            checkpoint.check(settings).with_context(|| path.display().to_string())?;
+            writeln!(out, "going on after {} step {}", checkpoint.phase, checkpoint.step)?;
+        }
+        None => writeln!(out, "no checkpoint at {}: starting at the beginning", path.display())?,
+    }
+    Ok(checkpoint)
 }
 
 fn pair_loss(args: &Args) -> Result<PairLoss> {
@@ -180,11 +367,11 @@ fn seen_prompts(train: &[Pair], held_out: &[Pair]) -> usize {
 }
 
 /// A bar on standard error; nothing is drawn where that is no terminal.
-fn progress_bar(phase: &'static str, steps: usize) -> ProgressBar {
+fn progress_bar(phase: &'static str, done: usize, steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:8} [{bar:40}] {pos}/{len}, {eta} left")
         .expect("a valid template")
         .progress_chars("=> ");
-    ProgressBar::new(steps as u64).with_style(style).with_prefix(phase)
+    ProgressBar::new(steps as u64).with_style(style).with_prefix(phase).with_position(done as u64)
 }
 
 fn write_step(out: &mut impl Write, step: usize, held_out: &PairMetrics<f32>) -> std::io::Result<()> {
@@ -196,8 +383,11 @@ fn write_step(out: &mut impl Write, step: usize, held_out: &PairMetrics<f32>) ->
     )
 }
 
-fn write_report(out: &mut impl Write, folder: &Path, before: &Evaluation, after: &Evaluation) -> Result<()> {
+fn write_report(out: &mut impl Write, folder: &Path, history: &History) -> Result<()> {
     writeln!(out, "wrote metrics.csv, curves.png and weights to {}", folder.display())?;
+    let evaluation = |row: Option<(usize, dpo::Evaluation)>| row.context("no evaluation in the metrics");
+    let (_, before) = evaluation(history.held_out().next())?;
+    let (_, after) = evaluation(history.held_out().next_back())?;
     let mut line =
         |name: &str, before: f32, after: f32| writeln!(out, "held-out {name}: {before:.3} -> {after:.3}");
     line("preference accuracy", before.preference_accuracy, after.preference_accuracy)?;
@@ -236,7 +426,8 @@ mod tests {
         );
         let out = folder.join("out");
         let mut report = Vec::new();
-        run(&Args { data: data.clone(), eval_data: data, out, ..args }, TINY, &mut report)?;
+        let never = AtomicBool::new(false);
+        run(&Args { data: data.clone(), eval_data: data, out, ..args }, TINY, &never, &mut report)?;
         // The folder's name is the one thing that differs.
         Ok(String::from_utf8(report)?.replace(&folder.display().to_string(), ""))
     }
@@ -308,7 +499,7 @@ mod tests {
         let csv = std::fs::read_to_string(folder.path().join("out/metrics.csv")).unwrap();
         // Header, 3 warm-up steps, 4 DPO steps, held-out pairs before, halfway and after.
         assert_eq!(csv.lines().count(), 1 + 3 + 4 + 3);
-        assert!(csv.lines().all(|line| line.split(',').count() == 8));
+        assert!(csv.lines().all(|line| line.split(',').count() == 9));
     }
 
     #[test]
@@ -317,6 +508,22 @@ mod tests {
             let (report, _folder) = tiny_run(&["--loss", info.name]).unwrap();
             assert!(report.contains("held-out loss: ") && !report.contains("NaN"), "{}: {report}", info.name);
         }
+    }
+
+    #[test]
+    fn what_max_length_cuts_is_reported() {
+        // BOS, role, "0?", END, role, "Yes, 0." or "No 0", END: 14 and 11 tokens.
+        let report = |more: &[&str]| tiny_run(more).unwrap().0;
+        assert!(!report(&["--max-length=14"]).contains("--max-length"));
+        let cut = report(&["--max-length=13"]);
+        assert!(cut.contains("pairs.jsonl: 5 of 10 sequences lose their end to --max-length 13\n"), "{cut}");
+        let cut = report(&["--max-length=10", "--truncation-mode=keep-end"]);
+        assert!(
+            cut.contains("pairs.jsonl: 10 of 10 sequences lose their start to --max-length 10\n"),
+            "{cut}"
+        );
+        let error = tiny_run(&["--max-length=6"]).unwrap_err().to_string();
+        assert!(error.ends_with("pairs.jsonl: no pair is left within --max-length 6"), "{error}");
     }
 
     #[test]

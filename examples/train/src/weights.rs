@@ -1,15 +1,18 @@
 //! The weights of a model: drawn from a seed, in the order of their names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use dpo_kernels::ref_cache::Fingerprint;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::checkpoint::Tensors;
 use crate::model::{Config, Transformer};
+use crate::whole_file::write_whole;
 
 /// Trainable weights.
 pub struct Weights {
@@ -39,9 +42,12 @@ impl Weights {
 
     /// A model with a copy of the weights as they are now, which training does not change.
     pub fn frozen_copy(&self) -> Result<Transformer> {
-        let tensors =
-            self.tensors().map(|(name, tensor)| Ok((name, tensor.copy()?))).collect::<Result<_>>()?;
-        Transformer::new(self.config, VarBuilder::from_tensors(tensors, DType::F32, self.device()))
+        let tensors = self
+            .tensors()
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.copy()?)))
+            .collect::<Result<_>>()?;
+        Ok(Transformer::new(self.config, VarBuilder::from_tensors(tensors, DType::F32, self.device()))?)
     }
 
     /// What log-probs depend on that the model gives with the weights as they are now.
@@ -56,9 +62,9 @@ impl Weights {
         Ok(fingerprint)
     }
 
-    /// The variables, in the order of their names.
-    pub fn vars(&self) -> Vec<Var> {
-        self.vars.values().cloned().collect()
+    /// The variables by their names.
+    pub fn vars(&self) -> &BTreeMap<String, Var> {
+        &self.vars
     }
 
     /// Number of parameters.
@@ -66,16 +72,26 @@ impl Weights {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
+    /// Takes the values of these tensors.
+    pub fn set(&self, tensors: &Tensors) -> Result<()> {
+        for (name, var) in &self.vars {
+            let tensor = tensors.get(name).with_context(|| format!("no weights {name}"))?;
+            var.set(tensor).with_context(|| format!("weights {name}"))?;
+        }
+        Ok(())
+    }
+
     /// Writes a safetensors file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        candle_core::safetensors::save(&self.tensors().collect::<HashMap<_, _>>(), path)
+        write_whole(path, &safetensors::serialize(self.tensors(), None)?)
     }
 
     fn device(&self) -> &Device {
         self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
     }
 
-    fn tensors(&self) -> impl Iterator<Item = (String, Tensor)> {
-        self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()))
+    /// The values as they are now, which training changes.
+    pub fn tensors(&self) -> Tensors {
+        self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 }
