@@ -28,7 +28,7 @@ impl History {
             writeln!(csv, "sft,train,{step},{loss},,,,")?;
         }
         for (split, rows) in [("train", &self.train), ("held-out", &self.held_out)] {
-            for (step, PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy }) in rows {
+            for (step, PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy, .. }) in rows {
                 writeln!(
                     csv,
                     "dpo,{split},{step},{loss},{chosen_reward},{rejected_reward},{margin},{accuracy}"
