@@ -1,7 +1,7 @@
 //! Every golden case on the reference and on the CPU backend.
 //!
-//! Every case is run through all three stages. Where rows of a sequence have weights (LD-DPO), or sequences have
-//! (WPO), these are made of the log-probs here. `DPO_GOLDEN_DIR` names a further folder of vectors to run.
+//! Every case is run through all three stages, with LD-DPO's weights of rows and WPO's of pairs where it has them.
+//! `DPO_GOLDEN_DIR` names a further folder of vectors to run.
 
 mod common;
 
@@ -11,9 +11,10 @@ use std::path::Path;
 use common::golden::{Case, Element, Golden, Tensors, splitmix};
 use common::tolerance::{CPU, Judge, PairBounds, Precision, REFERENCE, Side, Uncertain, rounding, short_exp};
 use common::{bits, widen};
+use dpo_kernels::Coef as BackwardCoef;
 use dpo_kernels::loss::{PairInputs, Term};
 use dpo_kernels::{
-    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, Pairs, cpu,
+    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, TokenMetrics, cpu,
     reference,
 };
 use half::{bf16, f16};
@@ -91,7 +92,8 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
 
     fn batch(&self) -> HostBatch<'static> {
         let batch = HostBatch::padded(self.sequences, self.len, self.vocab);
-        HostBatch { label_alignment: self.alignment, ..batch }
+        let ld_alpha = self.case.ld_alpha.map_or(1.0, |alpha| alpha as f32);
+        HostBatch { label_alignment: self.alignment, ld_alpha, ..batch }
     }
 
     /// The label that each row predicts.
@@ -100,47 +102,6 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
         let sequences = self.labels.chunks(self.len);
         let target = |labels: &[i32], t: usize| labels.get(t + shift).copied().unwrap_or(IGNORE_INDEX as i32);
         sequences.flat_map(|labels| (0..self.len).map(|t| target(labels, t)).collect::<Vec<_>>()).collect()
-    }
-
-    /// LD-DPO's weights: `ld_alpha` for the scored rows of a sequence beyond as many as its partner has.
-    fn weights(&self) -> Vec<f64> {
-        let targets = self.targets();
-        let is_scored = |row: usize| targets[row] != IGNORE_INDEX as i32;
-        let rows_of = |s: usize| s * self.len..(s + 1) * self.len;
-        let scored = |s: usize| rows_of(s).filter(|&row| is_scored(row)).count();
-        let mut weights = vec![1.0; targets.len()];
-        let Some(alpha) = self.case.ld_alpha else { return weights };
-        for s in 0..self.sequences {
-            let partner = (s + self.case.pairs) % self.sequences;
-            let tail = rows_of(s).filter(|&row| is_scored(row)).skip(scored(partner));
-            tail.for_each(|row| weights[row] = alpha);
-        }
-        weights
-    }
-
-    /// Sums of rows times their weights; `sums` where these are all 1.
-    fn weighted_sums(&self, token_logps: &[f64], sums: &[f64]) -> Vec<f64> {
-        if self.case.ld_alpha.is_none() {
-            return sums.to_vec();
-        }
-        let weighted: Vec<f64> = token_logps.iter().zip(self.weights()).map(|(logp, w)| logp * w).collect();
-        weighted.chunks(self.len).map(|rows| rows.iter().sum()).collect()
-    }
-
-    /// WPO: the mean of logp − log Σ p² over scored rows.
-    fn log_weights(&self, truth: &Logps<f64>) -> Vec<f64> {
-        let targets = self.targets();
-        let log_weight = |s: usize| {
-            let rows = (s * self.len..(s + 1) * self.len).filter(|&row| targets[row] != IGNORE_INDEX as i32);
-            let of_row = |row: usize| {
-                let z = self.logits[row * self.vocab..][..self.vocab].iter().map(|&z| z.into());
-                let squares: f64 = z.map(|z: f64| (2.0 * (z - truth.logsumexp[row])).exp()).sum();
-                truth.token_logps[row] - squares.ln()
-            };
-            let of_rows: Vec<f64> = rows.map(of_row).collect();
-            of_rows.iter().sum::<f64>() / of_rows.len().max(1) as f64
-        };
-        (0..self.sequences).map(log_weight).collect()
     }
 
     /// The pairs in the order in which the vectors have their losses.
@@ -157,6 +118,26 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
             _ => (),
         }
         order
+    }
+
+    /// What `backward` takes.
+    fn coef<'c>(&self, logps: &'c Logps<f32>, sequences: &'c [f32]) -> BackwardCoef<'c, f32> {
+        let tokens = self.case.ld_alpha.map(|_| &logps.token_weights[..]);
+        BackwardCoef { sequences: Some(sequences), tokens, threshold: 0.0 }
+    }
+
+    /// What the logarithm of WPO's weight of a sequence may be off by, the mean over its scored rows of logp − log Σ p²:
+    /// log Σ p² is log Σ e²⁽ᶻ⁻ᵐ⁾ less twice log Σ eᶻ⁻ᵐ.
+    fn log_weight_error(&self, precision: &Precision, truth: &Logps<f64>, s: usize) -> f64 {
+        let targets = self.targets();
+        let rows = (s * self.len..(s + 1) * self.len).filter(|&row| targets[row] != IGNORE_INDEX as i32);
+        let errors: Vec<f64> = rows
+            .map(|row| {
+                let of_logp = precision.token(self.vocab, truth.logsumexp[row], truth.token_logps[row]).error;
+                of_logp + 4.0 * (precision.row_error)(self.vocab, truth.logsumexp[row])
+            })
+            .collect();
+        errors.iter().sum::<f64>() / errors.len().max(1) as f64
     }
 
     /// Bounds of the sequence log-probs, from the truth of their rows.
@@ -176,7 +157,7 @@ fn run<T: Element + Logit + Into<f64>>(case: &Case, tensors: &Tensors, judge: &m
     let batch = rows.batch();
     let labels = rows.labels[..].into();
     let in_f64 = reference::logps(&batch, &rows.logits, labels).unwrap();
-    let mut in_f32 = Logps::default();
+    let mut in_f32 = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
     cpu::logps(&batch, &rows.logits, labels, &mut in_f32).unwrap();
     // What a folder of vectors leaves out, the reference stands for.
     let truth = Logps {
@@ -189,7 +170,9 @@ fn run<T: Element + Logit + Into<f64>>(case: &Case, tensors: &Tensors, judge: &m
     judge_logps(&CPU, &rows, &truth, &widen_logps(&in_f32), judge);
 
     let logps = LogProbs { truth, in_f64, in_f32 };
-    let coef = pair_loss_and_backward(&rows, &case.pair_loss(), &logps, judge);
+    let loss = case.pair_loss();
+    let loss = if case.use_weighting { loss.with_wpo_weights() } else { loss };
+    let coef = pair_loss_and_backward(&rows, &loss, &logps, judge);
     layouts_agree(&rows, &logps.in_f32, &coef, judge);
 }
 
@@ -213,12 +196,9 @@ fn judge_logps<T: Element + Logit + Into<f64>>(
     let label = |quantity: &str| format!("{}: {quantity}", precision.backend);
     judge.all_close(&label("logsumexp"), name, &found.logsumexp, &truth.logsumexp, logsumexp);
     judge.all_close(&label("token logps"), name, &found.token_logps, &truth.token_logps, token);
-    // Of LD-DPO, the vectors' sums are weighted.
-    if rows.case.ld_alpha.is_none() {
-        let uncertain = rows.uncertain(precision, truth);
-        let bound = |s: usize| precision.logp(truth.logps[s], uncertain[s]);
-        judge.all_close(&label("logps"), name, &found.logps, &truth.logps, bound);
-    }
+    let uncertain = rows.uncertain(precision, truth);
+    let bound = |s: usize| precision.logp(truth.logps[s], uncertain[s]);
+    judge.all_close(&label("logps"), name, &found.logps, &truth.logps, bound);
 }
 
 fn widen_logps(logps: &Logps<f32>) -> Logps<f64> {
@@ -256,7 +236,8 @@ struct Coef {
     bounds: [Vec<f64>; 2],
 }
 
-/// What the vectors say, with the limit where they record a peer's NaN: in DiscoPOP's e⁻ᶻ σ(z/τ) at z = −1000.
+/// What the vectors say, but for three cases: the limit where they record a peer's NaN, in DiscoPOP's e⁻ᶻ σ(z/τ) at
+/// z = −1000; 0 where they have SFT's mean over no token; and NaN where they have the slope of a hinge whose z is NaN.
 struct Recorded {
     loss: f64,
     pair_losses: Option<Vec<f64>>,
@@ -277,6 +258,14 @@ impl Recorded {
                 dlogits: None,
             };
         }
+        if case.name == "nonfinite_both_target_neginf_hinge" {
+            return Recorded {
+                loss: f64::NAN,
+                pair_losses: Some(vec![f64::NAN; case.pairs]),
+                coef: Some(vec![f64::NAN; rows.sequences]),
+                dlogits: None,
+            };
+        }
         // Of SFT, TRL has no pair losses, and its derivatives by tokens alone.
         let sft = loss.terms().iter().any(|term| term.kind.counts_chosen_tokens());
         let of_tokens = || {
@@ -287,7 +276,7 @@ impl Recorded {
             Some((0..rows.sequences).map(|s| scored(s).map_or(0.0, |row| dtoken[row])).collect())
         };
         Recorded {
-            loss: case.loss,
+            loss: if case.name == "nonfinite_sft_empty" { 0.0 } else { case.loss },
             pair_losses: if sft { None } else { tensors.get("pair_loss") },
             coef: if sft { of_tokens() } else { tensors.get("dlogps") },
             dlogits: tensors.get("dlogits"),
@@ -333,35 +322,34 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
         }
     };
 
-    // Sums of weighted rows.
-    let weights = rows.weights();
-    let logps_f64 = rows.weighted_sums(&in_f64.token_logps, &in_f64.logps);
-    let logps_f32: Vec<f32> = rows
-        .weighted_sums(&widen(&in_f32.token_logps), &widen(&in_f32.logps))
-        .into_iter()
-        .map(|logp| logp as f32)
-        .collect();
-    let log_weights = case.use_weighting.then(|| rows.log_weights(truth));
-    let log_weights_f32: Option<Vec<f32>> =
-        log_weights.as_ref().map(|weights| weights.iter().map(|&weight| weight as f32).collect());
+    let log_weights = in_f64
+        .metrics
+        .as_ref()
+        .filter(|_| case.use_weighting)
+        .map(|metrics| &metrics.sequence_log_weights[..]);
+    let log_weights_f32 = in_f32
+        .metrics
+        .as_ref()
+        .filter(|_| case.use_weighting)
+        .map(|metrics| &metrics.sequence_log_weights[..]);
 
     let inputs_f64 = PairInputs {
         ref_logps: ref_f64.as_deref(),
         lengths: lengths.as_deref(),
-        sequence_log_weights: log_weights.as_deref(),
+        sequence_log_weights: log_weights,
         ..PairInputs::default()
     };
     let inputs_f32 = PairInputs {
         ref_logps: ref_f32.as_deref(),
         lengths: lengths.as_deref(),
-        sequence_log_weights: log_weights_f32.as_deref(),
+        sequence_log_weights: log_weights_f32,
         ..PairInputs::default()
     };
     let evaluate =
         |logps: &[f64]| reference::pair_loss(&batch, logps, Some(scored), &inputs_f64, loss).unwrap();
-    let found_f64 = evaluate(&logps_f64);
+    let found_f64 = evaluate(&in_f64.logps);
     let mut found_f32 = PairOutputs::default();
-    cpu::pair_loss(&batch, &logps_f32, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
+    cpu::pair_loss(&batch, &in_f32.logps, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
     fused_agrees(rows, &inputs_f32, loss, in_f32, judge);
 
     let same_policy = ref_f32.as_ref().is_some_and(|ref_logps| bits(ref_logps) == bits(&in_f32.logps));
@@ -400,9 +388,14 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
                 let sides: Vec<Side> = (0..rows.sequences).map(side).collect();
                 let mut bounds = PairBounds::new(precision, &sides, &pairs, &truth_evaluated);
                 for (i, &(w, l)) in pairs.iter().enumerate() {
-                    // The weight is exp of a sum of rounded numbers, in which their errors are relative ones.
-                    let weight = log_weights.as_ref().map_or(0.0, |log| log[w].abs() + log[l].abs());
-                    let relative = precision.unit * (weight + f64::from(u8::from(case.use_weighting)));
+                    // The weight is exp of a sum of numbers, whose errors are relative ones in it.
+                    let relative = match log_weights {
+                        Some(_) => {
+                            rows.log_weight_error(precision, truth, w)
+                                + rows.log_weight_error(precision, truth, l)
+                        }
+                        None => 0.0,
+                    };
                     bounds.losses[i] += relative * found.pair_losses[i].abs();
                     for s in [w, l] {
                         bounds.coef[s] +=
@@ -415,24 +408,7 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
 
     let in_f32_coef = found_f32.coef.clone();
     let coef = Coef { truth: true_coef, in_f64: found_f64.coef, in_f32: found_f32.coef, bounds };
-    if case.ld_alpha.is_some() {
-        // Every row as a sequence of its own, so that coefficients may differ from row to row.
-        let starts: Vec<i32> = (0..=rows.labels.len() as i32).collect();
-        let batch = HostBatch::packed(&starts, rows.labels.len(), rows.vocab);
-        let batch = HostBatch { pairs: Pairs::None, ..batch };
-        let by_row = |values: &[f64]| -> Vec<f64> {
-            weights.iter().enumerate().map(|(row, weight)| weight * values[row / rows.len]).collect()
-        };
-        let in_f32 = by_row(&widen(&coef.in_f32)).into_iter().map(|c| c as f32).collect();
-        let bounds = [(&REFERENCE, 0), (&CPU, 1)].map(|(precision, backend)| {
-            let bounds = by_row(&coef.bounds[backend]).into_iter().zip(by_row(&coef.truth));
-            bounds.map(|(bound, c)| bound + precision.rounding(c)).collect()
-        });
-        let coef = Coef { truth: by_row(&coef.truth), in_f64: by_row(&coef.in_f64), in_f32, bounds };
-        gradients(rows, &batch, &rows.targets(), &coef, log_probs, &recorded, judge);
-    } else {
-        gradients(rows, &batch, &rows.labels, &coef, log_probs, &recorded, judge);
-    }
+    gradients(rows, &coef, log_probs, &recorded, judge);
     in_f32_coef
 }
 
@@ -509,28 +485,35 @@ fn fused_agrees<T: Element + Logit + Into<f64>>(
     judge.check(same, || format!("{}: forward differs from its two stages", rows.name));
 }
 
-/// `backward` of both backends with their coefficients, over `batch`, whose rows are those of `rows`.
+/// `backward` of both backends with their coefficients.
 fn gradients<T: Element + Logit + Into<f64>>(
     rows: &Rows<'_, T>,
-    batch: &HostBatch<'_>,
-    labels: &[i32],
     coef: &Coef,
     log_probs: &LogProbs,
     recorded: &Recorded,
     judge: &mut Judge,
 ) {
     let LogProbs { truth, in_f64, in_f32 } = log_probs;
-    let (name, labels) = (rows.name, labels.into());
-    let found_f64 =
-        reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, &coef.in_f64, 1.0).unwrap();
+    let (name, labels, batch) = (rows.name, rows.labels[..].into(), &rows.batch());
+    let of_f64 = BackwardCoef {
+        sequences: Some(&coef.in_f64[..]),
+        tokens: rows.case.ld_alpha.map(|_| &in_f64.token_weights[..]),
+        threshold: 0.0,
+    };
+    let found_f64 = reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, of_f64, 1.0).unwrap();
     let mut found_f32 = vec![T::from_f32(f32::NAN); rows.logits.len()];
-    cpu::backward(batch, &rows.logits, labels, in_f32.into(), &coef.in_f32, 1.0, &mut found_f32).unwrap();
+    let of_f32 = rows.coef(in_f32, &coef.in_f32);
+    cpu::backward(batch, &rows.logits, labels, in_f32.into(), of_f32, 1.0, &mut found_f32).unwrap();
     let found_f32: Vec<f64> = found_f32.into_iter().map(Into::into).collect();
 
-    // c_s by row, with its bounds.
-    let rows_per_coef = rows.labels.len() / coef.truth.len();
-    let true_coef = |row: usize| coef.truth[row / rows_per_coef];
-    let coef_bound = |backend: usize, row: usize| coef.bounds[backend][row / rows_per_coef];
+    // c_s by row, with its bounds. LD-DPO's weight of the row is exact, or rounded once.
+    let weight = |row: usize| in_f64.token_weights[row];
+    let true_coef = |row: usize| coef.truth[row / rows.len] * weight(row);
+    let coef_bound = |backend: usize, row: usize| {
+        let rounding = [REFERENCE, CPU][backend].rounding(true_coef(row));
+        coef.bounds[backend][row / rows.len] * weight(row)
+            + if weight(row) == 1.0 { 0.0 } else { 2.0 * rounding }
+    };
 
     // The gradient is c_s·(1[v = y] − p), so that an error of c_s shows in proportion.
     let from_coef = |backend: usize, row: usize, expected: f64| {
@@ -625,9 +608,11 @@ fn layouts_agree<T: Element + Logit + Into<f64>>(
     judge: &mut Judge,
 ) {
     let padded = rows.batch();
+    let coef = rows.coef(logps, coef);
     let starts: Vec<i32> = (0..=rows.sequences).map(|s| (s * rows.len) as i32).collect();
     let packed = HostBatch {
         label_alignment: rows.alignment,
+        ld_alpha: padded.ld_alpha,
         ..HostBatch::packed(&starts, rows.labels.len(), rows.vocab)
     };
     const GAP: usize = 3;
