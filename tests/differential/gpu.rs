@@ -19,7 +19,8 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 10] = [
+    ("pair_loss at its limits", pair_stage),
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
@@ -48,6 +49,10 @@ pub fn run() {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+fn pair_stage(_: &Arc<CudaContext>) {
+    crate::pair_stage::every_kind(&mut OnDevice(Cuda::open().unwrap()));
 }
 
 fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {

@@ -251,6 +251,30 @@ static void other_losses(void) {
     CLOSE(r.metrics.loss, 0.4375);
     CLOSE(r.coef[0], -0.1875);
     CLOSE(r.coef[1], 0.125);
+    CHECK(r.metrics.pairs == 1 && r.metrics.chosen == 1 && r.metrics.rejected == 1);
+    CHECK(r.status.bad_pair_input == DPO_NO_TROUBLE);
+
+    /* A reference that is no number makes its pair NaN, which the status names; a pair of weight 0 is none. */
+    const float no_reference[] = {NAN, -5.0f};
+    CHECK(dpo_cpu_pair_loss(&batch, tied, no_reference, scored, &loss, &out, &r.status) == DPO_OK);
+    CHECK(isnan(r.pair_losses[0]) && isnan(r.coef[0]) && isnan(r.coef[1]) && r.status.bad_pair_input == 0);
+    REFUSED(dpo_status_check(&r.status), DPO_ERROR_DATA, "bad data: input not finite or out of range, first in pair 0");
+    const float nothing = 0.0f;
+    const dpo_pair_inputs filled_up = {.struct_size = sizeof filled_up, .weight = &nothing};
+    loss.inputs = &filled_up;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, no_reference, scored, &loss, &out, &r.status) == DPO_OK);
+    CHECK(r.metrics.loss == 0.0f && r.metrics.pairs == 0 && r.coef[0] == 0.0f && r.coef[1] == 0.0f);
+    CHECK(dpo_status_check(&r.status) == DPO_OK);
+
+    /* WPO weighs a pair by 1 at most. */
+    const float log_weights[] = {1.5f, -0.5f};
+    const dpo_pair_inputs weighted = {.struct_size = sizeof weighted, .sequence_log_weights = log_weights};
+    loss.inputs = &weighted;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(r.pair_losses[0], 3.5 * 2.718281828459045);
+    loss.wpo_weights = 1;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(r.pair_losses[0], 3.5);
 
     /* KTO at its baseline of 1: an undesirable and a desirable sequence, each with a loss of one half. */
     const int32_t desirable[] = {0, 1};
