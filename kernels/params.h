@@ -62,10 +62,11 @@ enum DpoDivergence {
     DPO_ALPHA_DIVERGENCE = 3
 };
 
-// What the sum of pair losses is divided by, unless the device knows.
+// What the sum of pair losses is divided by, unless the device knows. A pair of weight 0 is not counted, nor are its tokens.
 enum DpoNormalizer {
     DPO_NORMALIZER_NUMBER = 0,
-    DPO_NORMALIZER_TOKENS = 1 // scored tokens of chosen and rejected
+    DPO_NORMALIZER_TOKENS = 1, // scored tokens of chosen and rejected
+    DPO_NORMALIZER_PAIRS = 2
 };
 
 // Kinds of trouble that only the device can see; positions in DpoProgress and DpoStatus.
@@ -75,7 +76,8 @@ enum DpoTrouble {
     DPO_EMPTY_SEQUENCE = 2, // index of the sequence
     DPO_BAD_CU_SEQLENS = 3, // index of the entry
     DPO_BAD_PAIR = 4,       // index of the pair
-    DPO_TROUBLES = 5
+    DPO_BAD_PAIR_INPUT = 5, // index of the pair
+    DPO_TROUBLES = 6
 };
 
 // The first place of each kind of trouble, or DPO_NO_TROUBLE.
@@ -84,8 +86,11 @@ struct DpoStatus {
     unsigned int first[DPO_TROUBLES];
 };
 
-// Metrics of a batch.
+// Metrics of the pairs of a batch whose weight is not 0; means over nothing are 0.
 struct DpoPairMetrics {
+    unsigned int pairs;    // what the means are over
+    unsigned int chosen;
+    unsigned int rejected;
     float loss;            // sum of pair losses / normalizer
     float chosen_reward;   // mean
     float rejected_reward; // mean
@@ -153,9 +158,10 @@ struct DpoPairLoss {
     unsigned int term_count;
     float beta;
     float gamma;
-    float alpha;
+    float order; // n of an f' that is (e^(n x) - 1) / n: -1 for the forward KL, alpha - 1; otherwise 0
     float baseline;
     float normalizer;
+    float most_log_weight; // of a pair, before its weight: 0 for WPO, else infinity
     struct DpoLossTerm terms[DPO_LOSS_TERMS];
 };
 

@@ -2,18 +2,29 @@
 
 use crate::memory::Number;
 
-/// Means over the pairs of a batch, and its loss.
+/// The loss of a batch, and means over its pairs; a pair of [weight](crate::PairInputs::weight) 0 is none of them.
+///
+/// A mean over nothing is 0, so that means of several batches, or of the ranks of a cluster, weighted by what they are
+/// means over, make those of all together.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PairMetrics<F> {
-    /// Σ pair_losses ÷ normaliser.
+    /// Number of pairs, or of sequences where they are [unpaired](crate::Pairs::Unpaired).
+    pub pairs: u32,
+    /// Number of chosen sequences: `pairs`, or of unpaired sequences the desirable.
+    pub chosen: u32,
+    /// Number of rejected sequences: `pairs`, or of unpaired sequences the others.
+    pub rejected: u32,
+    /// Σ pair_losses ÷ normaliser; 0 where that is a count of nothing.
     pub loss: F,
-    /// Mean of the chosen rewards.
+    /// Mean of the rewards of `chosen` sequences.
     pub chosen_reward: F,
-    /// Mean of the rejected rewards.
+    /// Mean of the rewards of `rejected` sequences.
     pub rejected_reward: F,
-    /// Mean margin.
+    /// Mean of the margins of `pairs`. Of unpaired sequences it is `chosen_reward − rejected_reward`, which only those two
+    /// add up to over several batches, and 0 where there are none of one kind.
     pub margin: F,
-    /// Share of pairs with r̂_w > r̂_l; a tie, or a NaN, counts as wrong.
+    /// Share of `pairs` with r̂_w > r̂_l; a tie, or a NaN, counts as wrong. A reward that an unpaired sequence does not have
+    /// is 0 here.
     pub accuracy: F,
 }
 

@@ -31,6 +31,7 @@ use crate::labels::Labels;
 use crate::loss::{PairInputs, PairLoss, PairStage};
 use crate::metrics::MeanTokenMetricsSum;
 use crate::results::{Logps, PairOutputs, TokenMetrics};
+use crate::status::Status;
 
 /// `logps`: log-probs of the labels, per token and per sequence.
 ///
@@ -157,13 +158,39 @@ pub fn pair_loss(
     inputs: &PairInputs<'_, f64>,
     loss: &PairLoss,
 ) -> Result<PairOutputs<f64>> {
-    batch.validate()?;
-    let extent = batch.extent();
-    Error::check_len("logps", "[sequences]", extent.sequences, logps.len())?;
-    loss.check_host_inputs(batch, inputs, scored.map(<[u32]>::len))?;
     let mut out = PairOutputs::default();
-    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out.slices(&extent)?);
+    pair_stage(batch, logps, scored, inputs, loss)?.run(out.slices(&batch.extent())?);
     Ok(out)
+}
+
+/// What [`pair_loss`] finds in what it is given: the first pair with a [bad input](Status::bad_pair_input).
+///
+/// # Errors
+///
+/// Those of [`pair_loss`].
+pub fn pair_status(
+    batch: &HostBatch<'_>,
+    logps: &[f64],
+    scored: Option<&[u32]>,
+    inputs: &PairInputs<'_, f64>,
+    loss: &PairLoss,
+) -> Result<Status> {
+    let stage = pair_stage(batch, logps, scored, inputs, loss)?;
+    Ok(Status { bad_pair_input: stage.bad_input(), ..Status::default() })
+}
+
+/// The stage of a valid call.
+fn pair_stage<'a>(
+    batch: &HostBatch<'a>,
+    logps: &'a [f64],
+    scored: Option<&'a [u32]>,
+    inputs: &'a PairInputs<'a, f64>,
+    loss: &'a PairLoss,
+) -> Result<PairStage<'a, f64>> {
+    batch.validate()?;
+    Error::check_len("logps", "[sequences]", batch.sequences.count(), logps.len())?;
+    loss.check_host_inputs(batch, inputs, scored.map(<[u32]>::len))?;
+    Ok(PairStage { pairs: batch.pairs, logps, scored, inputs, loss })
 }
 
 /// `backward`: the gradient of the loss by the logits, `[rows, vocab]` with the row stride of the batch.

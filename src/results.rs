@@ -230,7 +230,9 @@ results! {
         /// `[rows]`: Σ p².
         sum_p2: Rows,
         /// `[S]`: mean over the scored tokens of log p_y − log Σ p²: the logarithm of WPO's weight of the sequence
-        /// (Zhou et al. 2024, arXiv:2406.11827), as `pair_loss` takes it. 0 where there is no scored token.
+        /// (Zhou et al. 2024, arXiv:2406.11827), as `pair_loss` takes it. It may be above 0; WPO cuts the weight of a pair
+        /// off at 1, and so does [`with_wpo_weights`](crate::PairLoss::with_wpo_weights). 0 where there is no scored
+        /// token.
         sequence_log_weights: Sequences,
     }
     counts {}

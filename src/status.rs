@@ -5,7 +5,8 @@ use std::fmt;
 /// What a pass found in its data: for each kind of trouble, the first place.
 ///
 /// Trouble is never hidden: a row with a bad label or a non-finite log-prob also shows as NaN or infinity in the
-/// loss of its pair. An empty sequence has log-prob 0, which is a number, so this is where it shows.
+/// loss of its pair. An empty sequence has log-prob 0, which is a number, so this is where it shows. A pair of
+/// [weight](crate::PairInputs::weight) 0 has no bad input, since it has none; its rows are looked at like all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
     /// First scored row whose label is neither the ignore index nor below the vocabulary size; its log-prob is NaN.
@@ -20,6 +21,11 @@ pub struct Status {
     /// First pair whose device-side indices are out of range; its outputs are NaN. (In host memory this is
     /// [`Error::Index`](crate::Error::Index).)
     pub bad_pair: Option<usize>,
+    /// First pair (or sequence, where they are [unpaired](crate::Pairs::Unpaired)) with an input that is no number to compute
+    /// with: a reference log-prob, a weight or a baseline that is not finite; in device memory also a β, γ, ε, weight or
+    /// normaliser that the host would have refused. A number that all pairs share is the first one's. What reads it is
+    /// NaN or infinite.
+    pub bad_pair_input: Option<usize>,
 }
 
 impl Status {
@@ -37,6 +43,7 @@ impl fmt::Display for Status {
             ("no scored token, first in sequence", self.empty_sequence),
             ("cu_seqlens out of order, first at entry", self.bad_cu_seqlens),
             ("sequence index out of range, first in pair", self.bad_pair),
+            ("input not finite or out of range, first in pair", self.bad_pair_input),
         ];
         let mut parts = found.into_iter().filter_map(|(what, place)| Some((what, place?)));
         match parts.next() {

@@ -489,8 +489,8 @@ mod losses {
 
     #[test]
     fn parameters() {
-        for tau in [0.0, 1.0, f64::NAN] {
-            let text = format!("tau: expected a number above 0 and below 1, found {tau}");
+        for tau in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+            let text = format!("tau: expected a finite number above 0, found {tau}");
             refused!(PairLoss::discopop(0.1, tau), Value, text);
         }
         refused!(PairLoss::simpo(2.0, -1.0), Value, "gamma: expected a finite number from 0, found -1");

@@ -1,7 +1,7 @@
 //! Every golden case on the reference and on the CPU backend.
 //!
-//! Every case is run through all three stages. Where rows of a sequence have weights (LD-DPO), or sequences have
-//! (WPO), these are made of the log-probs here. `DPO_GOLDEN_DIR` names a further folder of vectors to run.
+//! Every case is run through all three stages, with LD-DPO's weights of rows and WPO's of pairs where it has them.
+//! `DPO_GOLDEN_DIR` names a further folder of vectors to run.
 
 mod common;
 
@@ -16,10 +16,11 @@ use common::tolerance::precision::{self, Precision};
 use common::tolerance::promise::Promise;
 use common::tolerance::sequence::Uncertain;
 use common::{bits, widen};
+use dpo_kernels::Coef as BackwardCoef;
 use dpo_kernels::loss::{PairInputs, Term};
 use dpo_kernels::{
-    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, Pairs, Transform,
-    cpu, reference,
+    Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, TokenMetrics,
+    Transform, cpu, reference,
 };
 use half::{bf16, f16};
 
@@ -104,7 +105,8 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
 
     fn batch(&self) -> HostBatch<'static> {
         let batch = HostBatch::padded(self.sequences, self.len, self.vocab);
-        HostBatch { label_alignment: self.alignment, ..batch }
+        let ld_alpha = self.case.ld_alpha.map_or(1.0, |alpha| alpha as f32);
+        HostBatch { label_alignment: self.alignment, ld_alpha, ..batch }
     }
 
     /// The label that each row predicts.
@@ -113,47 +115,6 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
         let sequences = self.labels.chunks(self.len);
         let target = |labels: &[i32], t: usize| labels.get(t + shift).copied().unwrap_or(IGNORE_INDEX as i32);
         sequences.flat_map(|labels| (0..self.len).map(|t| target(labels, t)).collect::<Vec<_>>()).collect()
-    }
-
-    /// LD-DPO's weights: `ld_alpha` for the scored rows of a sequence beyond as many as its partner has.
-    fn weights(&self) -> Vec<f64> {
-        let targets = self.targets();
-        let is_scored = |row: usize| targets[row] != IGNORE_INDEX as i32;
-        let rows_of = |s: usize| s * self.len..(s + 1) * self.len;
-        let scored = |s: usize| rows_of(s).filter(|&row| is_scored(row)).count();
-        let mut weights = vec![1.0; targets.len()];
-        let Some(alpha) = self.case.ld_alpha else { return weights };
-        for s in 0..self.sequences {
-            let partner = (s + self.case.pairs) % self.sequences;
-            let tail = rows_of(s).filter(|&row| is_scored(row)).skip(scored(partner));
-            tail.for_each(|row| weights[row] = alpha);
-        }
-        weights
-    }
-
-    /// Sums of rows times their weights; `sums` where these are all 1.
-    fn weighted_sums(&self, token_logps: &[f64], sums: &[f64]) -> Vec<f64> {
-        if self.case.ld_alpha.is_none() {
-            return sums.to_vec();
-        }
-        let weighted: Vec<f64> = token_logps.iter().zip(self.weights()).map(|(logp, w)| logp * w).collect();
-        weighted.chunks(self.len).map(|rows| rows.iter().sum()).collect()
-    }
-
-    /// WPO: the mean of logp − log Σ p² over scored rows.
-    fn log_weights(&self, truth: &Logps<f64>) -> Vec<f64> {
-        let targets = self.targets();
-        let log_weight = |s: usize| {
-            let rows = (s * self.len..(s + 1) * self.len).filter(|&row| targets[row] != IGNORE_INDEX as i32);
-            let of_row = |row: usize| {
-                let z = self.logits[row * self.vocab..][..self.vocab].iter().map(|&z| z.into());
-                let squares: f64 = z.map(|z: f64| (2.0 * (z - truth.logsumexp[row])).exp()).sum();
-                truth.token_logps[row] - squares.ln()
-            };
-            let of_rows: Vec<f64> = rows.map(of_row).collect();
-            of_rows.iter().sum::<f64>() / of_rows.len().max(1) as f64
-        };
-        (0..self.sequences).map(log_weight).collect()
     }
 
     /// The pairs in the order in which the vectors have their losses.
@@ -172,9 +133,25 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
         order
     }
 
+    /// What `backward` takes.
+    fn coef<'c>(&self, logps: &'c Logps<f32>, sequences: &'c [f32]) -> BackwardCoef<'c, f32> {
+        let tokens = self.case.ld_alpha.map(|_| &logps.token_weights[..]);
+        BackwardCoef { sequences: Some(sequences), tokens, threshold: 0.0 }
+    }
+
+    /// What the logarithm of WPO's weight of a sequence may be off by.
+    fn log_weight_error(&self, precision: &Precision, truth: &Logps<f64>, s: usize, log_weight: f64) -> f64 {
+        let targets = self.targets();
+        let bounds = precision.row(self.vocab, &NO_TRANSFORM);
+        let rows = (s * self.len..(s + 1) * self.len).filter(|&row| targets[row] != IGNORE_INDEX as i32);
+        let errors: Vec<f64> =
+            rows.map(|row| bounds.token(truth.logsumexp[row], truth.token_logps[row]).error).collect();
+        bounds.sequence_log_weight(errors.iter().sum::<f64>() / errors.len().max(1) as f64, log_weight)
+    }
+
     /// Bounds of the sequence log-probs, from the truth of their rows.
     fn uncertain(&self, precision: &Precision, truth: &Logps<f64>) -> Vec<Uncertain> {
-        let (targets, weights) = (self.targets(), self.weights());
+        let (targets, weights) = (self.targets(), &truth.token_weights);
         let bounds = precision.row(self.vocab, &NO_TRANSFORM);
         let token = |row: usize| bounds.token(truth.logsumexp[row], truth.token_logps[row]) * weights[row];
         let sequence = |s: usize| {
@@ -190,20 +167,23 @@ fn run<T: Element + Logit + Into<f64>>(case: &Case, tensors: &Tensors, judge: &m
     let batch = rows.batch();
     let labels = rows.labels[..].into();
     let in_f64 = reference::logps(&batch, &rows.logits, labels).unwrap();
-    let mut in_f32 = Logps::default();
+    let mut in_f32 = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
     cpu::logps(&batch, &rows.logits, labels, &mut in_f32).unwrap();
     // What a folder of vectors leaves out, the reference stands for.
     let truth = Logps {
         logps: tensors.get("logps").unwrap_or_else(|| in_f64.logps.clone()),
         token_logps: rows.per_row("per_token_logps").unwrap_or_else(|| in_f64.token_logps.clone()),
         logsumexp: rows.per_row("lse").unwrap_or_else(|| in_f64.logsumexp.clone()),
+        token_weights: in_f64.token_weights.clone(),
         ..Logps::default()
     };
     judge_logps(&REFERENCE, &rows, &truth, &in_f64, judge);
     judge_logps(&CPU, &rows, &truth, &widen_logps(&in_f32), judge);
 
     let logps = LogProbs { truth, in_f64, in_f32 };
-    let coef = pair_loss_and_backward(&rows, &case.pair_loss(), &logps, judge);
+    let loss = case.pair_loss();
+    let loss = if case.use_weighting { loss.with_wpo_weights() } else { loss };
+    let coef = pair_loss_and_backward(&rows, &loss, &logps, judge);
     layouts_agree(&rows, &logps.in_f32, &coef, judge);
 }
 
@@ -228,12 +208,9 @@ fn judge_logps<T: Element + Logit + Into<f64>>(
     let label = |quantity: &str| format!("{}: {quantity}", precision.backend);
     judge.all_close(&label("logsumexp"), name, &found.logsumexp, &truth.logsumexp, logsumexp);
     judge.all_close(&label("token logps"), name, &found.token_logps, &truth.token_logps, token);
-    // Of LD-DPO, the vectors' sums are weighted.
-    if rows.case.ld_alpha.is_none() {
-        let uncertain = rows.uncertain(precision, truth);
-        let bound = |s: usize| precision.logp(truth.logps[s], uncertain[s]);
-        judge.all_close(&label("logps"), name, &found.logps, &truth.logps, bound);
-    }
+    let uncertain = rows.uncertain(precision, truth);
+    let bound = |s: usize| precision.logp(truth.logps[s], uncertain[s]);
+    judge.all_close(&label("logps"), name, &found.logps, &truth.logps, bound);
 }
 
 fn widen_logps(logps: &Logps<f32>) -> Logps<f64> {
@@ -271,7 +248,8 @@ struct Coef {
     bounds: [Vec<f64>; 2],
 }
 
-/// What the vectors say, with the limit where they record a peer's NaN: in DiscoPOP's e⁻ᶻ σ(z/τ) at z = −1000.
+/// What the vectors say, but for three cases: the limit where they record a peer's NaN, in DiscoPOP's e⁻ᶻ σ(z/τ) at
+/// z = −1000; 0 where they have SFT's mean over no token; and NaN where they have the slope of a hinge whose z is NaN.
 struct Recorded {
     loss: f64,
     pair_losses: Option<Vec<f64>>,
@@ -292,6 +270,14 @@ impl Recorded {
                 dlogits: None,
             };
         }
+        if case.name == "nonfinite_both_target_neginf_hinge" {
+            return Recorded {
+                loss: f64::NAN,
+                pair_losses: Some(vec![f64::NAN; case.pairs]),
+                coef: Some(vec![f64::NAN; rows.sequences]),
+                dlogits: None,
+            };
+        }
         // Of SFT, TRL has no pair losses, and its derivatives by tokens alone.
         let sft = loss.terms().iter().any(|term| term.kind.counts_chosen_tokens());
         let of_tokens = || {
@@ -302,7 +288,7 @@ impl Recorded {
             Some((0..rows.sequences).map(|s| scored(s).map_or(0.0, |row| dtoken[row])).collect())
         };
         Recorded {
-            loss: case.loss,
+            loss: if case.name == "nonfinite_sft_empty" { 0.0 } else { case.loss },
             pair_losses: if sft { None } else { tensors.get("pair_loss") },
             coef: if sft { of_tokens() } else { tensors.get("dlogps") },
             dlogits: tensors.get("dlogits"),
@@ -348,35 +334,34 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
         }
     };
 
-    // Sums of weighted rows.
-    let weights = rows.weights();
-    let logps_f64 = rows.weighted_sums(&in_f64.token_logps, &in_f64.logps);
-    let logps_f32: Vec<f32> = rows
-        .weighted_sums(&widen(&in_f32.token_logps), &widen(&in_f32.logps))
-        .into_iter()
-        .map(|logp| logp as f32)
-        .collect();
-    let log_weights = case.use_weighting.then(|| rows.log_weights(truth));
-    let log_weights_f32: Option<Vec<f32>> =
-        log_weights.as_ref().map(|weights| weights.iter().map(|&weight| weight as f32).collect());
+    let log_weights = in_f64
+        .metrics
+        .as_ref()
+        .filter(|_| case.use_weighting)
+        .map(|metrics| &metrics.sequence_log_weights[..]);
+    let log_weights_f32 = in_f32
+        .metrics
+        .as_ref()
+        .filter(|_| case.use_weighting)
+        .map(|metrics| &metrics.sequence_log_weights[..]);
 
     let inputs_f64 = PairInputs {
         ref_logps: ref_f64.as_deref(),
         lengths: lengths.as_deref(),
-        sequence_log_weights: log_weights.as_deref(),
+        sequence_log_weights: log_weights,
         ..PairInputs::default()
     };
     let inputs_f32 = PairInputs {
         ref_logps: ref_f32.as_deref(),
         lengths: lengths.as_deref(),
-        sequence_log_weights: log_weights_f32.as_deref(),
+        sequence_log_weights: log_weights_f32,
         ..PairInputs::default()
     };
     let evaluate =
         |logps: &[f64]| reference::pair_loss(&batch, logps, Some(scored), &inputs_f64, loss).unwrap();
-    let found_f64 = evaluate(&logps_f64);
+    let found_f64 = evaluate(&in_f64.logps);
     let mut found_f32 = PairOutputs::default();
-    cpu::pair_loss(&batch, &logps_f32, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
+    cpu::pair_loss(&batch, &in_f32.logps, Some(scored), &inputs_f32, loss, &mut found_f32).unwrap();
     fused_agrees(rows, &inputs_f32, loss, in_f32, judge);
 
     let same_policy = ref_f32.as_ref().is_some_and(|ref_logps| bits(ref_logps) == bits(&in_f32.logps));
@@ -406,8 +391,18 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
                 let log_ratios: Vec<Uncertain> =
                     logps.iter().enumerate().map(|(s, &logp)| logp + of_ref(s)).collect();
                 let mut bounds = precision.pair_loss(&arguments, &log_ratios, precision.unit);
-                for bound in &mut bounds.coef {
-                    *bound += oracle_error(loss) / case.pairs as f64;
+                // The weight is exp of a sum of numbers, whose errors are relative ones in it.
+                let off_by = |s: usize| {
+                    log_weights.map_or(0.0, |weights| rows.log_weight_error(precision, truth, s, weights[s]))
+                };
+                for i in 0..case.pairs {
+                    let (w, l) = (i, case.pairs + i);
+                    let relative = off_by(w) + off_by(l);
+                    bounds.pair_losses[i] += relative * found.pair_losses[i].abs();
+                    for s in [w, l] {
+                        bounds.coef[s] +=
+                            relative * found.coef[s].abs() + oracle_error(loss) / case.pairs as f64;
+                    }
                 }
                 judge_pairs(precision, rows, &length, loss, found, &recorded, &bounds, judge);
                 bounds.coef
@@ -415,24 +410,7 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
 
     let in_f32_coef = found_f32.coef.clone();
     let coef = Coef { truth: true_coef, in_f64: found_f64.coef, in_f32: found_f32.coef, bounds };
-    if case.ld_alpha.is_some() {
-        // Every row as a sequence of its own, so that coefficients may differ from row to row.
-        let starts: Vec<i32> = (0..=rows.labels.len() as i32).collect();
-        let batch = HostBatch::packed(&starts, rows.labels.len(), rows.vocab);
-        let batch = HostBatch { pairs: Pairs::None, ..batch };
-        let by_row = |values: &[f64]| -> Vec<f64> {
-            weights.iter().enumerate().map(|(row, weight)| weight * values[row / rows.len]).collect()
-        };
-        let in_f32 = by_row(&widen(&coef.in_f32)).into_iter().map(|c| c as f32).collect();
-        let bounds = [(&REFERENCE, 0), (&CPU, 1)].map(|(precision, backend)| {
-            let bounds = by_row(&coef.bounds[backend]).into_iter().zip(by_row(&coef.truth));
-            bounds.map(|(bound, c)| bound + precision.rounding(c)).collect()
-        });
-        let coef = Coef { truth: by_row(&coef.truth), in_f64: by_row(&coef.in_f64), in_f32, bounds };
-        gradients(rows, &batch, &rows.targets(), &coef, log_probs, &recorded, judge);
-    } else {
-        gradients(rows, &batch, &rows.labels, &coef, log_probs, &recorded, judge);
-    }
+    gradients(rows, &coef, log_probs, &recorded, judge);
     in_f32_coef
 }
 
@@ -508,29 +486,33 @@ fn fused_agrees<T: Element + Logit + Into<f64>>(
     judge.check(same, || format!("{}: forward differs from its two stages", rows.name));
 }
 
-/// `backward` of both backends with their coefficients, over `batch`, whose rows are those of `rows`.
+/// `backward` of both backends with their coefficients.
 fn gradients<T: Element + Logit + Into<f64>>(
     rows: &Rows<'_, T>,
-    batch: &HostBatch<'_>,
-    labels: &[i32],
     coef: &Coef,
     log_probs: &LogProbs,
     recorded: &Recorded,
     judge: &mut Judge,
 ) {
     let LogProbs { truth, in_f64, in_f32 } = log_probs;
-    let (name, labels) = (rows.name, labels.into());
-    let found_f64 =
-        reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, &coef.in_f64, 1.0).unwrap();
+    let (name, labels, batch) = (rows.name, rows.labels[..].into(), &rows.batch());
+    let of_f64 = BackwardCoef {
+        sequences: Some(&coef.in_f64[..]),
+        tokens: rows.case.ld_alpha.map(|_| &in_f64.token_weights[..]),
+        threshold: 0.0,
+    };
+    let found_f64 = reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, of_f64, 1.0).unwrap();
     let mut found_f32 = vec![T::from_f32(f32::NAN); rows.logits.len()];
-    cpu::backward(batch, &rows.logits, labels, in_f32.into(), &coef.in_f32, 1.0, &mut found_f32).unwrap();
+    let of_f32 = rows.coef(in_f32, &coef.in_f32);
+    cpu::backward(batch, &rows.logits, labels, in_f32.into(), of_f32, 1.0, &mut found_f32).unwrap();
     let found_f32: Vec<f64> = found_f32.into_iter().map(Into::into).collect();
 
-    // c_s by row, with its bounds.
-    let rows_per_coef = rows.labels.len() / coef.truth.len();
-    let coef_of = |backend: usize, row: usize| Coefficient {
-        value: coef.truth[row / rows_per_coef],
-        error: coef.bounds[backend][row / rows_per_coef],
+    // c_s by row, with its bounds. LD-DPO's weight of the row is exact, or rounded once, and so is the product.
+    let coef_of = |backend: usize, row: usize| {
+        let (s, weight) = (row / rows.len, in_f64.token_weights[row]);
+        let value = coef.truth[s] * weight;
+        let rounding = if weight == 1.0 { 0.0 } else { 2.0 * [REFERENCE, CPU][backend].rounding(value) };
+        Coefficient { value, error: coef.bounds[backend][s] * weight + rounding }
     };
     let targets = rows.targets();
     // The error of an element before its last rounding; of what is promised, `at_most`.
@@ -628,9 +610,11 @@ fn layouts_agree<T: Element + Logit + Into<f64>>(
     judge: &mut Judge,
 ) {
     let padded = rows.batch();
+    let coef = rows.coef(logps, coef);
     let starts: Vec<i32> = (0..=rows.sequences).map(|s| (s * rows.len) as i32).collect();
     let packed = HostBatch {
         label_alignment: rows.alignment,
+        ld_alpha: padded.ld_alpha,
         ..HostBatch::packed(&starts, rows.labels.len(), rows.vocab)
     };
     const GAP: usize = 3;

@@ -46,7 +46,8 @@ class Inputs(Struct):
 class Loss(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("beta", c_double), ("terms", c_void_p), ("term_count", c_size_t),
-        ("divergence", c_uint32), ("normalized_by", c_uint32), ("length_normalized", c_int32), ("given", c_uint32),
+        ("divergence", c_uint32), ("normalized_by", c_uint32), ("length_normalized", c_int32),
+        ("wpo_weights", c_int32), ("given", c_uint32),
         ("label_smoothing", c_double), ("gamma", c_double), ("baseline", c_double), ("alpha", c_double),
         ("normalizer", c_double), ("inputs", c_void_p),
     ]  # fmt: skip
@@ -93,8 +94,8 @@ class Library:
 class Pass:
     """Forward and backward over batches like `logits` [S, T, V] and `labels` [S, T] (i64), chosen sequences first.
 
-    All buffers are made here. `logps` [S] and `metrics` (loss, chosen reward, rejected reward, margin, accuracy) are
-    what forward() leaves.
+    All buffers are made here. `logps` [S] and the words of `metrics` (pairs, chosen and rejected as u32, then loss, chosen
+    reward, rejected reward, margin and accuracy) are what forward() leaves.
     """
 
     def __init__(self, library, logits, labels, beta):
@@ -106,10 +107,10 @@ class Pass:
         def floats(*shape):
             return torch.zeros(shape, dtype=torch.float32, device=logits.device)
 
-        self.logps, self.coef, self.metrics = floats(sequences), floats(sequences), floats(5)
+        self.logps, self.coef, self.metrics = floats(sequences), floats(sequences), floats(8)
         self.logsumexp, self.residual = floats(2, sequences * length)
         self.pairs = floats(4, sequences // 2)
-        self.status = torch.zeros(5, dtype=torch.int32, device=logits.device)
+        self.status = torch.zeros(6, dtype=torch.int32, device=logits.device)
         self.workspace = self.kernels = None
         if self.cuda:
             size = c_size_t()

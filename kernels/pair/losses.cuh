@@ -6,13 +6,17 @@
 #pragma once
 
 #include "pair/divergence.cuh"
+#include "pair/logistic.cuh"
 
-// factor * value, 0 where a vanishing factor meets an infinite value.
-__device__ inline float vanishing(float factor, float value) { return factor == 0.0f ? 0.0f : factor * value; }
+// A function of one number, and its derivative.
+struct ValueSlope {
+    float value, slope;
+};
 
 // What a loss reads of one sequence of a pair.
 struct Side {
     bool present;
+    bool is_empty; // no token, and a length of 1
     float logp, log_ratio;
     float length;         // at least 1
     float scale;          // beta, or beta / length
@@ -26,9 +30,14 @@ struct PairNumbers {
     Side chosen, rejected;
     float beta, gamma, label_smoothing;
     u32 divergence;
-    float alpha;
+    float order; // of the divergence
     float baseline;  // z_0 of KTO, in nats
-    float per_token; // normalizer / tokens of SFT
+    float per_token; // normalizer / tokens of SFT; 0 where there is none
+
+    // 0 unless one of the numbers of the pair, beside those of its sides, is infinite or NaN.
+    __device__ float times_zero() const {
+        return 0.0f * beta + 0.0f * gamma + 0.0f * label_smoothing + 0.0f * baseline + 0.0f * per_token;
+    }
 };
 
 // The loss of one pair and its derivatives by the log-probs.
@@ -68,12 +77,14 @@ __device__ inline ValueSlope robust(const Logistic &z, float flip) {
 __device__ inline ValueSlope discopop(const Logistic &z, float tau) {
     const Logistic z_by_tau(z.x / tau);
     const float m = sigmoid(z_by_tau), rest = sigmoid(-z_by_tau);
-    // e^-z m as one exponential where e^-z alone would overflow; finite since tau < 1.
+    // e^-z m as one exponential where e^-z alone would overflow; its derivative as one product, which for tau > 1 may have
+    // an infinite factor.
     const bool overflows = z.x < 0.0f;
-    const float factor = expf(overflows ? z_by_tau.x * (1.0f - tau) - softplus(z_by_tau) : -z.x);
+    const float factor = expf(overflows ? vanishing(1.0f - tau, z_by_tau.x) - softplus(z_by_tau) : -z.x);
     const float exponential = overflows ? factor : factor * m;
-    const float blend = exponential * rest - vanishing(m * rest, softplus(-z));
-    return {vanishing(rest, softplus(-z)) + exponential, -sigmoid(-z) * rest - exponential + blend / tau};
+    const float of_exponential = vanishing(exponential, 1.0f - rest / tau);
+    return {vanishing(rest, softplus(-z)) + exponential,
+            -sigmoid(-z) * rest - of_exponential - vanishing(m * rest, softplus(-z)) / tau};
 }
 
 // Of the margin z.
@@ -94,11 +105,14 @@ __device__ inline ValueSlope loss_of_margin(const DpoLossTerm &term, const PairN
 __device__ inline Slopes of_margin(const DpoLossTerm &term, const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
     const bool sorts = term.kind == DPO_LOSS_AOT;
-    const ValueSlope of_w = sorts ? ValueSlope{w.logp, 1.0f} : f_prime(pair.divergence, pair.alpha, w.log_ratio);
-    const ValueSlope of_l = sorts ? ValueSlope{l.logp, 1.0f} : f_prime(pair.divergence, pair.alpha, l.log_ratio);
-    const Logistic z(w.scale * of_w.value - l.scale * of_l.value - (sorts ? w.sorted_partner : pair.gamma));
+    const Valued of_w = sorts ? Valued{w.logp, 1.0f, 1.0f, 0.0f} : f_prime(pair.divergence, pair.order, w.log_ratio);
+    const Valued of_l = sorts ? Valued{l.logp, 1.0f, 1.0f, 0.0f} : f_prime(pair.divergence, pair.order, l.log_ratio);
+    float difference = w.scale * of_w.value - l.scale * of_l.value;
+    if (pair.order != 0.0f && !isfinite(difference))
+        difference = large_difference(pair.order, w.scale, of_w.exponent, l.scale, of_l.exponent);
+    const Logistic z(difference - (sorts ? w.sorted_partner : pair.gamma));
     const ValueSlope loss = loss_of_margin(term, pair, z);
-    return {loss.value, w.scale * loss.slope * of_w.slope, -l.scale * loss.slope * of_l.slope};
+    return {loss.value, of_w.times_slope(w.scale * loss.slope), of_l.times_slope(-l.scale * loss.slope)};
 }
 
 // What a sided loss subtracts from the reward of a side before anything else.
@@ -152,6 +166,8 @@ __device__ inline Slopes of_sides(const DpoLossTerm &term, const PairNumbers &pa
 
 __device__ inline Slopes odds_ratio(const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
+    // A sequence without a token has no mean log-prob to compare: such a pair is left out.
+    if (w.is_empty || l.is_empty) return {0.0f, 0.0f, 0.0f};
     const float x = w.logp / w.length, y = l.logp / l.length;
     const float rest_w = 0.0f - expm1f(x), rest_l = 0.0f - expm1f(y); // not -expm1f, whose 0 would be -0
     const Logistic log_odds_ratio((x - y) + (logf(rest_l) - logf(rest_w)));
@@ -173,8 +189,7 @@ __device__ inline Slopes term_slopes(const DpoLossTerm &term, const PairNumbers 
     case DPO_LOSS_KTO: return of_sides(term, pair);
     case DPO_LOSS_SFT:
         if (!w.present) return {0.0f, 0.0f, 0.0f};
-        // Without a token there is nothing to move.
-        return {-w.logp * pair.per_token, isinf(pair.per_token) ? 0.0f : -pair.per_token, 0.0f};
+        return {-w.logp * pair.per_token, -pair.per_token, 0.0f};
     case DPO_LOSS_NLL:
         if (!w.present) return {0.0f, 0.0f, 0.0f};
         return {-w.logp / w.length, -1.0f / w.length, 0.0f};

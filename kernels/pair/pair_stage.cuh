@@ -10,7 +10,7 @@
 
 // Sums over pairs, in f64 so that the order, though fixed, matters little as well.
 struct PairSums {
-    double loss = 0.0, chosen_reward = 0.0, rejected_reward = 0.0, margin = 0.0, correct = 0.0, chosen = 0.0;
+    double loss = 0.0, chosen_reward = 0.0, rejected_reward = 0.0, margin = 0.0, correct = 0.0;
 
     __device__ void merge(const PairSums &other) {
         loss += other.loss;
@@ -18,27 +18,33 @@ struct PairSums {
         rejected_reward += other.rejected_reward;
         margin += other.margin;
         correct += other.correct;
-        chosen += other.chosen;
     }
 };
 
-// What all pairs have in common: scored tokens, and the sum of KTO's mismatched log-ratios.
+// What all pairs have in common: their number, scored tokens, and the sum of KTO's mismatched log-ratios.
 struct BatchSums {
     double baseline = 0.0;
     u64 chosen_tokens = 0, rejected_tokens = 0;
+    u32 chosen = 0, rejected = 0;
 
     __device__ void merge(const BatchSums &other) {
         baseline += other.baseline;
+        chosen += other.chosen;
+        rejected += other.rejected;
         chosen_tokens += other.chosen_tokens;
         rejected_tokens += other.rejected_tokens;
     }
 };
 
 struct BatchScalars {
-    float normalizer;
-    float baseline;  // z_0 of KTO, in nats
-    float per_token; // normalizer / tokens of SFT
+    u32 pairs, chosen, rejected; // that count
+    float per_normalizer;        // 1 / normalizer; 0 where that is a count of nothing
+    float baseline;              // z_0 of KTO, in nats
+    float per_token;             // normalizer / tokens of SFT; 0 where there is none
 };
+
+// `sum` over a count, or 0 where nothing was counted.
+__device__ inline float over_count(float sum, float count) { return count == 0.0f ? 0.0f : sum / count; }
 
 // A number from the device's memory, NaN where it is not one that the host would take.
 __device__ inline float positive(float value) {
@@ -88,6 +94,15 @@ struct PairStage {
         return pair;
     }
 
+    // Whether a pair is part of the batch at all: one of weight 0 is not.
+    __device__ bool counts(u32 index) const { return !loss.weights || loss.weights[index] != 0.0f; }
+
+    // Without a scored row; or where those are not known, without a length.
+    __device__ bool is_empty(u32 s) const {
+        const u32 *lengths = scored ? scored : loss.lengths;
+        return lengths && lengths[s] == 0;
+    }
+
     __device__ float length(u32 s) const {
         const u32 *lengths = loss.lengths ? loss.lengths : scored;
         return float(lengths ? max(lengths[s], 1u) : 1u);
@@ -107,9 +122,12 @@ struct PairStage {
         const u32 lane = threadIdx.x % kWarp;
         BatchSums sums;
 #pragma unroll 1
-        for (u32 index = lane; scored && index < loss.pairs; index += kWarp) {
+        for (u32 index = lane; index < loss.pairs; index += kWarp) {
+            if (!counts(index)) continue;
             const Pair pair = pair_at(index);
-            if (!pair.in_range) continue;
+            sums.chosen += pair.has_chosen;
+            sums.rejected += pair.has_rejected;
+            if (!scored || !pair.in_range) continue;
             if (pair.has_chosen) sums.chosen_tokens += scored[pair.chosen];
             if (pair.has_rejected) sums.rejected_tokens += scored[pair.rejected];
         }
@@ -118,16 +136,19 @@ struct PairStage {
             sums.baseline += double(loss.kl_logps[k]) - (loss.kl_ref_logps ? double(loss.kl_ref_logps[k]) : 0.0);
         sums = reduce_warp(sums);
 
-        BatchScalars scalars = {loss.normalizer, loss.baseline, 0.0f};
-        if (loss.device_normalizer) scalars.normalizer = positive(*loss.device_normalizer);
+        const u32 pairs = unpaired() ? sums.chosen + sums.rejected : sums.chosen;
+        float normalizer = loss.normalizer;
+        if (loss.device_normalizer) normalizer = positive(*loss.device_normalizer);
         else if (loss.normalizer_kind == DPO_NORMALIZER_TOKENS)
-            scalars.normalizer = float(sums.chosen_tokens + sums.rejected_tokens);
+            normalizer = float(sums.chosen_tokens + sums.rejected_tokens);
+        else if (loss.normalizer_kind == DPO_NORMALIZER_PAIRS) normalizer = float(pairs);
+        const float tokens = loss.chosen_tokens ? positive(*loss.chosen_tokens) : float(sums.chosen_tokens);
+        BatchScalars scalars = {pairs, sums.chosen, sums.rejected, over_count(1.0f, normalizer), loss.baseline,
+                                over_count(normalizer, tokens)};
         if (loss.kl_count > 0) {
             const float mean = float(sums.baseline / double(loss.kl_count));
             scalars.baseline = mean < 0.0f ? 0.0f : mean;
         }
-        const float tokens = loss.chosen_tokens ? positive(*loss.chosen_tokens) : float(sums.chosen_tokens);
-        scalars.per_token = scalars.normalizer / tokens;
         return scalars;
     }
 
@@ -154,8 +175,9 @@ struct PairStage {
         return before;
     }
 
-    // Gives each pair its partner: of all numbers of the key `other`, the one of the same rank as the pair's own. Until
-    // there are losses, their buffer holds the sorted numbers; the ranks are a permutation, so none is left out.
+    // Gives each pair its partner: of all numbers of the key `other`, the one of the same rank as the pair's own. A pair that
+    // is not a number there has none. Until there are losses, their buffer holds the sorted numbers; the ranks are a
+    // permutation, so none is left out.
     __device__ void find_partners(Key own, Key other, u32 length_normalized, float *partners) const {
         float *const sorted = loss.pair_losses;
 #pragma unroll 1
@@ -166,8 +188,8 @@ struct PairStage {
             for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
                 const float number = key_of(key, length_normalized, index);
                 const u32 rank = rank_of(number, key, length_normalized, index);
-                if (sorts) sorted[rank] = number;
-                else partners[index] = sorted[rank];
+                if (sorts) sorted[rank] = partners[index] = number;
+                else if (!isnan(partners[index])) partners[index] = sorted[rank];
             }
             __syncthreads(); // after the first step all is sorted, after the second nobody looks at it
         }
@@ -191,10 +213,11 @@ struct PairStage {
     }
 
     __device__ Side side(float beta, u32 s, bool present, u32 length_normalized) const {
-        return {present, logps[s], log_ratio(s), length(s), scale(beta, s, length_normalized), 0.0f};
+        return {present, is_empty(s), logps[s], log_ratio(s), length(s), scale(beta, s, length_normalized), 0.0f};
     }
 
-    __device__ Slopes of_term(u32 index, const Pair &pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
+    __device__ PairNumbers numbers_of(u32 index, const Pair &pair, const DpoLossTerm &term,
+                                      const BatchScalars &scalars) const {
         PairNumbers numbers;
         numbers.beta = beta(index);
         numbers.chosen = side(numbers.beta, pair.chosen, pair.has_chosen, term.length_normalized);
@@ -212,10 +235,10 @@ struct PairStage {
             numbers.label_smoothing = label_smoothing_fits(term.kind, flip) ? flip : not_a_number();
         }
         numbers.divergence = loss.divergence;
-        numbers.alpha = loss.alpha;
+        numbers.order = loss.order;
         numbers.baseline = scalars.baseline;
         numbers.per_token = scalars.per_token;
-        return term_slopes(term, numbers);
+        return numbers;
     }
 
     __device__ float weight(u32 index, const Pair &pair) const {
@@ -227,26 +250,37 @@ struct PairStage {
         if (loss.sequence_log_weights) {
             const float of_chosen = pair.has_chosen ? loss.sequence_log_weights[pair.chosen] : 0.0f;
             const float of_rejected = pair.has_rejected ? loss.sequence_log_weights[pair.rejected] : 0.0f;
-            weight *= expf(of_chosen + of_rejected);
+            const float log_weight = of_chosen + of_rejected;
+            weight *= expf(log_weight > loss.most_log_weight ? loss.most_log_weight : log_weight);
         }
         return weight;
     }
 
-    // Of all terms, before the normalizer; NaN for a pair with an index out of range.
-    __device__ Slopes checked_slopes(u32 index, const BatchScalars &scalars) const {
+    // Of all terms, before the normalizer; NaN for a pair with an index out of range. Reports what is bad about the pair.
+    __device__ Slopes checked_slopes(u32 index, const BatchScalars &scalars, DpoProgress *progress) const {
         const float nan = not_a_number();
         const Pair pair = pair_at(index);
+        if (!pair.in_range) report(progress, DPO_BAD_PAIR, index);
+        if (!counts(index)) return {0.0f, 0.0f, 0.0f};
         if (!pair.in_range) return {nan, nan, nan};
+        const float factor = weight(index, pair);
+        // 0 times a number is 0, unless it is infinite or NaN.
+        float zero = 0.0f * factor + 0.0f * scalars.per_normalizer + 0.0f * ref_logp(pair.chosen) +
+                     0.0f * ref_logp(pair.rejected);
         Slopes sum = {0.0f, 0.0f, 0.0f};
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
-            const Slopes slopes = of_term(index, pair, loss.terms[t], scalars);
+            const PairNumbers numbers = numbers_of(index, pair, loss.terms[t], scalars);
+            zero += numbers.times_zero();
+            const Slopes slopes = term_slopes(loss.terms[t], numbers);
             sum.loss += loss.terms[t].weight * slopes.loss;
             sum.chosen += loss.terms[t].weight * slopes.chosen;
             sum.rejected += loss.terms[t].weight * slopes.rejected;
         }
-        const float factor = weight(index, pair);
-        return {factor * sum.loss, factor * sum.chosen, factor * sum.rejected};
+        if (zero != 0.0f) report(progress, DPO_BAD_PAIR_INPUT, index);
+        // A slope may be a constant, or that of one side alone, where the loss is not a number.
+        if (isnan(sum.loss)) sum.chosen = sum.rejected = sum.loss;
+        return {vanishing(factor, sum.loss), vanishing(factor, sum.chosen), vanishing(factor, sum.rejected)};
     }
 
     // The reward of one side of a pair, 0 where the pair has no such side.
@@ -270,17 +304,16 @@ struct PairStage {
         const bool indexed = loss.pair_layout == DPO_PAIRS_INDEXED;
 #pragma unroll 1
         for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
-            const Slopes slopes = checked_slopes(index, scalars);
+            const Slopes slopes = checked_slopes(index, scalars, progress);
             const Pair pair = pair_at(index);
-            if (!pair.in_range) report(progress, DPO_BAD_PAIR, index);
             loss.pair_losses[index] = slopes.loss;
             if (indexed) {
                 loss.chosen_rewards[index] = slopes.chosen;
                 loss.rejected_rewards[index] = slopes.rejected;
                 continue;
             }
-            if (pair.has_chosen) loss.coef[pair.chosen] = slopes.chosen / scalars.normalizer;
-            if (pair.has_rejected) loss.coef[pair.rejected] = slopes.rejected / scalars.normalizer;
+            if (pair.has_chosen) loss.coef[pair.chosen] = vanishing(slopes.chosen, scalars.per_normalizer);
+            if (pair.has_rejected) loss.coef[pair.rejected] = vanishing(slopes.rejected, scalars.per_normalizer);
         }
         __syncthreads(); // from here on all see the slopes
 
@@ -294,7 +327,7 @@ struct PairStage {
                 if (u32(loss.chosen[index]) == s) coef += loss.chosen_rewards[index];
                 if (u32(loss.rejected[index]) == s) coef += loss.rejected_rewards[index];
             }
-            loss.coef[s] = coef / scalars.normalizer;
+            loss.coef[s] = vanishing(coef, scalars.per_normalizer);
         }
         __syncthreads(); // from here on nobody looks at slopes
 
@@ -308,17 +341,19 @@ struct PairStage {
             loss.chosen_rewards[index] = w;
             loss.rejected_rewards[index] = l;
             loss.margins[index] = w - l;
-            sums.merge({loss.pair_losses[index], w, l, w - l, w > l ? 1.0 : 0.0, pair.has_chosen ? 1.0 : 0.0});
+            if (counts(index)) sums.merge({loss.pair_losses[index], w, l, w - l, w > l ? 1.0 : 0.0});
         }
         const PairSums total = reduce_block(sums, partials);
         if (threadIdx.x == 0) {
-            const double pairs = loss.pairs;
-            const double rejected = unpaired() ? pairs - total.chosen : pairs;
-            const double chosen_reward = total.chosen_reward / total.chosen;
-            const double rejected_reward = total.rejected_reward / rejected;
-            const double margin = unpaired() ? chosen_reward - rejected_reward : total.margin / pairs;
-            *loss.metrics = {float(total.loss / scalars.normalizer), float(chosen_reward), float(rejected_reward),
-                             float(margin), float(total.correct / pairs)};
+            // Sums over nothing are 0, and so are their means.
+            const double pairs = max(scalars.pairs, 1u);
+            const double chosen_reward = total.chosen_reward / max(scalars.chosen, 1u);
+            const double rejected_reward = total.rejected_reward / max(scalars.rejected, 1u);
+            const bool both = scalars.chosen > 0 && scalars.rejected > 0;
+            const double margin = !unpaired() ? total.margin / pairs : both ? chosen_reward - rejected_reward : 0.0;
+            const double mean_loss = vanishing(total.loss, double(scalars.per_normalizer));
+            *loss.metrics = {scalars.pairs,        scalars.chosen,         scalars.rejected, float(mean_loss),
+                             float(chosen_reward), float(rejected_reward), float(margin),    float(total.correct / pairs)};
         }
     }
 };

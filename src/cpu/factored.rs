@@ -110,7 +110,7 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> Result<()> {
     loss.check_host_inputs(batch, inputs, Some(batch.sequences.count()))?;
-    let out = out.slices(&batch.extent())?;
+    let mut out = out.slices(&batch.extent())?;
     batch.check_factored(out.logps.metrics_level())?;
 
     let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
@@ -145,8 +145,8 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
         .with_min_len(task_rows(batch.vocab))
         .map(factor_row)
         .collect();
-    let sequences = sum_sequences(batch, labels, &rows, out.logps);
+    let sequences = sum_sequences(batch, labels, &rows, &mut out.logps);
     let (logps, scored) = (&sequences.logps[..], Some(&sequences.scored[..]));
-    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out.pairs);
+    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run_and_report(out);
     Ok(())
 }

@@ -30,10 +30,10 @@ pub fn forward<T: Logit, M: HostMemory<Number = f32>>(
     batch.check_pass(logits.len(), labels)?;
     // The numbers of scored rows will be there.
     loss.check_host_inputs(batch, inputs, Some(batch.sequences.count()))?;
-    let out = out.slices(&batch.extent())?;
+    let mut out = out.slices(&batch.extent())?;
     let rows = read_rows(batch, logits, labels, out.logps.metrics_level());
-    let sequences = sum_sequences(batch, labels, &rows, out.logps);
+    let sequences = sum_sequences(batch, labels, &rows, &mut out.logps);
     let (logps, scored) = (&sequences.logps[..], Some(&sequences.scored[..]));
-    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out.pairs);
+    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run_and_report(out);
     Ok(())
 }

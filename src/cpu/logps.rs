@@ -50,9 +50,9 @@ pub fn logps<T: Logit, M: HostMemory<Number = f32>>(
     out: &mut LogpsTensors<M>,
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
-    let out = out.slices(&batch.extent())?;
+    let mut out = out.slices(&batch.extent())?;
     let rows = read_rows(batch, logits, labels, out.metrics_level());
-    sum_sequences(batch, labels, &rows, out);
+    sum_sequences(batch, labels, &rows, &mut out);
     Ok(())
 }
 
@@ -117,7 +117,7 @@ pub(super) fn sum_sequences(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
     rows: &[RowResult],
-    mut out: LogpsSlices<'_>,
+    out: &mut LogpsSlices<'_>,
 ) -> Sequences {
     let mut status = Status::default();
     let mut mean = MeanTokenMetricsSum::default();

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::loss::{PairInputs, PairLoss, PairStage};
 use crate::memory::HostMemory;
 use crate::results::PairOutputTensors;
+use crate::status::Status;
 
 /// `pair_loss`: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
@@ -12,6 +13,9 @@ use crate::results::PairOutputTensors;
 /// length-normalised and `lengths`, the numbers of scored rows, says by what (a length of 0 counts as 1). Without
 /// `ref_logps` the reference log-probs are 0. [`loss`](crate::loss) has the formulas; their f64 results are rounded
 /// once, on store. A sequence that stands in several pairs has its coefficients added up in pair order.
+///
+/// The status names the first pair with a [bad input](Status::bad_pair_input). `logps` are not among the inputs that it
+/// looks at: they have the status of the stage that computed them.
 ///
 /// ```
 /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, PairOutputs, cpu};
@@ -37,12 +41,13 @@ pub fn pair_loss<M: HostMemory<Number = f32>>(
     inputs: &PairInputs<'_, f32>,
     loss: &PairLoss,
     out: &mut PairOutputTensors<M>,
-) -> Result<()> {
+) -> Result<Status> {
     batch.validate()?;
     let extent = batch.extent();
     Error::check_len("logps", "[sequences]", extent.sequences, logps.len())?;
     loss.check_host_inputs(batch, inputs, scored.map(<[u32]>::len))?;
     let out = out.slices(&extent)?;
-    PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out);
-    Ok(())
+    let stage = PairStage { pairs: batch.pairs, logps, scored, inputs, loss };
+    stage.run(out);
+    Ok(Status { bad_pair_input: stage.bad_input(), ..Status::default() })
 }

@@ -7,9 +7,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, ValidAsZeroBi
 
 use super::address::{Addresses, DeviceAddress};
 use super::device::driver;
-use super::params::{
-    DPO_NO_TROUBLE, DPO_TROUBLES, DpoBatchMetrics, DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus,
-};
+use super::params::*;
 use crate::error::{Error, Result};
 use crate::memory::{Conversion, Extent, Field, Memory, Number, Record, RecordKind, Unallocated, Vectors};
 use crate::metrics::{MeanTokenMetrics, PairMetrics};
@@ -140,9 +138,18 @@ impl Conversion<DeviceBuffers, Vectors<f32>> for Download<'_> {
 impl From<DpoStatus> for Status {
     /// From the kernels' word to the host's.
     fn from(status: DpoStatus) -> Self {
-        let [bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair]: [_; DPO_TROUBLES as usize] =
-            status.first.map(|index| (index != DPO_NO_TROUBLE).then_some(index as usize));
-        Status { bad_label, nonfinite_row, empty_sequence, bad_cu_seqlens, bad_pair }
+        let first = |kind: DpoTrouble| {
+            let index = status.first[kind as usize];
+            (index != DPO_NO_TROUBLE).then_some(index as usize)
+        };
+        Status {
+            bad_label: first(DPO_BAD_LABEL),
+            nonfinite_row: first(DPO_NONFINITE_ROW),
+            empty_sequence: first(DPO_EMPTY_SEQUENCE),
+            bad_cu_seqlens: first(DPO_BAD_CU_SEQLENS),
+            bad_pair: first(DPO_BAD_PAIR),
+            bad_pair_input: first(DPO_BAD_PAIR_INPUT),
+        }
     }
 }
 
@@ -150,6 +157,9 @@ impl<F: Number> From<DpoPairMetrics> for PairMetrics<F> {
     /// From the kernels' words to the host's.
     fn from(metrics: DpoPairMetrics) -> Self {
         PairMetrics {
+            pairs: metrics.pairs,
+            chosen: metrics.chosen,
+            rejected: metrics.rejected,
             loss: metrics.loss.into(),
             chosen_reward: metrics.chosen_reward.into(),
             rejected_reward: metrics.rejected_reward.into(),

@@ -59,22 +59,24 @@ pub(super) fn kernel_loss(
         pairs: count as u32,
         pair_layout,
         kl_count,
-        ..lower_loss(loss, count)?
+        ..lower_loss(loss)?
     })
 }
 
-/// The loss for a batch of so many pairs; the addresses of what it reads and writes are null.
-fn lower_loss(loss: &PairLoss, pairs: usize) -> Result<DpoPairLoss> {
-    let (divergence, alpha): (DpoDivergence, _) = match loss.divergence() {
+/// The loss for any batch; the addresses of what it reads and writes are null.
+fn lower_loss(loss: &PairLoss) -> Result<DpoPairLoss> {
+    let (divergence, order): (DpoDivergence, _) = match loss.divergence() {
         Divergence::ReverseKl => (DPO_REVERSE_KL, 0.0),
-        Divergence::ForwardKl => (DPO_FORWARD_KL, 0.0),
+        Divergence::ForwardKl => (DPO_FORWARD_KL, -1.0),
         Divergence::JensenShannon => (DPO_JENSEN_SHANNON, 0.0),
-        // An α that is 1 in f32 is the reverse KL, where the formula of α-divergences would divide by 0.
-        Divergence::Alpha(alpha) if alpha as f32 == 1.0 => (DPO_REVERSE_KL, 0.0),
-        Divergence::Alpha(alpha) => (DPO_ALPHA_DIVERGENCE, narrow("alpha", Range::FINITE, alpha)?),
+        // α − 1 is taken in f64, since an f32 has few of its digits near α = 1.
+        Divergence::Alpha(alpha) => match narrow("alpha", Range::FINITE, alpha - 1.0)? {
+            0.0 => (DPO_REVERSE_KL, 0.0),
+            order => (DPO_ALPHA_DIVERGENCE, order),
+        },
     };
     let (normalizer_kind, normalizer) = match loss.normalizer() {
-        Normalizer::Pairs => (DPO_NORMALIZER_NUMBER, pairs as f64),
+        Normalizer::Pairs => (DPO_NORMALIZER_PAIRS, 1.0),
         Normalizer::Number(number) => (DPO_NORMALIZER_NUMBER, number),
         Normalizer::Tokens => (DPO_NORMALIZER_TOKENS, 1.0),
     };
@@ -89,9 +91,10 @@ fn lower_loss(loss: &PairLoss, pairs: usize) -> Result<DpoPairLoss> {
         term_count: loss.terms().len() as u32,
         beta: narrow("beta", Range::ABOVE_ZERO, loss.beta())?,
         gamma: narrow("gamma", Range::FINITE, loss.gamma())?,
-        alpha,
+        order,
         baseline: narrow("baseline", Range::FROM_ZERO, loss.baseline().unwrap_or(0.0))?,
         normalizer: narrow("normalizer", Range::ABOVE_ZERO, normalizer)?,
+        most_log_weight: if loss.has_wpo_weights() { 0.0 } else { f32::INFINITY },
         terms,
         ..DpoPairLoss::default()
     })

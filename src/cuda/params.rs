@@ -49,7 +49,8 @@ pub type DpoDivergence = ::core::ffi::c_uint;
 pub const DPO_NORMALIZER_NUMBER: DpoNormalizer = 0;
 /// scored tokens of chosen and rejected
 pub const DPO_NORMALIZER_TOKENS: DpoNormalizer = 1;
-/// What the sum of pair losses is divided by, unless the device knows.
+pub const DPO_NORMALIZER_PAIRS: DpoNormalizer = 2;
+/// What the sum of pair losses is divided by, unless the device knows. A pair of weight 0 is not counted, nor are its tokens.
 pub type DpoNormalizer = ::core::ffi::c_uint;
 /// index of the row
 pub const DPO_BAD_LABEL: DpoTrouble = 0;
@@ -61,26 +62,32 @@ pub const DPO_EMPTY_SEQUENCE: DpoTrouble = 2;
 pub const DPO_BAD_CU_SEQLENS: DpoTrouble = 3;
 /// index of the pair
 pub const DPO_BAD_PAIR: DpoTrouble = 4;
-pub const DPO_TROUBLES: DpoTrouble = 5;
+/// index of the pair
+pub const DPO_BAD_PAIR_INPUT: DpoTrouble = 5;
+pub const DPO_TROUBLES: DpoTrouble = 6;
 /// Kinds of trouble that only the device can see; positions in DpoProgress and DpoStatus.
 pub type DpoTrouble = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoStatus {
-    pub first: [::core::ffi::c_uint; 5usize],
+    pub first: [::core::ffi::c_uint; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoStatus"][::core::mem::size_of::<DpoStatus>() - 20usize];
+    ["Size of DpoStatus"][::core::mem::size_of::<DpoStatus>() - 24usize];
     ["Alignment of DpoStatus"][::core::mem::align_of::<DpoStatus>() - 4usize];
     [
         "Offset of field: DpoStatus::first",
     ][::core::mem::offset_of!(DpoStatus, first) - 0usize];
 };
-/// Metrics of a batch.
+/// Metrics of the pairs of a batch whose weight is not 0; means over nothing are 0.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoPairMetrics {
+    /// what the means are over
+    pub pairs: ::core::ffi::c_uint,
+    pub chosen: ::core::ffi::c_uint,
+    pub rejected: ::core::ffi::c_uint,
     /// sum of pair losses / normalizer
     pub loss: f32,
     /// mean
@@ -94,23 +101,32 @@ pub struct DpoPairMetrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairMetrics"][::core::mem::size_of::<DpoPairMetrics>() - 20usize];
+    ["Size of DpoPairMetrics"][::core::mem::size_of::<DpoPairMetrics>() - 32usize];
     ["Alignment of DpoPairMetrics"][::core::mem::align_of::<DpoPairMetrics>() - 4usize];
     [
+        "Offset of field: DpoPairMetrics::pairs",
+    ][::core::mem::offset_of!(DpoPairMetrics, pairs) - 0usize];
+    [
+        "Offset of field: DpoPairMetrics::chosen",
+    ][::core::mem::offset_of!(DpoPairMetrics, chosen) - 4usize];
+    [
+        "Offset of field: DpoPairMetrics::rejected",
+    ][::core::mem::offset_of!(DpoPairMetrics, rejected) - 8usize];
+    [
         "Offset of field: DpoPairMetrics::loss",
-    ][::core::mem::offset_of!(DpoPairMetrics, loss) - 0usize];
+    ][::core::mem::offset_of!(DpoPairMetrics, loss) - 12usize];
     [
         "Offset of field: DpoPairMetrics::chosen_reward",
-    ][::core::mem::offset_of!(DpoPairMetrics, chosen_reward) - 4usize];
+    ][::core::mem::offset_of!(DpoPairMetrics, chosen_reward) - 16usize];
     [
         "Offset of field: DpoPairMetrics::rejected_reward",
-    ][::core::mem::offset_of!(DpoPairMetrics, rejected_reward) - 8usize];
+    ][::core::mem::offset_of!(DpoPairMetrics, rejected_reward) - 20usize];
     [
         "Offset of field: DpoPairMetrics::margin",
-    ][::core::mem::offset_of!(DpoPairMetrics, margin) - 12usize];
+    ][::core::mem::offset_of!(DpoPairMetrics, margin) - 24usize];
     [
         "Offset of field: DpoPairMetrics::accuracy",
-    ][::core::mem::offset_of!(DpoPairMetrics, accuracy) - 16usize];
+    ][::core::mem::offset_of!(DpoPairMetrics, accuracy) - 28usize];
 };
 /// Rows, labels and sequences.
 #[repr(C)]
@@ -280,14 +296,17 @@ pub struct DpoPairLoss {
     pub term_count: ::core::ffi::c_uint,
     pub beta: f32,
     pub gamma: f32,
-    pub alpha: f32,
+    /// n of an f' that is (e^(n x) - 1) / n: -1 for the forward KL, alpha - 1; otherwise 0
+    pub order: f32,
     pub baseline: f32,
     pub normalizer: f32,
+    /// of a pair, before its weight: 0 for WPO, else infinity
+    pub most_log_weight: f32,
     pub terms: [DpoLossTerm; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 296usize];
+    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 304usize];
     ["Alignment of DpoPairLoss"][::core::mem::align_of::<DpoPairLoss>() - 8usize];
     [
         "Offset of field: DpoPairLoss::ref_logps",
@@ -374,8 +393,8 @@ const _: () = {
         "Offset of field: DpoPairLoss::gamma",
     ][::core::mem::offset_of!(DpoPairLoss, gamma) - 184usize];
     [
-        "Offset of field: DpoPairLoss::alpha",
-    ][::core::mem::offset_of!(DpoPairLoss, alpha) - 188usize];
+        "Offset of field: DpoPairLoss::order",
+    ][::core::mem::offset_of!(DpoPairLoss, order) - 188usize];
     [
         "Offset of field: DpoPairLoss::baseline",
     ][::core::mem::offset_of!(DpoPairLoss, baseline) - 192usize];
@@ -383,8 +402,11 @@ const _: () = {
         "Offset of field: DpoPairLoss::normalizer",
     ][::core::mem::offset_of!(DpoPairLoss, normalizer) - 196usize];
     [
+        "Offset of field: DpoPairLoss::most_log_weight",
+    ][::core::mem::offset_of!(DpoPairLoss, most_log_weight) - 200usize];
+    [
         "Offset of field: DpoPairLoss::terms",
-    ][::core::mem::offset_of!(DpoPairLoss, terms) - 200usize];
+    ][::core::mem::offset_of!(DpoPairLoss, terms) - 204usize];
 };
 /// What blocks leave for the last of them; all zero between launches.
 #[repr(C)]
@@ -392,11 +414,11 @@ const _: () = {
 pub struct DpoProgress {
     pub rows_done: ::core::ffi::c_uint,
     /// ~index of the first offender: 0 is none, and a maximum finds the first
-    pub worst: [::core::ffi::c_uint; 5usize],
+    pub worst: [::core::ffi::c_uint; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoProgress"][::core::mem::size_of::<DpoProgress>() - 24usize];
+    ["Size of DpoProgress"][::core::mem::size_of::<DpoProgress>() - 28usize];
     ["Alignment of DpoProgress"][::core::mem::align_of::<DpoProgress>() - 4usize];
     [
         "Offset of field: DpoProgress::rows_done",
@@ -556,7 +578,7 @@ pub struct DpoBatchMetrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBatchMetrics"][::core::mem::size_of::<DpoBatchMetrics>() - 64usize];
+    ["Size of DpoBatchMetrics"][::core::mem::size_of::<DpoBatchMetrics>() - 80usize];
     [
         "Alignment of DpoBatchMetrics",
     ][::core::mem::align_of::<DpoBatchMetrics>() - 4usize];
@@ -565,10 +587,10 @@ const _: () = {
     ][::core::mem::offset_of!(DpoBatchMetrics, status) - 0usize];
     [
         "Offset of field: DpoBatchMetrics::pairs",
-    ][::core::mem::offset_of!(DpoBatchMetrics, pairs) - 20usize];
+    ][::core::mem::offset_of!(DpoBatchMetrics, pairs) - 24usize];
     [
         "Offset of field: DpoBatchMetrics::tokens",
-    ][::core::mem::offset_of!(DpoBatchMetrics, tokens) - 40usize];
+    ][::core::mem::offset_of!(DpoBatchMetrics, tokens) - 56usize];
 };
 /** What one read of a row tells besides its log-prob. Every array may be null. But `sums` is summed from the arrays above
  it and from DpoForward's logsumexp, so that it needs all five of them, and the two fields below it are made of `sums`.*/
@@ -657,7 +679,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 552usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 560usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
@@ -709,10 +731,10 @@ const _: () = {
     ][::core::mem::offset_of!(DpoForward, loss) - 248usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 544usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 552usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 548usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 556usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -726,17 +748,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 568usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 576usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 552usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 560usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 560usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 568usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -752,7 +774,7 @@ pub struct DpoPairLossAlone {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 328usize];
+    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 336usize];
     [
         "Alignment of DpoPairLossAlone",
     ][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
@@ -770,7 +792,7 @@ const _: () = {
     ][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
     [
         "Offset of field: DpoPairLossAlone::sequences",
-    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 320usize];
+    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 328usize];
 };
 /// backward.
 #[repr(C)]

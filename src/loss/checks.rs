@@ -93,6 +93,9 @@ impl PairLoss {
         if scored.is_none() && (counts_chosen || self.normalizer == Normalizer::Tokens) {
             return missing("scored", "the loss is divided by a number of tokens");
         }
+        if self.wpo_weights && given.sequence_log_weights.is_none() {
+            return missing("sequence_log_weights", "the loss has WPO's weights");
+        }
         if self.estimates_baseline() && given.kl_logps.is_none() {
             return missing("kl_logps", "the loss compares with a baseline that is not set");
         }

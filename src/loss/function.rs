@@ -14,6 +14,8 @@ pub(super) struct Side {
     pub log_ratio: f64,
     /// n, at least 1.
     pub length: f64,
+    /// Whether there is no token: n is 1 then, too.
+    pub is_empty: bool,
     /// β, or β/n where the loss is length-normalised.
     pub scale: f64,
     /// The reward that [`FunctionOf::SortedRewards`] compares with this sequence's.
@@ -45,7 +47,7 @@ pub(super) struct PairNumbers {
     pub divergence: Divergence,
     /// KTO's z₀, in nats.
     pub baseline: f64,
-    /// The normaliser over the batch's number of scored chosen tokens.
+    /// The normaliser over the batch's number of scored chosen tokens; 0 where there is none.
     pub per_token: f64,
     /// The reference margin that [`FunctionOf::SortedMargins`] compares with this pair's policy margin.
     pub sorted_partner: f64,
@@ -86,14 +88,11 @@ impl FunctionOf {
     pub(super) fn slopes(self, pair: &PairNumbers) -> Slopes {
         match self {
             FunctionOf::Margin(f) => pair.of_both(|w, l| {
-                let of_w = pair.divergence.f_prime(w.log_ratio);
-                let of_l = pair.divergence.f_prime(l.log_ratio);
-                let z = f(w.scale * of_w.value - l.scale * of_l.value - pair.gamma, pair);
-                Slopes {
-                    loss: z.value,
-                    chosen: w.scale * z.slope * of_w.slope,
-                    rejected: -l.scale * z.slope * of_l.slope,
-                }
+                let difference = pair.divergence.difference((w.scale, w.log_ratio), (l.scale, l.log_ratio));
+                let z = f(difference - pair.gamma, pair);
+                let by_logp =
+                    |side: Side, slope: f64| pair.divergence.times_slope(side.scale * slope, side.log_ratio);
+                Slopes { loss: z.value, chosen: by_logp(w, z.slope), rejected: by_logp(l, -z.slope) }
             }),
             FunctionOf::Sides { chosen, rejected } => {
                 let slopes_w = pair.of_chosen(|w| {
@@ -128,6 +127,8 @@ impl FunctionOf {
                 let x = f(w.mean_logp());
                 ValueSlope { value: x.value, slope: x.slope / w.length }
             }),
+            // A sequence without a token has no mean log-prob to compare: such a pair is left out.
+            FunctionOf::MeanLogps(_) if pair.has_empty_side() => Slopes::default(),
             FunctionOf::MeanLogps(f) => pair.of_both(|w, l| {
                 let of_means = f(w.mean_logp(), l.mean_logp());
                 Slopes {
@@ -138,15 +139,17 @@ impl FunctionOf {
             }),
             FunctionOf::BatchMeanLogp(f) => pair.of_chosen(|w| {
                 let x = f(w.logp * pair.per_token);
-                // A batch without a scored token has a loss of 0·∞, and nothing that could be moved.
-                let per_token = if pair.per_token.is_infinite() { 0.0 } else { pair.per_token };
-                ValueSlope { value: x.value, slope: x.slope * per_token }
+                ValueSlope { value: x.value, slope: x.slope * pair.per_token }
             }),
         }
     }
 }
 
 impl PairNumbers {
+    fn has_empty_side(&self) -> bool {
+        [self.chosen, self.rejected].into_iter().flatten().any(|side| side.is_empty)
+    }
+
     fn of_both(&self, f: impl Fn(Side, Side) -> Slopes) -> Slopes {
         match (self.chosen, self.rejected) {
             (Some(w), Some(l)) => f(w, l),

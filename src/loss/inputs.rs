@@ -21,13 +21,15 @@ pub struct PairTensors<Floats, Counts, Number> {
     /// `[N]`: γ, the target margin that rewards are to be won by: the difference of ground-truth rewards, say
     /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
     pub gamma: Option<Floats>,
-    /// `[N]`: a factor of the pair's loss, from 0, finite.
+    /// `[N]`: a factor of the pair's loss, from 0, finite. A pair of weight 0 is not part of the batch, whatever its numbers
+    /// are, infinite or NaN: not of the loss, the coefficients and the metrics, and neither it nor its tokens are counted
+    /// where a number of pairs or of tokens is divided by. So a batch is filled up to a shape. Its rewards are still
+    /// reported, and its rows are still looked at by `logps`.
     pub weight: Option<Floats>,
     /// `[N]`: ε.
     pub label_smoothing: Option<Floats>,
-    /// `[S]`: logarithms of weights; a pair's loss is multiplied by exp of the sum of its two sequences'. No gradient
-    /// goes through it. WPO (Zhou et al. 2024, arXiv:2406.11827) takes the mean over scored tokens of
-    /// logp_t − log Σ_v p_v² here.
+    /// `[S]`: logarithms of weights; a pair's loss is multiplied by exp of the sum of its two sequences', or by
+    /// min(1, exp) of it [as WPO does](super::PairLoss::with_wpo_weights). No gradient goes through it.
     pub sequence_log_weights: Option<Floats>,
     /// `[M]`: log-probs of completions under prompts that are not theirs. KTO's baseline is
     /// z₀ = max(0, mean(kl_logps − kl_ref_logps)); no gradient goes through it.

@@ -24,10 +24,11 @@ pub(super) fn bell(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x)
 }
 
-/// `factor · value`, and 0 where a factor of 0 meets an infinite value: the limit where the factor vanishes
-/// exponentially and the value does not grow so fast.
-pub(super) fn vanishing(factor: f64, value: f64) -> f64 {
-    if factor == 0.0 { 0.0 } else { factor * value }
+/// `one · other`, and 0 where 0 meets an infinity: what has vanished did so exponentially, and the other factor did not
+/// grow so fast. A NaN stays.
+pub(super) fn vanishing(one: f64, other: f64) -> f64 {
+    let product = one * other;
+    if product.is_nan() && !one.is_nan() && !other.is_nan() { 0.0 } else { product }
 }
 
 /// 1 − eˣ for x ≤ 0: the probability that is left to others by one of probability eˣ.

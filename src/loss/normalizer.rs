@@ -1,6 +1,7 @@
 //! What the sum of the pair losses is divided by.
 
-/// What the sum of the pair losses is divided by.
+/// What the sum of the pair losses is divided by. Where that is a count, a pair of [weight](super::PairInputs::weight) 0 is
+/// not counted, and where nothing is, the loss and all coefficients are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Normalizer {
     /// The number of pairs of the batch; of sequences where they are [unpaired](crate::Pairs::Unpaired).
@@ -14,9 +15,9 @@ pub enum Normalizer {
 
 impl Normalizer {
     /// The divisor of a batch of so many pairs with so many scored tokens.
-    pub(super) fn of(self, pairs: usize, tokens: u64) -> f64 {
+    pub(super) fn of(self, pairs: u32, tokens: u64) -> f64 {
         match self {
-            Normalizer::Pairs => pairs as f64,
+            Normalizer::Pairs => pairs.into(),
             Normalizer::Tokens => tokens as f64,
             Normalizer::Number(number) => number,
         }

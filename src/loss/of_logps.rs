@@ -47,7 +47,7 @@ fn odds_ratio(x: f64, y: f64) -> Slopes {
 impl PairLoss {
     /// Supervised fine-tuning on the chosen: −(sum of their log-probs)/(number of their scored tokens), both over the
     /// batch. Its sum is divided by that number whatever the [`Normalizer`](super::Normalizer) is;
-    /// [`PairInputs::chosen_tokens`](super::PairInputs) gives that of a larger batch. NaN where there is no such token.
+    /// [`PairInputs::chosen_tokens`](super::PairInputs) gives that of a larger batch. 0 where there is no such token.
     ///
     /// # Errors
     ///
@@ -66,7 +66,8 @@ impl PairLoss {
     }
 
     /// The second term of [`orpo`](Self::orpo): −log σ(log odds(p_w) − log odds(p_l)) with odds(p) = p/(1 − p) and
-    /// p = e^(logp/n). Infinite where a rejected sequence has probability 1.
+    /// p = e^(logp/n). Infinite where a rejected sequence has probability 1; 0 where a sequence has no token, and so no
+    /// probability.
     ///
     /// # Errors
     ///

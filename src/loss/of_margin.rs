@@ -99,24 +99,22 @@ fn robust(z: f64, epsilon: f64) -> ValueSlope {
 static DISCOPOP: Kind = Kind {
     formula: "−log σ(z)(1 − m) + e⁻ᶻ m,  m = σ(z/τ)",
     source: "DiscoPOP, arXiv:2406.08414",
-    ranges: "τ above 0 to below 1, usually 0.05",
-    parameters: &[Parameter {
-        name: "tau",
-        usual: |_| 0.05,
-        range: Range { words: "a number above 0 and below 1", contains: |tau| tau > 0.0 && tau < 1.0 },
-    }],
+    ranges: "τ above 0, usually 0.05",
+    parameters: &[Parameter { name: "tau", usual: |_| 0.05, range: Range::ABOVE_ZERO }],
     ..Kind::new(12, "discopop", FunctionOf::Margin(|z, pair| discopop(z, pair.parameters[0])))
 };
 
 fn discopop(z: f64, tau: f64) -> ValueSlope {
     let (m, rest) = (sigmoid(z / tau), sigmoid(-z / tau));
-    // Where e⁻ᶻ alone would overflow, e⁻ᶻ m is computed as one exponential, which is finite since τ < 1.
+    // Where e⁻ᶻ alone would overflow, e⁻ᶻ m is computed as one exponential, which does only where e⁻ᶻ m does.
     let exponential =
-        if z < 0.0 { (z / tau * (1.0 - tau) - (z / tau).exp().ln_1p()).exp() } else { (-z).exp() * m };
-    let blend = exponential * rest - vanishing(m * rest, softplus(-z));
+        if z < 0.0 { (vanishing(1.0 - tau, z / tau) - softplus(z / tau)).exp() } else { (-z).exp() * m };
     ValueSlope {
         value: vanishing(rest, softplus(-z)) + exponential,
-        slope: -sigmoid(-z) * rest - exponential + blend / tau,
+        // e⁻ᶻ m has the derivative e⁻ᶻ m (rest/τ − 1), which is one product: e⁻ᶻ m may be infinite where τ > 1.
+        slope: -sigmoid(-z) * rest
+            - vanishing(exponential, 1.0 - rest / tau)
+            - vanishing(m * rest, softplus(-z)) / tau,
     }
 }
 
@@ -207,13 +205,13 @@ impl PairLoss {
     }
 
     /// DiscoPOP's log-ratio modulated loss (Lu et al. 2024, arXiv:2406.08414, eq. 5): −log σ(z)(1 − m) + e⁻ᶻ m with
-    /// m = σ(z/τ). τ is usually 0.05. Where z is very negative, e⁻ᶻ m is computed as one exponential, which is
-    /// finite; TRL's ∞·0 is NaN from z = −88 (f32) or −709 (f64) on.
+    /// m = σ(z/τ). τ is usually 0.05. Where z is very negative, e⁻ᶻ m is computed as one exponential, of which TRL's
+    /// ∞·0 is NaN from z = −88 (f32) or −709 (f64) on: e^{−z(1 − 1/τ)}, which for τ up to 1 is at most 1, and beyond
+    /// grows exponentially in −z, and the coefficients with it. At τ = 2 the loss of z = −180 is beyond f32.
     ///
     /// # Errors
     ///
-    /// [`Error::Value`](crate::Error::Value) for `beta`, and for `tau` unless it is above 0 and below 1: from 1 on the
-    /// loss would be exponential in −z.
+    /// [`Error::Value`](crate::Error::Value) for `beta`, and for `tau` unless it is finite and above 0.
     pub fn discopop(beta: impl Into<f64>, tau: impl Into<f64>) -> Result<Self> {
         PairLoss::of(&DISCOPOP, beta, &[tau.into()])
     }

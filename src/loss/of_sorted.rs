@@ -34,7 +34,11 @@ static AOT_UNPAIRED: Kind = Kind {
 impl PairLoss {
     /// AOT for paired data (Melnyk et al. 2024, arXiv:2406.05882, alg. 2): with d_k the k-th smallest of β(logp_w −
     /// logp_l) less the k-th smallest of β(ref_logp_w − ref_logp_l), −(1 − ε) log σ(d_k) − ε log σ(−d_k). A pair has
-    /// the loss of its policy margin's rank. Equals are ranked in their order, NaN last.
+    /// the loss of its policy margin's rank. Equals are ranked in their order.
+    ///
+    /// A margin that is NaN is ranked last, as if it were infinite, and makes the loss and the coefficients of its own pair
+    /// NaN. Where it is the reference's, so is the loss of the pair whose policy margin is the largest, since that is
+    /// compared with it. The other pairs have the partners that infinity would leave them.
     ///
     /// # Errors
     ///
@@ -45,6 +49,9 @@ impl PairLoss {
 
     /// AOT for unpaired data (Melnyk et al. 2024, arXiv:2406.05882, alg. 1): as [`aot`](Self::aot) with d_k the k-th
     /// smallest chosen reward less the k-th smallest rejected reward. A pair has the loss of its chosen's rank.
+    ///
+    /// A reward that is NaN is ranked last, and makes the loss and the coefficients of its own pair NaN. It is compared with
+    /// the largest reward of the other side, whose coefficient is NaN too, and if that is a chosen one, its pair's loss.
     ///
     /// # Errors
     ///

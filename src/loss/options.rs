@@ -21,8 +21,8 @@ impl PairLoss {
     }
 
     /// Adds `weight` times another loss: mixed preference optimisation (Wang et al. 2024, arXiv:2411.10442). Rewards
-    /// stay those of `self`, whose normaliser and KTO baseline count unless only `other` has one. A weight of 0 adds
-    /// nothing.
+    /// stay those of `self`, whose normaliser and KTO baseline count unless only `other` has one. Where one of the two has
+    /// [WPO's weights](Self::with_wpo_weights), so has the sum. A weight of 0 adds nothing.
     ///
     /// # Errors
     ///
@@ -67,6 +67,7 @@ impl PairLoss {
         }
         self.reference_free |= other.reference_free;
         self.baseline = self.baseline.or(other.baseline);
+        self.wpo_weights |= other.wpo_weights;
         if weight == 0.0 {
             return Ok(self);
         }
@@ -171,6 +172,29 @@ impl PairLoss {
         Ok(PairLoss { baseline: Some(baseline), ..self })
     }
 
+    /// Weighs pairs as WPO does (Zhou et al. 2024, arXiv:2406.11827, eq. 2): by min(1, e^(ω_w + ω_l)), where the ω of a
+    /// sequence is the mean over its scored tokens of log p_y − log Σ_v p_v². A pass must be given those as
+    /// [`PairInputs::sequence_log_weights`](super::PairInputs), and the forward of the policy computes them as
+    /// [`TokenMetrics::sequence_log_weights`](crate::TokenMetrics). Without this option a pair's weight is
+    /// e^(ω_w + ω_l), which may be above 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
+    ///
+    /// // The answers of the first pair are as likely as any that the policy samples, and more; those of the second less.
+    /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.1)?.with_wpo_weights());
+    /// let inputs = PairInputs { sequence_log_weights: Some(&[0.5, -0.5, 0.25, -0.5]), ..PairInputs::default() };
+    /// let out = reference::pair_loss(&batch, &[-3.0; 4], None, &inputs, &loss)?;
+    /// assert_eq!(out.pair_losses[0], std::f64::consts::LN_2);
+    /// assert_eq!(out.pair_losses[1], (-1.0f64).exp() * std::f64::consts::LN_2);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn with_wpo_weights(self) -> Self {
+        PairLoss { wpo_weights: true, ..self }
+    }
+
     /// Divides the sum of the pair losses by `normalizer` instead of the number of pairs: the pair count of the
     /// global batch, say, under data parallelism or gradient accumulation.
     ///
@@ -183,7 +207,7 @@ impl PairLoss {
     }
 
     /// Divides the sum of the pair losses by the number of scored tokens of its pairs, chosen and rejected. A batch
-    /// without one has an infinite loss.
+    /// without one has a loss of 0, and coefficients of 0.
     pub fn with_token_normalizer(self) -> Self {
         PairLoss { normalizer: Normalizer::Tokens, ..self }
     }

@@ -45,6 +45,7 @@ pub struct PairLoss {
     pub(super) reference_free: bool,
     pub(super) normalizer: Normalizer,
     pub(super) baseline: Option<f64>,
+    pub(super) wpo_weights: bool,
 }
 
 /// One loss of a weighted sum.
@@ -88,6 +89,7 @@ impl PairLoss {
             reference_free: false,
             normalizer: Normalizer::Pairs,
             baseline: None,
+            wpo_weights: false,
         })
     }
 
@@ -159,6 +161,11 @@ impl PairLoss {
     /// a loss of the sum compares with one, and none is [set](Self::with_baseline).
     pub fn estimates_baseline(&self) -> bool {
         self.baseline.is_none() && self.any(Kind::needs_baseline)
+    }
+
+    /// Whether a pair's weight is [WPO's](Self::with_wpo_weights).
+    pub fn has_wpo_weights(&self) -> bool {
+        self.wpo_weights
     }
 
     /// What the sum of the pair losses is divided by.

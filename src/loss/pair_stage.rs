@@ -4,13 +4,14 @@
 use super::function::{PairNumbers, Side, Slopes};
 use super::inputs::PairInputs;
 use super::kind::Sorts;
+use super::math::vanishing;
 use super::pair_loss::{PairLoss, Term};
 use crate::batch::HostBatch;
 use crate::error::Result;
 use crate::memory::Number;
 use crate::metrics::PairMetrics;
 use crate::pairs::Pairs;
-use crate::results::PairOutputSlices;
+use crate::results::{ForwardSlices, PairOutputSlices};
 
 /// A batch of pairs with all that was given for it; checked.
 pub(crate) struct PairStage<'a, F> {
@@ -24,34 +25,48 @@ pub(crate) struct PairStage<'a, F> {
 /// What all pairs share.
 #[derive(Debug, Clone, Copy)]
 struct BatchScalars {
-    normalizer: f64,
+    /// Pairs that count, and those of them that have a chosen and a rejected sequence.
+    pairs: u32,
+    chosen: u32,
+    rejected: u32,
+    /// 1 over the normaliser, or 0 where that is a count of nothing.
+    per_normalizer: f64,
     baseline: f64,
     per_token: f64,
 }
 
-/// The numbers that the sorting losses compare, sorted. Empty where no loss sorts.
-#[derive(Default)]
-struct Sorted {
-    /// Margins of the reference, and for each pair the rank of its policy margin.
-    reference: Vec<f64>,
-    policy_rank: Vec<usize>,
-    /// Rewards of both sides, and for each pair the ranks of its own.
-    chosen: Vec<f64>,
-    rejected: Vec<f64>,
-    chosen_rank: Vec<usize>,
-    rejected_rank: Vec<usize>,
+/// `sum` over a count, or 0 where nothing was counted.
+fn over_count(sum: f64, count: f64) -> f64 {
+    if count == 0.0 { 0.0 } else { sum / count }
 }
 
-/// Sorts `values`, NaN last and equals in their order, and gives the rank of each.
-fn sort(values: &mut [f64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    let key = |&i: &usize| (values[i].is_nan(), values[i]);
-    order.sort_by(|i, j| key(i).partial_cmp(&key(j)).unwrap_or(std::cmp::Ordering::Equal));
-    let mut rank = vec![0; values.len()];
-    order.iter().enumerate().for_each(|(place, &i)| rank[i] = place);
-    let sorted: Vec<f64> = order.iter().map(|&i| values[i]).collect();
-    values.copy_from_slice(&sorted);
-    rank
+/// What the sorting losses compare the numbers of each pair with. Empty where no loss sorts.
+#[derive(Default)]
+struct Partners {
+    /// Reference margins, for the policy margins.
+    of_margins: Vec<f64>,
+    /// Rejected rewards, for the chosen rewards.
+    of_chosen: Vec<f64>,
+    /// Chosen rewards, for the rejected rewards.
+    of_rejected: Vec<f64>,
+}
+
+/// For each of `own` the number of `others` that has its rank, both in ascending order, with NaN last and equals in their
+/// order. A pair that is not a number in `others` has no partner.
+fn partners(own: &[f64], others: &[f64]) -> Vec<f64> {
+    let sorted = |values: &[f64]| -> Vec<usize> {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        let key = |&i: &usize| (values[i].is_nan(), values[i]);
+        order.sort_by(|i, j| key(i).partial_cmp(&key(j)).unwrap_or(std::cmp::Ordering::Equal));
+        order
+    };
+    let mut partners = vec![f64::NAN; own.len()];
+    for (i, other) in sorted(own).into_iter().zip(sorted(others)) {
+        if !others[i].is_nan() {
+            partners[i] = others[other];
+        }
+    }
+    partners
 }
 
 impl PairLoss {
@@ -81,6 +96,11 @@ impl<F: Number> PairStage<'_, F> {
         f64::from(length.max(1))
     }
 
+    /// Whether the sequence has no scored row; or where those are not known, no length.
+    fn is_empty(&self, s: usize) -> bool {
+        self.scored.or(self.inputs.lengths).is_some_and(|lengths| lengths[s] == 0)
+    }
+
     fn beta(&self, i: usize) -> f64 {
         self.inputs.beta.map_or(self.loss.beta, |beta| beta[i].into())
     }
@@ -101,21 +121,34 @@ impl<F: Number> PairStage<'_, F> {
         self.scale(i, s, length_normalized) * (self.logp(s) - self.ref_logp(s))
     }
 
+    /// Whether the pair is part of the batch at all: one of weight 0 is not.
+    fn counts(&self, i: usize) -> bool {
+        self.inputs.weight.is_none_or(|weight| weight[i].into() != 0.0)
+    }
+
     fn batch_scalars(&self) -> BatchScalars {
-        let scored = |s: Option<usize>| match (s, self.scored) {
-            (Some(s), Some(scored)) => u64::from(scored[s]),
-            _ => 0,
-        };
+        let scored = |s: usize| self.scored.map_or(0, |scored| u64::from(scored[s]));
+        let (mut pairs, mut chosen, mut rejected) = (0, 0, 0);
         let (mut chosen_tokens, mut rejected_tokens) = (0, 0);
-        for i in 0..self.count() {
+        for i in (0..self.count()).filter(|&i| self.counts(i)) {
             let (w, l) = self.members(i);
-            chosen_tokens += scored(w);
-            rejected_tokens += scored(l);
+            pairs += 1;
+            chosen += u32::from(w.is_some());
+            rejected += u32::from(l.is_some());
+            chosen_tokens += w.map_or(0, scored);
+            rejected_tokens += l.map_or(0, scored);
         }
-        let of_batch = self.loss.normalizer.of(self.count(), chosen_tokens + rejected_tokens);
+        let of_batch = self.loss.normalizer.of(pairs, chosen_tokens + rejected_tokens);
         let normalizer = self.inputs.normalizer.map_or(of_batch, Into::into);
         let chosen_tokens = self.inputs.chosen_tokens.map_or(chosen_tokens as f64, Into::into);
-        BatchScalars { normalizer, baseline: self.baseline(), per_token: normalizer / chosen_tokens }
+        BatchScalars {
+            pairs,
+            chosen,
+            rejected,
+            per_normalizer: over_count(1.0, normalizer),
+            baseline: self.baseline(),
+            per_token: over_count(normalizer, chosen_tokens),
+        }
     }
 
     fn baseline(&self) -> f64 {
@@ -128,8 +161,8 @@ impl<F: Number> PairStage<'_, F> {
         if mean < 0.0 { 0.0 } else { mean }
     }
 
-    fn sorted(&self) -> Sorted {
-        let mut sorted = Sorted::default();
+    fn partners(&self) -> Partners {
+        let mut all = Partners::default();
         let each = |f: &dyn Fn(usize, usize, usize) -> f64| -> Vec<f64> {
             (0..self.count())
                 .map(|i| match self.members(i) {
@@ -145,38 +178,37 @@ impl<F: Number> PairStage<'_, F> {
             };
             match term.kind.sorts() {
                 Some(Sorts::Margins) => {
-                    let mut policy = each(&|i, w, l| margin(i, w, l, &|s| self.logp(s)));
-                    sorted.policy_rank = sort(&mut policy);
-                    sorted.reference = each(&|i, w, l| margin(i, w, l, &|s| self.ref_logp(s)));
-                    sort(&mut sorted.reference);
+                    let policy = each(&|i, w, l| margin(i, w, l, &|s| self.logp(s)));
+                    let reference = each(&|i, w, l| margin(i, w, l, &|s| self.ref_logp(s)));
+                    all.of_margins = partners(&policy, &reference);
                 }
                 Some(Sorts::Rewards) => {
-                    sorted.chosen = each(&|i, w, _| self.reward(i, w, normalized));
-                    sorted.rejected = each(&|i, _, l| self.reward(i, l, normalized));
-                    sorted.chosen_rank = sort(&mut sorted.chosen);
-                    sorted.rejected_rank = sort(&mut sorted.rejected);
+                    let chosen = each(&|i, w, _| self.reward(i, w, normalized));
+                    let rejected = each(&|i, _, l| self.reward(i, l, normalized));
+                    all.of_chosen = partners(&chosen, &rejected);
+                    all.of_rejected = partners(&rejected, &chosen);
                 }
                 None => (),
             }
         }
-        sorted
+        all
     }
 
-    fn term(&self, i: usize, term: &Term, scalars: &BatchScalars, sorted: &Sorted) -> Slopes {
+    fn term(&self, i: usize, term: &Term, scalars: &BatchScalars, partners: &Partners) -> Slopes {
         let (w, l) = self.members(i);
+        let partner = |partners: &[f64]| partners.get(i).copied().unwrap_or(f64::NAN);
         let side = |s: usize, sorted_partner: f64| Side {
             logp: self.logp(s),
             log_ratio: self.logp(s) - self.ref_logp(s),
             length: self.length(s),
+            is_empty: self.is_empty(s),
             scale: self.scale(i, s, term.length_normalized),
             sorted_partner,
         };
-        let sorted_partner =
-            |sorted: &[f64], rank: &[usize]| rank.get(i).map_or(f64::NAN, |&rank| sorted[rank]);
         let given = self.inputs.label_smoothing.filter(|_| term.kind.takes_label_smoothing());
         let pair = PairNumbers {
-            chosen: w.map(|w| side(w, sorted_partner(&sorted.rejected, &sorted.chosen_rank))),
-            rejected: l.map(|l| side(l, sorted_partner(&sorted.chosen, &sorted.rejected_rank))),
+            chosen: w.map(|w| side(w, partner(&partners.of_chosen))),
+            rejected: l.map(|l| side(l, partner(&partners.of_rejected))),
             beta: self.beta(i),
             gamma: self.inputs.gamma.map_or(self.loss.gamma, |gamma| gamma[i].into()),
             label_smoothing: given.map_or(term.label_smoothing, |epsilon| epsilon[i].into()),
@@ -184,22 +216,30 @@ impl<F: Number> PairStage<'_, F> {
             divergence: self.loss.divergence,
             baseline: scalars.baseline,
             per_token: scalars.per_token,
-            sorted_partner: sorted_partner(&sorted.reference, &sorted.policy_rank),
+            sorted_partner: partner(&partners.of_margins),
         };
         term.kind.function.slopes(&pair)
     }
 
     /// The weighted sum of all terms.
-    fn slopes(&self, i: usize, scalars: &BatchScalars, sorted: &Sorted) -> Slopes {
+    fn slopes(&self, i: usize, scalars: &BatchScalars, partners: &Partners) -> Slopes {
+        if !self.counts(i) {
+            return Slopes::default();
+        }
         let mut sum = Slopes::default();
         for term in self.loss.terms() {
-            let slopes = self.term(i, term, scalars, sorted);
+            let slopes = self.term(i, term, scalars, partners);
             sum.loss += term.weight * slopes.loss;
             sum.chosen += term.weight * slopes.chosen;
             sum.rejected += term.weight * slopes.rejected;
         }
+        // A slope may be a constant, or that of one side alone, where the loss is not a number.
+        if sum.loss.is_nan() {
+            sum = Slopes { loss: f64::NAN, chosen: f64::NAN, rejected: f64::NAN };
+        }
         let weight = self.weight(i);
-        Slopes { loss: weight * sum.loss, chosen: weight * sum.chosen, rejected: weight * sum.rejected }
+        let weighted = |slope: f64| vanishing(weight, slope);
+        Slopes { loss: weighted(sum.loss), chosen: weighted(sum.chosen), rejected: weighted(sum.rejected) }
     }
 
     fn weight(&self, i: usize) -> f64 {
@@ -209,21 +249,40 @@ impl<F: Number> PairStage<'_, F> {
             (Some(s), Some(log_weights)) => log_weights[s].into(),
             _ => 0.0,
         };
-        of_pair * (log_weight(w) + log_weight(l)).exp()
+        let of_sequences = log_weight(w) + log_weight(l);
+        let beyond = self.loss.wpo_weights && of_sequences > 0.0;
+        of_pair * if beyond { 1.0 } else { of_sequences.exp() }
+    }
+
+    /// The first pair that counts and has an input that is not finite. In host memory the ranges have been checked.
+    pub(crate) fn bad_input(&self) -> Option<usize> {
+        let baseline = self.baseline();
+        let reads_numbers = |i: usize| {
+            let (w, l) = self.members(i);
+            let has_reference = |s: Option<usize>| s.is_none_or(|s| self.ref_logp(s).is_finite());
+            has_reference(w) && has_reference(l) && self.weight(i).is_finite() && baseline.is_finite()
+        };
+        (0..self.count()).find(|&i| self.counts(i) && !reads_numbers(i))
+    }
+
+    /// Writes what is wanted of the results after `logps`, whose status it completes.
+    pub(crate) fn run_and_report(&self, out: ForwardSlices<'_, F>) {
+        self.run(out.pairs);
+        if let Some(status) = out.logps.status {
+            status.bad_pair_input = self.bad_input();
+        }
     }
 
     /// Writes what is wanted of the results.
     pub(crate) fn run(&self, mut out: PairOutputSlices<'_, F>) {
-        let count = self.count();
-        let (scalars, sorted) = (self.batch_scalars(), self.sorted());
+        let (scalars, partners) = (self.batch_scalars(), self.partners());
         if let Some(coef) = &mut out.coef {
             coef.fill(F::default());
         }
         let mut sums = PairMetrics::<f64>::default();
-        let (mut chosen_count, mut rejected_count) = (0, 0);
-        for i in 0..count {
+        for i in 0..self.count() {
             let (w, l) = self.members(i);
-            let slopes = self.slopes(i, &scalars, &sorted);
+            let slopes = self.slopes(i, &scalars, &partners);
             let reward = |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
             let (chosen_reward, rejected_reward) = (reward(w), reward(l));
             let margin = chosen_reward - rejected_reward;
@@ -237,9 +296,12 @@ impl<F: Number> PairStage<'_, F> {
                     to[i] = F::round(value);
                 }
             }
+            if !self.counts(i) {
+                continue;
+            }
             for (s, slope) in [(w, slopes.chosen), (l, slopes.rejected)] {
                 if let (Some(s), Some(coef)) = (s, &mut out.coef) {
-                    coef[s] = F::round(coef[s].into() + slope / scalars.normalizer);
+                    coef[s] = F::round(coef[s].into() + vanishing(slope, scalars.per_normalizer));
                 }
             }
             sums.loss += slopes.loss;
@@ -247,21 +309,25 @@ impl<F: Number> PairStage<'_, F> {
             sums.rejected_reward += rejected_reward;
             sums.accuracy += f64::from(chosen_reward > rejected_reward);
             sums.margin += margin;
-            chosen_count += usize::from(w.is_some());
-            rejected_count += usize::from(l.is_some());
         }
         let Some(metrics) = out.metrics else { return };
-        let chosen_reward = sums.chosen_reward / chosen_count as f64;
-        let rejected_reward = sums.rejected_reward / rejected_count as f64;
+        let BatchScalars { pairs, chosen, rejected, per_normalizer, .. } = scalars;
+        let chosen_reward = over_count(sums.chosen_reward, chosen.into());
+        let rejected_reward = over_count(sums.rejected_reward, rejected.into());
+        let margin = match self.pairs {
+            Pairs::Unpaired { .. } if chosen == 0 || rejected == 0 => 0.0,
+            Pairs::Unpaired { .. } => chosen_reward - rejected_reward,
+            _ => over_count(sums.margin, pairs.into()),
+        };
         *metrics = PairMetrics {
-            loss: F::round(sums.loss / scalars.normalizer),
+            pairs,
+            chosen,
+            rejected,
+            loss: F::round(vanishing(sums.loss, per_normalizer)),
             chosen_reward: F::round(chosen_reward),
             rejected_reward: F::round(rejected_reward),
-            margin: F::round(match self.pairs {
-                Pairs::Unpaired { .. } => chosen_reward - rejected_reward,
-                _ => sums.margin / count as f64,
-            }),
-            accuracy: F::round(sums.accuracy / count as f64),
+            margin: F::round(margin),
+            accuracy: F::round(over_count(sums.accuracy, pairs.into())),
         };
     }
 }

@@ -131,7 +131,7 @@ macro_rules! element {
 element!(u8 => U8, i32 => I32, f16 => F16, bf16 => BF16, f32 => F32, f64 => F64);
 
 impl Case {
-    /// The loss; LD-DPO's and WPO's weights are not part of it.
+    /// The loss; WPO's weights are not part of it.
     pub fn pair_loss(&self) -> PairLoss {
         let (beta, epsilon) = (self.beta, self.label_smoothing);
         let term = |name: &str| match name {

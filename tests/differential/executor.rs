@@ -161,6 +161,7 @@ mod kernels {
 
     use super::*;
     use crate::case::OwnedLabels;
+    use crate::pair_stage::{PairCall, PairExecutor, widen};
     use crate::tolerance::precision::KERNELS;
 
     /// Memory and launches: a GPU, or something that stands in for one.
@@ -462,6 +463,28 @@ mod kernels {
             let Ok(alone): Result<PairOutputs, _> = out.convert(&mut Fetch(&mut self.0, extent));
             // Debug prints every bit of a number but a NaN's, which no launch promises.
             assert_eq!(format!("{alone:?}"), format!("{fused:?}"), "`pair_loss` alone, {:?}", case.spec);
+        }
+    }
+
+    impl<D: Device> PairExecutor for OnDevice<D> {
+        fn pair_loss(&mut self, call: &PairCall) -> (PairOutputs<f64>, Status) {
+            let batch = call.batch();
+            let batch: Batch<DeviceArray> =
+                batch.try_map_indices(|array| Ok(self.indices(array))).expect("uploads do not fail");
+            let (extent, inputs) = (batch.extent(), self.pair_inputs(&call.inputs()));
+            let logps = self.0.upload(bytes_of(&call.logps), 0);
+            let scored = call.scored.as_ref().map(|scored| self.0.upload(bytes_of(scored), 0));
+            let status = self.0.reserve(size_of::<<Status as Record>::Device>());
+            let unallocated = PairOutputTensors::<Unallocated<f32>>::default();
+            let Ok(out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
+            let loss = PairLossArguments { loss: &call.loss, inputs, out: &out };
+            let plan = plan::pair_loss(&batch.pairs, extent.sequences, logps, scored, &loss, status);
+            self.0.run(plan.unwrap());
+            let mut fetch = Fetch(&mut self.0, extent);
+            let Ok(pairs): Result<PairOutputs, _> = out.convert(&mut fetch);
+            let Ok(status) = fetch.record("status", &Some(status));
+            self.0.clear();
+            (widen(&pairs), status)
         }
     }
 

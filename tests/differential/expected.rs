@@ -131,6 +131,12 @@ impl Expected {
             }
         }
         let (found, expected, of) = (&found.metrics, &expected.metrics, &bounds.metrics);
+        let counts = |pairs, chosen, rejected| format!("{pairs} pairs, {chosen} chosen, {rejected} rejected");
+        check.same(
+            "counts of the metrics",
+            &counts(found.pairs, found.chosen, found.rejected),
+            &counts(expected.pairs, expected.chosen, expected.rejected),
+        );
         for (what, found, expected, bound) in [
             ("metrics.loss", found.loss, expected.loss, of.loss),
             ("metrics.chosen_reward", found.chosen_reward, expected.chosen_reward, of.chosen_reward),

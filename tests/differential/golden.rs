@@ -29,7 +29,7 @@ pub fn inputs<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     assert!(ran > 0, "no vectors for {}", T::DTYPE.name());
 }
 
-/// The vector's batch under its loss; LD-DPO's and WPO's weights are left out.
+/// The vector's batch under its loss; WPO's weights are left out.
 fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> {
     let tensors = golden.tensors(vector);
     let unshifted = vector.layout == "unshifted";
@@ -41,6 +41,7 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
         label_type: LabelType::I32,
         mask: Mask::Holes,
         loss: vector.pair_loss(),
+        ld_alpha: vector.ld_alpha.map_or(1.0, |alpha| alpha as f32),
         scale: f32::NAN, // the logits are given
         ..Spec::plain(vector.vocab)
     };

@@ -19,7 +19,8 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 10] = [
+    ("pair_loss at its limits", pair_stage),
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
@@ -48,6 +49,10 @@ pub fn run() {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+fn pair_stage(_: &Arc<CudaContext>) {
+    crate::pair_stage::every_kind(&mut OnDevice(Cuda::open().unwrap()));
 }
 
 fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {
@@ -164,7 +169,10 @@ fn figures(context: &Arc<CudaContext>) {
     let BatchMetrics { status, pairs, tokens } = pass.read_metrics().unwrap();
     assert_eq!(status, expected.logps.status);
     // The bad label's pair is NaN, and its row in every mean but the accuracy.
-    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = pairs;
+    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy, .. } = pairs;
+    let of_cpu = expected.pairs.metrics;
+    let counts = |metrics: &PairMetrics<f32>| [metrics.pairs, metrics.chosen, metrics.rejected];
+    assert_eq!(counts(&pairs), counts(&of_cpu));
     assert!(loss.is_nan() && chosen_reward.is_finite() != rejected_reward.is_finite() && margin.is_nan());
     let on_device = stream.clone_dtoh(&pass.device_pair_metrics()).unwrap();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();

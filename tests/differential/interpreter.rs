@@ -153,7 +153,8 @@ pub fn run() {
         }));
     }
     // Every dtype meets another order of blocks and warps.
-    let parts: [fn() -> Stats; 14] = [
+    let parts: [fn() -> Stats; 15] = [
+        || suite(6, crate::pair_stage::every_kind),
         || suite(0, crate::run_checks_on_device::<f32>),
         || suite(1, crate::run_checks_on_device::<f16>),
         || suite(2, crate::run_checks_on_device::<bf16>),

@@ -26,6 +26,7 @@ mod near_certain;
 #[path = "../../build/nvrtc.rs"]
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
+mod pair_stage;
 #[cfg(feature = "cuda")]
 mod row_partition;
 #[path = "../common/tolerance/mod.rs"]
@@ -176,6 +177,8 @@ fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     trouble::nonfinite_logits::<T>(executor);
     trouble::large_logits::<T>(executor);
     trouble::uniform_rows::<T>(executor);
+    pair_stage::a_nan_reference_spoils_its_pair::<T>(executor);
+    pair_stage::nothing_scored_moves_nothing::<T>(executor);
 }
 
 /// [`run_checks`] on a device, and what only a device can meet.
@@ -194,8 +197,15 @@ fn run_checks_on_device<T: Logit + Element + Into<f64>>(
     windows::windows_give_the_bits_of_one_launch::<T>(executor);
 }
 
+/// The kinds of trouble that `pair_loss` meets, on the judge itself.
+#[test]
+fn reference_backend() {
+    pair_stage::every_kind(&mut pair_stage::Reference);
+}
+
 #[test]
 fn cpu_backend() {
+    pair_stage::every_kind(&mut Cpu);
     run_dtype::<f32>(&mut Cpu);
     run_dtype::<f16>(&mut Cpu);
     run_dtype::<bf16>(&mut Cpu);

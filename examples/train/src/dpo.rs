@@ -104,8 +104,10 @@ pub fn evaluate(
     let mut preferred = 0;
     for pairs in pairs.chunks(EVAL_PAIRS) {
         let output = loss(policy, &pairs.iter().collect::<Vec<_>>(), pair_loss, device)?;
-        let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = output.metrics()?;
-        let weight = pairs.len() as f64;
+        let PairMetrics { pairs: count, loss, chosen_reward, rejected_reward, margin, accuracy, .. } =
+            output.metrics()?;
+        let weight = f64::from(count);
+        sums.pairs += count;
         sums.loss += weight * f64::from(loss);
         sums.chosen_reward += weight * f64::from(chosen_reward);
         sums.rejected_reward += weight * f64::from(rejected_reward);
@@ -115,9 +117,12 @@ pub fn evaluate(
         let (chosen, rejected) = logps.split_at(pairs.len());
         preferred += chosen.iter().zip(rejected).filter(|(w, l)| w > l).count();
     }
-    let mean = |sum: f64| (sum / pairs.len() as f64) as f32;
+    let mean = |sum: f64| (sum / f64::from(sums.pairs)) as f32;
     Ok(Evaluation {
         metrics: PairMetrics {
+            pairs: sums.pairs,
+            chosen: sums.pairs,
+            rejected: sums.pairs,
             loss: mean(sums.loss),
             chosen_reward: mean(sums.chosen_reward),
             rejected_reward: mean(sums.rejected_reward),

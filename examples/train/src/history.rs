@@ -101,7 +101,7 @@ impl Drop for History {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metrics = |metrics: &PairMetrics<f32>| {
-            let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
+            let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy, .. } = metrics;
             format!("{loss},{chosen_reward},{rejected_reward},{margin},{accuracy}")
         };
         match self {
@@ -129,6 +129,8 @@ impl Row {
                 rejected_reward: number(5)?,
                 margin: number(6)?,
                 accuracy: number(7)?,
+                // A line has no counts.
+                ..PairMetrics::default()
             })
         };
         match (fields[0], fields[1]) {
@@ -155,6 +157,7 @@ mod tests {
             rejected_reward: f32::NAN,
             margin: 1e-45,
             accuracy: f32::INFINITY,
+            ..PairMetrics::default()
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.csv");

@@ -375,7 +375,7 @@ fn progress_bar(phase: &'static str, done: usize, steps: usize) -> ProgressBar {
 }
 
 fn write_step(out: &mut impl Write, step: usize, held_out: &PairMetrics<f32>) -> std::io::Result<()> {
-    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = held_out;
+    let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy, .. } = held_out;
     writeln!(
         out,
         "DPO step {step}: held-out loss {loss:.4}, rewards {chosen_reward:.3} chosen, \

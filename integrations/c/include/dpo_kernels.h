@@ -232,7 +232,8 @@ typedef enum dpo_divergence {
     DPO_ALPHA_DIVERGENCE = 3
 } dpo_divergence;
 
-/** What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there. */
+/** What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there. Pairs of
+ *  weight 0 are not counted; where nothing is, the loss and all coefficients are 0. */
 typedef enum dpo_normalizer {
     /** N, the number of pairs. */
     DPO_BY_PAIRS = 0,
@@ -275,11 +276,13 @@ typedef struct dpo_pair_inputs {
     const float *beta;
     /** [N], or null: target margins, finite. */
     const float *gamma;
-    /** [N], or null: factors of the pair losses, finite, from 0. */
+    /** [N], or null: factors of the pair losses, finite, from 0. A pair of weight 0 is not part of the batch, whatever its
+     *  numbers are: not of the loss, the coefficients, the metrics and what is counted. Its rewards are still written. */
     const float *weight;
     /** [N], or null: label smoothing, in the range of the loss. */
     const float *label_smoothing;
-    /** [S], or null: logarithms of weights without gradient (WPO); a pair's is the sum of its two sequences'. */
+    /** [S], or null: logarithms of weights without gradient; a pair's is the sum of its two sequences', or where
+     *  dpo_loss.wpo_weights is 1 that sum up to 0. */
     const float *sequence_log_weights;
     /** [kl_count], or null: log-probs of mismatched completions, for the baseline of kto. */
     const float *kl_logps;
@@ -316,6 +319,9 @@ typedef struct dpo_loss {
     dpo_normalizer normalized_by;
     /** 1 divides a sequence's log-ratio by its number of scored tokens (0 counts as 1); 0 leaves it as it is. */
     int32_t length_normalized;
+    /** 1 weighs pairs as WPO does, by min(1, e^w) where w is the sum of dpo_pair_inputs.sequence_log_weights of its two
+     *  sequences, which are needed then; with 0 the weight is e^w, which may be above 1. */
+    int32_t wpo_weights;
     /** The DPO_LOSS_ bits of the numbers that are there. */
     uint32_t given;
     /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
@@ -347,6 +353,10 @@ typedef struct dpo_status {
     uint32_t bad_cu_seqlens;
     /** CUDA: pair whose indices are out of range; its outputs are NaN. (In host memory: DPO_ERROR_INDEX.) */
     uint32_t bad_pair;
+    /** Pair, or sequence where they are unpaired, with a reference log-prob, a weight or a baseline that is not finite; on
+     *  CUDA also with one of the dpo_pair_inputs out of its range. A number that all pairs share is the first one's. What
+     *  reads it is NaN or infinite. */
+    uint32_t bad_pair_input;
 } dpo_status;
 
 /**
@@ -382,7 +392,8 @@ typedef struct dpo_token_metrics {
     float *mean_logit;
     /** [rows], or null: sum of the squares of the probabilities. */
     float *sum_p2;
-    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight. */
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight, which
+     *  dpo_loss.wpo_weights cuts off at 1. */
     float *sequence_log_weights;
     /** [1], or null: means over the batch, whether the arrays that they are means of are asked for or not. */
     dpo_mean_token_metrics *mean;
@@ -411,17 +422,28 @@ typedef struct dpo_logps {
     dpo_status *status;
 } dpo_logps;
 
-/** The loss of a batch, and means over its pairs. */
+/**
+ * The loss of a batch, and means over its pairs; a pair of weight 0 is none of them. A mean over nothing is 0, so that means
+ * of several batches, or of several ranks, weighted by what they are means over, make those of all together.
+ */
 typedef struct dpo_pair_metrics {
-    /** Sum of the pair losses, divided by the normalizer. */
+    /** Number of pairs, or of sequences where they are unpaired. */
+    uint32_t pairs;
+    /** Number of chosen sequences: `pairs`, or of unpaired sequences the desirable. */
+    uint32_t chosen;
+    /** Number of rejected sequences: `pairs`, or of unpaired sequences the others. */
+    uint32_t rejected;
+    /** Sum of the pair losses, divided by the normalizer; 0 where that is a count of nothing. */
     float loss;
-    /** Mean of the chosen rewards. */
+    /** Mean of the rewards of `chosen` sequences. */
     float chosen_reward;
-    /** Mean of the rejected rewards. */
+    /** Mean of the rewards of `rejected` sequences. */
     float rejected_reward;
-    /** Mean margin. */
+    /** Mean of the margins of `pairs`; of unpaired sequences chosen_reward - rejected_reward, and 0 where there are none of one
+     *  kind. */
     float margin;
-    /** Share of pairs whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong. */
+    /** Share of `pairs` whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong. A reward that an
+     *  unpaired sequence does not have is 0 here. */
     float accuracy;
 } dpo_pair_metrics;
 
@@ -521,13 +543,15 @@ dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const
  *
  * Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
  * `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
- * loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens.
+ * loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
+ * its bad_pair_input can be set.
  *
  * Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
  * where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.
  */
 dpo_result dpo_cpu_pair_loss(const dpo_batch *batch, const float *logps, const float *ref_logps,
-                             const uint32_t *scored, const dpo_loss *loss, const dpo_pair_outputs *out);
+                             const uint32_t *scored, const dpo_loss *loss, const dpo_pair_outputs *out,
+                             dpo_status *status);
 
 /**
  * forward on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pair_outputs` with the numbers of scored rows
@@ -609,7 +633,8 @@ dpo_result dpo_cuda_workspace_size(const dpo_batch *batch, size_t *bytes);
 dpo_result dpo_cuda_logps(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                           const dpo_logps *out, void *workspace, void *stream);
 
-/** pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair can be set. */
+/** pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair and
+ *  bad_pair_input can be set. */
 dpo_result dpo_cuda_pair_loss(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const float *logps,
                               const float *ref_logps, const uint32_t *scored, const dpo_loss *loss,
                               const dpo_pair_outputs *out, dpo_status *status, void *stream);

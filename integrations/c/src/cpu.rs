@@ -130,6 +130,7 @@ pub unsafe extern "C" fn dpo_cpu_pair_loss(
     scored: *const u32,
     loss: *const dpo_loss,
     out: *const dpo_pair_outputs,
+    status: *mut dpo_status,
 ) -> dpo_result {
     // SAFETY: the caller's promise.
     guard(|| unsafe {
@@ -140,8 +141,10 @@ pub unsafe extern "C" fn dpo_cpu_pair_loss(
         let (loss, inputs) = host_loss(loss, ref_logps, &batch)?;
         let out = results::pair_outputs(read("out", out)?);
         let mut out = out.convert::<HostBuffers<'_>, _>(&mut ToHost::new(extent))?;
-        cpu::pair_loss(&batch, logps, scored, &inputs, &loss, &mut out)?;
+        let status = pointer("status", status)?;
+        let found = cpu::pair_loss(&batch, logps, scored, &inputs, &loss, &mut out)?;
         let Ok(_) = out.convert(&mut WriteRecords);
+        status.write(found.into());
         Ok(())
     })
 }

@@ -256,7 +256,8 @@ pub type dpo_divergence = ::core::ffi::c_uint;
 pub const DPO_BY_PAIRS: dpo_normalizer = 0;
 /// The number of scored tokens of the batch's pairs, chosen and rejected.
 pub const DPO_BY_TOKENS: dpo_normalizer = 1;
-/// What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there.
+/** What the sum of the pair losses is divided by, unless dpo_loss.normalizer or dpo_pair_inputs.normalizer is there. Pairs of
+  weight 0 are not counted; where nothing is, the loss and all coefficients are 0.*/
 pub type dpo_normalizer = ::core::ffi::c_uint;
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -306,11 +307,13 @@ pub struct dpo_pair_inputs {
     pub beta: *const f32,
     /// [N], or null: target margins, finite.
     pub gamma: *const f32,
-    /// [N], or null: factors of the pair losses, finite, from 0.
+    /** [N], or null: factors of the pair losses, finite, from 0. A pair of weight 0 is not part of the batch, whatever its
+  numbers are: not of the loss, the coefficients, the metrics and what is counted. Its rewards are still written.*/
     pub weight: *const f32,
     /// [N], or null: label smoothing, in the range of the loss.
     pub label_smoothing: *const f32,
-    /// [S], or null: logarithms of weights without gradient (WPO); a pair's is the sum of its two sequences'.
+    /** [S], or null: logarithms of weights without gradient; a pair's is the sum of its two sequences', or where
+  dpo_loss.wpo_weights is 1 that sum up to 0.*/
     pub sequence_log_weights: *const f32,
     /// [kl_count], or null: log-probs of mismatched completions, for the baseline of kto.
     pub kl_logps: *const f32,
@@ -384,6 +387,9 @@ pub struct dpo_loss {
     pub normalized_by: dpo_normalizer,
     /// 1 divides a sequence's log-ratio by its number of scored tokens (0 counts as 1); 0 leaves it as it is.
     pub length_normalized: i32,
+    /** 1 weighs pairs as WPO does, by min(1, e^w) where w is the sum of dpo_pair_inputs.sequence_log_weights of its two
+  sequences, which are needed then; with 0 the weight is e^w, which may be above 1.*/
+    pub wpo_weights: i32,
     /// The DPO_LOSS_ bits of the numbers that are there.
     pub given: u32,
     /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
@@ -404,7 +410,7 @@ pub struct dpo_loss {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_loss"][::core::mem::size_of::<dpo_loss>() - 96usize];
+    ["Size of dpo_loss"][::core::mem::size_of::<dpo_loss>() - 104usize];
     ["Alignment of dpo_loss"][::core::mem::align_of::<dpo_loss>() - 8usize];
     [
         "Offset of field: dpo_loss::struct_size",
@@ -428,26 +434,29 @@ const _: () = {
         "Offset of field: dpo_loss::length_normalized",
     ][::core::mem::offset_of!(dpo_loss, length_normalized) - 40usize];
     [
+        "Offset of field: dpo_loss::wpo_weights",
+    ][::core::mem::offset_of!(dpo_loss, wpo_weights) - 44usize];
+    [
         "Offset of field: dpo_loss::given",
-    ][::core::mem::offset_of!(dpo_loss, given) - 44usize];
+    ][::core::mem::offset_of!(dpo_loss, given) - 48usize];
     [
         "Offset of field: dpo_loss::label_smoothing",
-    ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 48usize];
+    ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 56usize];
     [
         "Offset of field: dpo_loss::gamma",
-    ][::core::mem::offset_of!(dpo_loss, gamma) - 56usize];
+    ][::core::mem::offset_of!(dpo_loss, gamma) - 64usize];
     [
         "Offset of field: dpo_loss::baseline",
-    ][::core::mem::offset_of!(dpo_loss, baseline) - 64usize];
+    ][::core::mem::offset_of!(dpo_loss, baseline) - 72usize];
     [
         "Offset of field: dpo_loss::alpha",
-    ][::core::mem::offset_of!(dpo_loss, alpha) - 72usize];
+    ][::core::mem::offset_of!(dpo_loss, alpha) - 80usize];
     [
         "Offset of field: dpo_loss::normalizer",
-    ][::core::mem::offset_of!(dpo_loss, normalizer) - 80usize];
+    ][::core::mem::offset_of!(dpo_loss, normalizer) - 88usize];
     [
         "Offset of field: dpo_loss::inputs",
-    ][::core::mem::offset_of!(dpo_loss, inputs) - 88usize];
+    ][::core::mem::offset_of!(dpo_loss, inputs) - 96usize];
 };
 /// What a pass found in its data: for each kind of trouble its first place, or DPO_NO_TROUBLE.
 #[repr(C)]
@@ -463,10 +472,14 @@ pub struct dpo_status {
     pub bad_cu_seqlens: u32,
     /// CUDA: pair whose indices are out of range; its outputs are NaN. (In host memory: DPO_ERROR_INDEX.)
     pub bad_pair: u32,
+    /** Pair, or sequence where they are unpaired, with a reference log-prob, a weight or a baseline that is not finite; on
+  CUDA also with one of the dpo_pair_inputs out of its range. A number that all pairs share is the first one's. What
+  reads it is NaN or infinite.*/
+    pub bad_pair_input: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_status"][::core::mem::size_of::<dpo_status>() - 20usize];
+    ["Size of dpo_status"][::core::mem::size_of::<dpo_status>() - 24usize];
     ["Alignment of dpo_status"][::core::mem::align_of::<dpo_status>() - 4usize];
     [
         "Offset of field: dpo_status::bad_label",
@@ -483,6 +496,9 @@ const _: () = {
     [
         "Offset of field: dpo_status::bad_pair",
     ][::core::mem::offset_of!(dpo_status, bad_pair) - 16usize];
+    [
+        "Offset of field: dpo_status::bad_pair_input",
+    ][::core::mem::offset_of!(dpo_status, bad_pair_input) - 20usize];
 };
 /** Means over the scored rows of a batch, whatever their weights: 0 where there is none, so that means of several batches,
  weighted by `scored`, make those of all together. What is NaN in one of the rows is NaN in the mean, but for accuracy,
@@ -545,7 +561,8 @@ pub struct dpo_token_metrics {
     pub mean_logit: *mut f32,
     /// [rows], or null: sum of the squares of the probabilities.
     pub sum_p2: *mut f32,
-    /// [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight.
+    /** [S], or null: mean over the scored tokens of log-prob - log sum_p2: the logarithm of WPO's weight, which
+  dpo_loss.wpo_weights cuts off at 1.*/
     pub sequence_log_weights: *mut f32,
     /// [1], or null: means over the batch, whether the arrays that they are means of are asked for or not.
     pub mean: *mut dpo_mean_token_metrics,
@@ -634,42 +651,60 @@ const _: () = {
         "Offset of field: dpo_logps::status",
     ][::core::mem::offset_of!(dpo_logps, status) - 64usize];
 };
-/// The loss of a batch, and means over its pairs.
+/** The loss of a batch, and means over its pairs; a pair of weight 0 is none of them. A mean over nothing is 0, so that means
+ of several batches, or of several ranks, weighted by what they are means over, make those of all together.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_pair_metrics {
-    /// Sum of the pair losses, divided by the normalizer.
+    /// Number of pairs, or of sequences where they are unpaired.
+    pub pairs: u32,
+    /// Number of chosen sequences: `pairs`, or of unpaired sequences the desirable.
+    pub chosen: u32,
+    /// Number of rejected sequences: `pairs`, or of unpaired sequences the others.
+    pub rejected: u32,
+    /// Sum of the pair losses, divided by the normalizer; 0 where that is a count of nothing.
     pub loss: f32,
-    /// Mean of the chosen rewards.
+    /// Mean of the rewards of `chosen` sequences.
     pub chosen_reward: f32,
-    /// Mean of the rejected rewards.
+    /// Mean of the rewards of `rejected` sequences.
     pub rejected_reward: f32,
-    /// Mean margin.
+    /** Mean of the margins of `pairs`; of unpaired sequences chosen_reward - rejected_reward, and 0 where there are none of one
+  kind.*/
     pub margin: f32,
-    /// Share of pairs whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong.
+    /** Share of `pairs` whose chosen reward is above the rejected one; a tie, or a NaN, counts as wrong. A reward that an
+  unpaired sequence does not have is 0 here.*/
     pub accuracy: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_pair_metrics"][::core::mem::size_of::<dpo_pair_metrics>() - 20usize];
+    ["Size of dpo_pair_metrics"][::core::mem::size_of::<dpo_pair_metrics>() - 32usize];
     [
         "Alignment of dpo_pair_metrics",
     ][::core::mem::align_of::<dpo_pair_metrics>() - 4usize];
     [
+        "Offset of field: dpo_pair_metrics::pairs",
+    ][::core::mem::offset_of!(dpo_pair_metrics, pairs) - 0usize];
+    [
+        "Offset of field: dpo_pair_metrics::chosen",
+    ][::core::mem::offset_of!(dpo_pair_metrics, chosen) - 4usize];
+    [
+        "Offset of field: dpo_pair_metrics::rejected",
+    ][::core::mem::offset_of!(dpo_pair_metrics, rejected) - 8usize];
+    [
         "Offset of field: dpo_pair_metrics::loss",
-    ][::core::mem::offset_of!(dpo_pair_metrics, loss) - 0usize];
+    ][::core::mem::offset_of!(dpo_pair_metrics, loss) - 12usize];
     [
         "Offset of field: dpo_pair_metrics::chosen_reward",
-    ][::core::mem::offset_of!(dpo_pair_metrics, chosen_reward) - 4usize];
+    ][::core::mem::offset_of!(dpo_pair_metrics, chosen_reward) - 16usize];
     [
         "Offset of field: dpo_pair_metrics::rejected_reward",
-    ][::core::mem::offset_of!(dpo_pair_metrics, rejected_reward) - 8usize];
+    ][::core::mem::offset_of!(dpo_pair_metrics, rejected_reward) - 20usize];
     [
         "Offset of field: dpo_pair_metrics::margin",
-    ][::core::mem::offset_of!(dpo_pair_metrics, margin) - 12usize];
+    ][::core::mem::offset_of!(dpo_pair_metrics, margin) - 24usize];
     [
         "Offset of field: dpo_pair_metrics::accuracy",
-    ][::core::mem::offset_of!(dpo_pair_metrics, accuracy) - 16usize];
+    ][::core::mem::offset_of!(dpo_pair_metrics, accuracy) - 28usize];
 };
 /** Everything that there is one of in a batch, side by side, so that one copy fetches it from the GPU: its fields are where
  dpo_logps, dpo_pair_outputs and dpo_token_metrics may point to.*/
@@ -685,7 +720,7 @@ pub struct dpo_batch_metrics {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_batch_metrics"][::core::mem::size_of::<dpo_batch_metrics>() - 64usize];
+    ["Size of dpo_batch_metrics"][::core::mem::size_of::<dpo_batch_metrics>() - 80usize];
     [
         "Alignment of dpo_batch_metrics",
     ][::core::mem::align_of::<dpo_batch_metrics>() - 4usize];
@@ -694,10 +729,10 @@ const _: () = {
     ][::core::mem::offset_of!(dpo_batch_metrics, status) - 0usize];
     [
         "Offset of field: dpo_batch_metrics::pairs",
-    ][::core::mem::offset_of!(dpo_batch_metrics, pairs) - 20usize];
+    ][::core::mem::offset_of!(dpo_batch_metrics, pairs) - 24usize];
     [
         "Offset of field: dpo_batch_metrics::tokens",
-    ][::core::mem::offset_of!(dpo_batch_metrics, tokens) - 40usize];
+    ][::core::mem::offset_of!(dpo_batch_metrics, tokens) - 56usize];
 };
 /// Where pair_loss writes.
 #[repr(C)]
@@ -848,7 +883,8 @@ unsafe extern "C" {
 
  Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
  `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
- loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens.
+ loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
+ its bad_pair_input can be set.
 
  Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
  where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.*/
@@ -859,6 +895,7 @@ unsafe extern "C" {
         scored: *const u32,
         loss: *const dpo_loss,
         out: *const dpo_pair_outputs,
+        status: *mut dpo_status,
     ) -> dpo_result;
 }
 unsafe extern "C" {
@@ -956,7 +993,8 @@ unsafe extern "C" {
     ) -> dpo_result;
 }
 unsafe extern "C" {
-    /// pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair can be set.
+    /** pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair and
+  bad_pair_input can be set.*/
     pub fn dpo_cuda_pair_loss(
         kernels: *const dpo_cuda_kernels,
         batch: *const dpo_batch,

@@ -37,6 +37,11 @@ pub(crate) unsafe fn loss(loss: &dpo_loss) -> Result<PairLoss> {
         1 => pair_loss = pair_loss.with_length_normalization(),
         other => return Err(value("length_normalized", "0 or 1", other)),
     }
+    match loss.wpo_weights {
+        0 => (),
+        1 => pair_loss = pair_loss.with_wpo_weights(),
+        other => return Err(value("wpo_weights", "0 or 1", other)),
+    }
     pair_loss = pair_loss.with_divergence(divergence(loss.divergence, alpha)?)?;
     match (loss.normalized_by, normalizer) {
         (DPO_BY_PAIRS, None) => Ok(pair_loss),

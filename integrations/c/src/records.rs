@@ -15,6 +15,7 @@ impl From<Status> for dpo_status {
             empty_sequence: place(status.empty_sequence),
             bad_cu_seqlens: place(status.bad_cu_seqlens),
             bad_pair: place(status.bad_pair),
+            bad_pair_input: place(status.bad_pair_input),
         }
     }
 }
@@ -28,14 +29,16 @@ impl From<dpo_status> for Status {
             empty_sequence: place(status.empty_sequence),
             bad_cu_seqlens: place(status.bad_cu_seqlens),
             bad_pair: place(status.bad_pair),
+            bad_pair_input: place(status.bad_pair_input),
         }
     }
 }
 
 impl From<PairMetrics<f32>> for dpo_pair_metrics {
     fn from(metrics: PairMetrics<f32>) -> Self {
-        let PairMetrics { loss, chosen_reward, rejected_reward, margin, accuracy } = metrics;
-        dpo_pair_metrics { loss, chosen_reward, rejected_reward, margin, accuracy }
+        let PairMetrics { pairs, chosen, rejected, loss, chosen_reward, rejected_reward, margin, accuracy } =
+            metrics;
+        dpo_pair_metrics { pairs, chosen, rejected, loss, chosen_reward, rejected_reward, margin, accuracy }
     }
 }
 
@@ -78,6 +81,7 @@ const _: () = {
     assert!(offset_of!(dpo_status, empty_sequence) == first(params::DPO_EMPTY_SEQUENCE));
     assert!(offset_of!(dpo_status, bad_cu_seqlens) == first(params::DPO_BAD_CU_SEQLENS));
     assert!(offset_of!(dpo_status, bad_pair) == first(params::DPO_BAD_PAIR));
+    assert!(offset_of!(dpo_status, bad_pair_input) == first(params::DPO_BAD_PAIR_INPUT));
 
     macro_rules! same_layout {
         ($ours:ident, $kernels:ident: $($field:ident)*) => {
@@ -85,7 +89,8 @@ const _: () = {
             $(assert!(offset_of!($ours, $field) == offset_of!(params::$kernels, $field));)*
         };
     }
-    same_layout!(dpo_pair_metrics, DpoPairMetrics: loss chosen_reward rejected_reward margin accuracy);
+    same_layout!(dpo_pair_metrics, DpoPairMetrics:
+        pairs chosen rejected loss chosen_reward rejected_reward margin accuracy);
     same_layout!(dpo_mean_token_metrics, DpoMeanTokenMetrics: scored entropy accuracy mean_logit logsumexp sum_p2);
     same_layout!(dpo_batch_metrics, DpoBatchMetrics: status pairs tokens);
 };

@@ -137,7 +137,7 @@ static void f32_padded(void) {
     CHECK(dpo_cpu_logps(&unpaired, &inputs, &few) == DPO_OK);
     CHECK(memcmp(alone.logps, r.logps, sizeof r.logps) == 0);
     dpo_pair_outputs alone_pairs = pair_outputs(&alone);
-    CHECK(dpo_cpu_pair_loss(&PADDED, alone.logps, REF_LOGPS, NULL, &SIGMOID, &alone_pairs) == DPO_OK);
+    CHECK(dpo_cpu_pair_loss(&PADDED, alone.logps, REF_LOGPS, NULL, &SIGMOID, &alone_pairs, &alone.status) == DPO_OK);
     CHECK(memcmp(alone.coef, r.coef, sizeof r.coef) == 0);
 
     /* The factored forward: the same results, and a gradient that lacks its coefficients alone; in place too. */
@@ -246,11 +246,35 @@ static void other_losses(void) {
     const dpo_pair_inputs inputs = {.struct_size = sizeof inputs, .weight = &weight, .normalizer = &normalizer};
     dpo_loss loss = {.struct_size = sizeof loss, .beta = 0.5, .terms = terms, .term_count = 2, .inputs = &inputs};
     const float tied[] = {-3.0f, -5.0f};
-    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out) == DPO_OK);
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
     CLOSE(r.pair_losses[0], 1.75);
     CLOSE(r.metrics.loss, 0.4375);
     CLOSE(r.coef[0], -0.1875);
     CLOSE(r.coef[1], 0.125);
+    CHECK(r.metrics.pairs == 1 && r.metrics.chosen == 1 && r.metrics.rejected == 1);
+    CHECK(r.status.bad_pair_input == DPO_NO_TROUBLE);
+
+    /* A reference that is no number makes its pair NaN, which the status names; a pair of weight 0 is none. */
+    const float no_reference[] = {NAN, -5.0f};
+    CHECK(dpo_cpu_pair_loss(&batch, tied, no_reference, scored, &loss, &out, &r.status) == DPO_OK);
+    CHECK(isnan(r.pair_losses[0]) && isnan(r.coef[0]) && isnan(r.coef[1]) && r.status.bad_pair_input == 0);
+    REFUSED(dpo_status_check(&r.status), DPO_ERROR_DATA, "bad data: input not finite or out of range, first in pair 0");
+    const float nothing = 0.0f;
+    const dpo_pair_inputs filled_up = {.struct_size = sizeof filled_up, .weight = &nothing};
+    loss.inputs = &filled_up;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, no_reference, scored, &loss, &out, &r.status) == DPO_OK);
+    CHECK(r.metrics.loss == 0.0f && r.metrics.pairs == 0 && r.coef[0] == 0.0f && r.coef[1] == 0.0f);
+    CHECK(dpo_status_check(&r.status) == DPO_OK);
+
+    /* WPO weighs a pair by 1 at most. */
+    const float log_weights[] = {1.5f, -0.5f};
+    const dpo_pair_inputs weighted = {.struct_size = sizeof weighted, .sequence_log_weights = log_weights};
+    loss.inputs = &weighted;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(r.pair_losses[0], 3.5 * 2.718281828459045);
+    loss.wpo_weights = 1;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(r.pair_losses[0], 3.5);
 
     /* KTO at its baseline of 1: an undesirable and a desirable sequence, each with a loss of one half. */
     const int32_t desirable[] = {0, 1};
@@ -260,7 +284,7 @@ static void other_losses(void) {
     loss = (dpo_loss){.struct_size = sizeof loss, .beta = 0.5, .terms = &kto, .term_count = 1,
                       .given = DPO_LOSS_BASELINE, .baseline = 1.0};
     const float above[] = {-2.0f, -4.0f};
-    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_OK);
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
     CLOSE(r.metrics.loss, 0.5);
     CLOSE(r.coef[0], 0.0625);
     CLOSE(r.coef[1], -0.0625);
@@ -268,24 +292,24 @@ static void other_losses(void) {
     /* Its second parameter, the weight of undesirable sequences, alone: a coefficient three times as large. */
     kto.parameters[1] = 3.0;
     kto.given = DPO_TERM_PARAMETER_1;
-    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_OK);
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
     CLOSE(r.coef[0], 0.1875);
     CLOSE(r.coef[1], -0.0625);
     kto.parameters[0] = -1.0;
     kto.given |= DPO_TERM_PARAMETER_0;
-    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_VALUE,
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_VALUE,
             "parameters[0]: expected a finite number above 0, found -1");
 
     kto = (dpo_loss_term){.name = "kto"};
     loss.given = 0;
     loss.baseline = 0.0;
-    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_MISSING,
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_MISSING,
             "kl_logps: required when the loss compares with a baseline that is not set");
     kto.name = "dpo";
-    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out) == DPO_ERROR_VALUE &&
+    CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status) == DPO_ERROR_VALUE &&
           strncmp(dpo_last_error(), "name: expected one of sigmoid", 29) == 0);
     loss.terms = NULL;
-    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out), DPO_ERROR_VALUE,
+    REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_VALUE,
             "term_count: expected 0 where terms is null, found 1");
 }
 
@@ -561,7 +585,7 @@ static void errors(void) {
     REFUSED(FORWARD, DPO_ERROR_VALUE, "beta: expected a finite number above 0, found 0");
     loss = SIGMOID;
     loss.length_normalized = 1;
-    REFUSED(dpo_cpu_pair_loss(&batch, REF_LOGPS, NULL, NULL, &loss, &pairs), DPO_ERROR_MISSING,
+    REFUSED(dpo_cpu_pair_loss(&batch, REF_LOGPS, NULL, NULL, &loss, &pairs, &r.status), DPO_ERROR_MISSING,
             "lengths: required when the loss is length-normalised");
 
     gradient.dlogits = &logits[0][1];

@@ -10,7 +10,8 @@ use crate::targets::Targets;
 /// f32, `lengths` is u32, single numbers are scalars of f32.
 ///
 /// [`PairInputs::reference`](PairTensors::reference) is the log-probs of the reference and nothing else. What the loss has
-/// no use for is refused. No gradient runs to any of them. WPO takes
+/// no use for is refused. No gradient runs to any of them. WPO
+/// ([`with_wpo_weights`](crate::PairLoss::with_wpo_weights)) takes
 /// [`TokenMetrics::sequence_log_weights`](crate::TokenMetrics) as they are.
 ///
 /// ```

@@ -99,7 +99,7 @@ pub fn sequence_logps(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
 /// let metrics = token_metrics(&logits, &targets, MetricsLevel::All)?;
 /// let weights = metrics.sequence_log_weights.as_ref();
 /// let inputs = PairInputs { sequence_log_weights: weights, ..PairInputs::default() };
-/// dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap())?;
+/// dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap().with_wpo_weights())?;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 ///

@@ -14,7 +14,8 @@ use crate::pairs::Pairs;
 /// [`PairTensors`] in device memory: f32, lengths u32.
 ///
 /// Only the kernels see the values. One that the host would refuse (β of 0, a NaN weight, ε out of its range) gives
-/// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them.
+/// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them, and
+/// [`Status::bad_pair_input`](crate::Status::bad_pair_input) names the pair.
 pub type DevicePairInputs = PairTensors<DeviceArray, DeviceArray, DeviceAddress>;
 
 /// A loss, what it reads besides log-probs, and where its results go.
@@ -31,7 +32,8 @@ pub struct PairLossArguments<'a> {
 /// `pair_loss` alone, on log-probs that are already there.
 ///
 /// `scored`, `[S]` u32, is the numbers of scored rows from `logps`: what a length-normalised loss divides by unless it is given
-/// lengths, and what is counted where tokens are.
+/// lengths, and what is counted where tokens are. Of `status` only [`bad_pair`](crate::Status::bad_pair) and
+/// [`bad_pair_input`](crate::Status::bad_pair_input) can be set.
 ///
 /// # Errors
 ///

@@ -162,6 +162,8 @@ impl Precision {
             rejected_reward,
             margin,
             accuracy: unsure.count() as f64 / pairs.len().max(1) as f64 + self.rounding(metrics.accuracy),
+            // Counts are exact.
+            ..PairMetrics::default()
         }
     }
 }

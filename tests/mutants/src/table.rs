@@ -399,7 +399,12 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant("an empty sequence divides by zero", "pair/pair_stage.cuh", "max(lengths[s], 1u)", "lengths[s]"),
     mutant("a tie counts as right", "pair/pair_stage.cuh", "w > l ? 1.0 : 0.0", "w >= l ? 1.0 : 0.0"),
-    mutant("no normaliser for indexed pairs", "pair/pair_stage.cuh", "coef / scalars.normalizer", "coef"),
+    mutant(
+        "no normaliser for indexed pairs",
+        "pair/pair_stage.cuh",
+        "vanishing(coef, scalars.per_normalizer)",
+        "coef",
+    ),
     mutant(
         "an undesirable sequence counts as desirable",
         "pair/pair_stage.cuh",
@@ -508,8 +513,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "discopop is not modulated",
         "pair/losses.cuh",
-        "- exponential + blend / tau}",
-        "- exponential + blend}",
+        "vanishing(exponential, 1.0f - rest / tau)",
+        "vanishing(exponential, 1.0f - rest)",
     ),
     mutant(
         "nca weighs both alike",
@@ -546,24 +551,121 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "sft counts a pair, not its tokens",
         "pair/losses.cuh",
-        "isinf(pair.per_token) ? 0.0f : -pair.per_token",
-        "-1.0f",
+        "-w.logp * pair.per_token, -pair.per_token,",
+        "-w.logp * pair.per_token, -1.0f,",
     ),
     mutant("nll is summed, not averaged", "pair/losses.cuh", "-1.0f / w.length, 0.0f", "-1.0f, 0.0f"),
     mutant("odds are probabilities", "pair/losses.cuh", "(logf(rest_l) - logf(rest_w))", "0.0f"),
     mutant(
         "a forward KL of the wrong slope",
         "pair/divergence.cuh",
-        "0.0f : expf(exponent)}",
-        "0.0f : expf(-exponent)}",
+        "half = expf(0.5f * exponent)",
+        "half = expf(-0.5f * exponent)",
     ),
     mutant(
         "Jensen-Shannon at the wrong side",
         "pair/divergence.cuh",
-        "softplus(-log_ratio), sigmoid(-log_ratio)}",
-        "softplus(-log_ratio), sigmoid(log_ratio)}",
+        "x >= 0.0f ? half : 1.0f",
+        "x < 0.0f ? half : 1.0f",
     ),
-    mutant("an alpha divergence of another order", "pair/divergence.cuh", ": alpha - 1.0f;", ": alpha;"),
+    mutant("an alpha divergence of another order", "pair/divergence.cuh", "power / order", "power"),
+    // Losses at their limits.
+    mutant("0 times infinity is NaN", "pair/divergence.cuh", "? T(0) : product", "? product : product"),
+    mutant("a clamped exponent has a slope", "pair/divergence.cuh", "clamped ? 0.0f : half", "half"),
+    mutant(
+        "powers overflow in their difference",
+        "pair/divergence.cuh",
+        "expf(of_a - largest)",
+        "expf(of_a)",
+    ),
+    mutant(
+        "Jensen-Shannon loses its digits near 0",
+        "pair/divergence.cuh",
+        "fminf(x, 0.0f) - log1pf(0.5f * power)",
+        "0.693147181f - log1pf(tail) + fminf(x, 0.0f)",
+    ),
+    mutant(
+        "infinity less infinity is a margin",
+        "pair/losses.cuh",
+        "if (pair.order != 0.0f && !isfinite(difference))",
+        "if (pair.order != 0.0f && isfinite(difference))",
+    ),
+    mutant(
+        "discopop at tau = 1 is 0 times infinity",
+        "pair/losses.cuh",
+        "vanishing(1.0f - tau, z_by_tau.x)",
+        "(1.0f - tau) * z_by_tau.x",
+    ),
+    mutant(
+        "an answer without a token has odds",
+        "pair/losses.cuh",
+        "if (w.is_empty || l.is_empty) return {0.0f, 0.0f, 0.0f};",
+        "",
+    ),
+    // Numbers that are none, and counts of nothing.
+    mutant(
+        "a loss that is NaN has slopes",
+        "pair/pair_stage.cuh",
+        "if (isnan(sum.loss)) sum.chosen = sum.rejected = sum.loss;",
+        "",
+    ),
+    mutant(
+        "a bad input is not reported",
+        "pair/pair_stage.cuh",
+        "if (zero != 0.0f) report",
+        "if (zero > 0.0f) report",
+    ),
+    mutant(
+        "the reference of the rejected is not looked at",
+        "pair/pair_stage.cuh",
+        "0.0f * ref_logp(pair.rejected)",
+        "0.0f",
+    ),
+    mutant("the baseline is not looked at", "pair/losses.cuh", "+ 0.0f * baseline", ""),
+    mutant(
+        "a pair that is NaN on the other side has a partner",
+        "pair/pair_stage.cuh",
+        "else if (!isnan(partners[index])) partners",
+        "else partners",
+    ),
+    mutant(
+        "a count of zero divides",
+        "pair/pair_stage.cuh",
+        "count == 0.0f ? 0.0f : sum / count",
+        "sum / count",
+    ),
+    mutant(
+        "a mean over nothing is NaN",
+        "pair/pair_stage.cuh",
+        "max(scalars.rejected, 1u)",
+        "double(scalars.rejected)",
+    ),
+    mutant(
+        "a margin to no reward",
+        "pair/pair_stage.cuh",
+        "both ? chosen_reward - rejected_reward : 0.0",
+        "chosen_reward - rejected_reward",
+    ),
+    // Weights.
+    mutant(
+        "a pair of weight 0 is multiplied by it",
+        "pair/pair_stage.cuh",
+        "if (!counts(index)) return {0.0f, 0.0f, 0.0f};",
+        "",
+    ),
+    mutant("a pair of weight 0 is counted", "pair/pair_stage.cuh", "if (!counts(index)) continue;", ""),
+    mutant(
+        "a pair of weight 0 has metrics",
+        "pair/pair_stage.cuh",
+        "if (counts(index)) sums.merge",
+        "sums.merge",
+    ),
+    mutant(
+        "WPO weighs a pair by more than 1",
+        "pair/pair_stage.cuh",
+        "log_weight > loss.most_log_weight ? loss.most_log_weight : log_weight",
+        "log_weight",
+    ),
     // The gradient.
     mutant(
         "the coefficient of the wrong sequence",

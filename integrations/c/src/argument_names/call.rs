@@ -154,12 +154,14 @@ impl Call {
 
     fn run_on_cpu(&self, stage: Stage) -> dpo_result {
         let Call { batch, inputs, loss, out, pair_outputs, gradient, .. } = self;
-        let Call { logps, ref_logps, scored, factored, .. } = *self;
+        let Call { logps, ref_logps, scored, factored, status, .. } = *self;
         // SAFETY: the structs are as the header asks, but for what is to be refused.
         unsafe {
             match stage {
                 Stage::Logps => dpo_cpu_logps(batch, inputs, out),
-                Stage::PairLoss => dpo_cpu_pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs),
+                Stage::PairLoss => {
+                    dpo_cpu_pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs, status)
+                }
                 Stage::Forward => dpo_cpu_forward(batch, inputs, ref_logps, loss, out, pair_outputs),
                 Stage::Factored => {
                     dpo_cpu_factored(batch, inputs, ref_logps, loss, out, pair_outputs, factored)

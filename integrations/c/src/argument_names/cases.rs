@@ -171,6 +171,8 @@ pub(super) fn values() -> Vec<Case> {
         }),
         (Forward, "baseline", |call| call.loss.given = DPO_LOSS_BASELINE),
         (Forward, "length_normalized", |call| call.loss.length_normalized = 2),
+        (Forward, "wpo_weights", |call| call.loss.wpo_weights = 2),
+        (Forward, "sequence_log_weights", |call| call.loss.wpo_weights = 1),
         (Forward, "divergence", |call| call.loss.divergence = 9),
         (Forward, "divergence", |call| {
             call.term(c"nca_pair");
@@ -219,6 +221,7 @@ pub(super) fn values() -> Vec<Case> {
         }),
         (PairLoss, "scored", |call| call.scored = misaligned()),
         (PairLoss, "logps", |call| call.logps = ptr::null()),
+        (PairLoss, "status", |call| call.status = ptr::null_mut()),
         // The gradient.
         (Backward, "given", |call| call.gradient.given = 1 << 31),
         (Backward, "upstream_scale", |call| call.gradient.upstream_scale = 1.0),
