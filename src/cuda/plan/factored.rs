@@ -3,7 +3,7 @@
 use super::batch::{DeviceBatch, Inputs, gradient_address, kernel_batch, logits_address};
 use super::forward::{forward_params, metrics_level};
 use super::launch::{Arguments, Launch, grid};
-use super::pair_loss::PairLossArguments;
+use super::loss_arguments::PairLossArguments;
 use super::steps::Plan;
 use crate::cuda::address::{DeviceAddress, LogpsBuffers};
 use crate::cuda::kernel::Kernel;

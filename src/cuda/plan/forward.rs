@@ -2,7 +2,7 @@
 
 use super::batch::{DeviceBatch, Inputs, kernel_batch, logits_address};
 use super::launch::{Arguments, Launch, grid};
-use super::pair_loss::PairLossArguments;
+use super::loss_arguments::PairLossArguments;
 use super::steps::Plan;
 use super::workspace::Workspace;
 use crate::cuda::address::{

@@ -1,33 +1,15 @@
-//! `pair_loss` as a launch of its own, and what it is told in any launch.
+//! `pair_loss` as a launch of its own.
 
 use super::launch::{Arguments, Launch};
+use super::loss_arguments::PairLossArguments;
 use super::steps::Plan;
 use crate::batch::Batch;
-use crate::cuda::address::{DeviceAddress, DeviceArray, PairOutputBuffers, address, optional};
+use crate::cuda::address::{DeviceAddress, DeviceArray, address, optional};
 use crate::cuda::kernel::Kernel;
 use crate::cuda::lowering::kernel_loss;
 use crate::cuda::params::{DPO_PAIR_LOSS_THREADS, DpoPairLossAlone};
 use crate::error::Result;
-use crate::loss::{PairLoss, PairTensors};
 use crate::pairs::Pairs;
-
-/// [`PairTensors`] in device memory: f32, lengths u32.
-///
-/// Only the kernels see the values. One that the host would refuse (β of 0, a NaN weight, ε out of its range) gives
-/// NaN in its pair's loss and coefficients, or, of the normaliser, in all of them, and
-/// [`Status::bad_pair_input`](crate::Status::bad_pair_input) names the pair.
-pub type DevicePairInputs = PairTensors<DeviceArray, DeviceArray, DeviceAddress>;
-
-/// A loss, what it reads besides log-probs, and where its results go.
-#[derive(Debug)]
-pub struct PairLossArguments<'a> {
-    /// The loss.
-    pub loss: &'a PairLoss,
-    /// What there is besides log-probs.
-    pub inputs: DevicePairInputs,
-    /// Where `pair_loss` writes.
-    pub out: &'a PairOutputBuffers,
-}
 
 /// `pair_loss` alone, on log-probs that are already there.
 ///
