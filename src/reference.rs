@@ -200,6 +200,7 @@ fn pair_stage<'a>(
 /// dlogits[r, y] = c · Σ_{v ≠ y} p[r, v] · ∂z′/∂z,   y = y_r,   c = coef[s] · token_coef[r] · upstream
 /// ```
 ///
+/// An infinite c gives NaN at the label, as PyTorch's log_softmax does, where it is c − c · p.
 /// 0 in ignored rows, which are not read, in skipped ones (see [`Coef`]), and from `valid_vocab` to `row_stride`.
 ///
 /// # Errors
@@ -241,7 +242,7 @@ pub fn backward<'a, T: Copy + Into<f64>>(
             {
                 let logit = logit.into();
                 let by_transformed = match rest {
-                    Some(rest) if y == Some(v) => c * rest,
+                    Some(rest) if y == Some(v) => c * rest + (c - c),
                     _ => -c * p(logit),
                 };
                 *dlogit = by_transformed * batch.transform.slope(logit);

@@ -204,7 +204,11 @@ fn judge_logps<T: Element + Logit + Into<f64>>(
     let name = rows.name;
     let bounds = precision.row(rows.vocab, &NO_TRANSFORM);
     let logsumexp = |row: usize| bounds.logsumexp(truth.logsumexp[row]);
-    let token = |row: usize| bounds.token(truth.logsumexp[row], truth.token_logps[row]).error;
+    // The vectors' log-probs are differences, z − logsumexp, which lose what is below the last bit of those.
+    let token = |row: usize| {
+        let of_vectors = f64::EPSILON * truth.logsumexp[row].abs().max(1.0);
+        bounds.token(truth.logsumexp[row], truth.token_logps[row]).error + of_vectors
+    };
     let label = |quantity: &str| format!("{}: {quantity}", precision.backend);
     judge.all_close(&label("logsumexp"), name, &found.logsumexp, &truth.logsumexp, logsumexp);
     judge.all_close(&label("token logps"), name, &found.token_logps, &truth.token_logps, token);

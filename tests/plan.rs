@@ -8,8 +8,8 @@ mod devices;
 use devices::{A100, H200};
 use dpo_kernels::cuda::kernel::Kernel;
 use dpo_kernels::cuda::params::{
-    DPO_FACTORED_THREADS, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward, DpoForward,
-    DpoPairLossAlone, DpoSliceSum, DpoTokenMetricSums,
+    DPO_FACTORED_THREADS, DPO_NORMALIZER_PAIRS, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward,
+    DpoForward, DpoPairLossAlone, DpoSliceSum, DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
     self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
@@ -122,7 +122,9 @@ fn forward_is_one_launch() {
     assert_eq!(launch.arguments.as_bytes().len(), size_of::<DpoForward>());
     let params = forward_params(&batch());
     assert_eq!((params.batch.rows, params.batch.vocab, params.batch.sequence_len), (32, 1000, 8));
-    assert_eq!((params.loss.pairs, params.loss.normalizer, params.loss.beta), (2, 2.0, 0.1));
+    assert_eq!((params.loss.pairs, params.loss.beta), (2, 0.1));
+    // The kernel counts the pairs whose weight is not 0.
+    assert_eq!(params.loss.normalizer_kind, DPO_NORMALIZER_PAIRS);
 }
 
 #[test]

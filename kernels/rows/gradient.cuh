@@ -20,11 +20,12 @@ template <class Transform> struct RowGradient {
     }
 
     // The gradient of the label's logit: coef (1 - p) dz'/dz, and 1 - p is -(e^(log p) - 1), which keeps its last bits where
-    // p is nearly 1.
+    // p is nearly 1. An infinite coefficient gives NaN, as in PyTorch's log_softmax, where it is coef - coef p.
     __device__ float at_label(float x) const {
         float applied[1] = {x}, slope[1];
         transform.apply(applied, slope, -coef);
-        return slope[0] * expm1f(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp)));
+        const float logp = fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp));
+        return fmaf(slope[0], expm1f(logp), slope[0] - slope[0]);
     }
 
     // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a

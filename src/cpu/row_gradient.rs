@@ -52,8 +52,11 @@ impl RowGradient {
     fn at_label<S: Simd, M: VectorTransform>(&self, simd: S, transform: M, z: f32) -> f32 {
         let (unscaled, slope) = transform.single(simd, z);
         let logp = (transform.scaled(unscaled.into()) - f64::from(self.logsumexp)) - f64::from(self.residual);
-        // c·(1 − p), where 1 − p = −(e^log p − 1) keeps its last bits where p is nearly 1.
-        (-f64::from(self.coef) * logp.exp_m1() * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
+        let coef = f64::from(self.coef);
+        // c·(1 − p), where 1 − p = −(e^log p − 1) keeps its last bits where p is nearly 1. An infinite c gives NaN, as in
+        // PyTorch's log_softmax, where it is c − c·p.
+        let by_transformed = -coef * logp.exp_m1() + (coef - coef);
+        (by_transformed * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
     }
 
     fn other_columns<S: Simd, M: VectorTransform>(&self, transform: M) -> OtherColumns<M> {

@@ -673,17 +673,12 @@ pub const MUTANTS: &[Mutant] = &[
         "p.coef[sequence]",
         "p.coef[sequence ^ 1]",
     ),
-    mutant(
-        "the label is a token like any other",
-        "rows/gradient.cuh",
-        "slope[0] * expm1f(",
-        "slope[0] * expf(",
-    ),
+    mutant("the label is a token like any other", "rows/gradient.cuh", "expm1f(logp)", "expf(logp)"),
     mutant(
         "the gradient of a certain label is a difference",
         "rows/gradient.cuh",
-        "slope[0] * expm1f(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp)))",
-        "slope[0] * (expf(fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp))) - 1.0f)",
+        "expm1f(logp)",
+        "expf(logp) - 1.0f",
     ),
     mutant(
         "factored: the gradient of a certain label is a difference",
