@@ -13,6 +13,28 @@
 //! logits     ∂L/∂z[r,v] = c_s (1[v = y_r] − softmax(z[r])[v])     exactly 0 in rows that are not scored
 //! ```
 //!
+//! ```
+//! use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu};
+//!
+//! // One pair, chosen first: two sequences of two rows, over a vocabulary of three. −100 is not scored.
+//! let batch = HostBatch::padded(2, 2, 3);
+//! let logits = [2.0f32, 0.0, 1.0, 0.0, 3.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+//! let labels = [0i64, 1, 2, -100];
+//!
+//! let (inputs, loss) = (PairInputs::reference(&[-1.0, -1.5]), PairLoss::sigmoid(0.1)?);
+//! let mut out = Forward::default();
+//! cpu::forward(&batch, &logits, labels[..].into(), &inputs, &loss, &mut out)?;
+//! out.logps.status.check()?;
+//! assert!(out.pairs.margins[0] > 0.0 && out.pairs.metrics.loss < 2f32.ln());
+//!
+//! let mut dlogits = [0.0; 12];
+//! let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
+//! cpu::backward(&batch, &logits, labels[..].into(), logsumexp, coef, 1.0, &mut dlogits)?.check()?;
+//! // Down the gradient, the chosen tokens become more probable and the rejected one less.
+//! assert!(dlogits[0] < 0.0 && dlogits[4] < 0.0 && dlogits[8] > 0.0);
+//! # Ok::<(), dpo_kernels::Error>(())
+//! ```
+//!
 //! **The coefficient contract.** Everything between the sums and the backward pass is one number per sequence, c_s.
 //! The work is three stages: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
 //! and c_s to the gradient. `logps` and `pair_loss` fuse into one pass over the logits, `backward` is another, and each is also
@@ -54,6 +76,12 @@ mod sequences;
 mod status;
 pub mod theory;
 mod transform;
+
+/// The crate of [`DpoPass`](cuda::DpoPass)'s streams and slices, in the version that it takes.
+#[cfg(feature = "cuda")]
+pub use cudarc;
+/// The crate of the 16-bit types that logits can have, in the version that it takes.
+pub use half;
 
 pub use batch::{Batch, HostBatch};
 pub use coef::Coef;
