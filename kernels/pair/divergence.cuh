@@ -14,32 +14,47 @@ template <class T> __device__ T vanishing(T one, T other) {
 // Beyond it the exponent of the alpha divergence is constant, so that its exponential stays finite.
 constexpr float kAlphaClamp = 80.0f;
 
-// f' at a log-ratio. Its derivative is kept in factors, of which none overflows before a coefficient does: slope half^2.
-struct Valued {
-    float value, slope, half;
-    float exponent; // of an f' that is (e^exponent - 1) / order
+// What a log-ratio is worth, where a loss reads it by an f-divergence.
+struct FPrime {
+    u32 divergence;
+    float order; // n of an f' that is (e^(n x) - 1) / n: -1 for the forward KL, alpha - 1; otherwise 0
 
-    __device__ float times_slope(float factor) const { return vanishing(vanishing(factor * slope, half), half); }
+    // n x, and constant beyond the clamp of the alpha divergence.
+    __device__ float exponent(float x) const { return clamps(x) ? kAlphaClamp : order * x; }
+    __device__ bool clamps(float x) const { return divergence == DPO_ALPHA_DIVERGENCE && order * x > kAlphaClamp; }
+
+    // f'(x).
+    __device__ float operator()(float x) const {
+        if (divergence == DPO_REVERSE_KL) return x;
+        const bool is_power = divergence != DPO_JENSEN_SHANNON;
+        const float power = expm1f(is_power ? exponent(x) : -fabsf(x));
+        if (is_power) return power / order;
+        // log 2 + log sigmoid(x) = -log((1 + e^-x) / 2), of which nothing is lost near x = 0; fminf drops a NaN, which the
+        // second term keeps.
+        return fminf(x, 0.0f) - log1pf(0.5f * power);
+    }
+
+    // `factor` times the derivative of f' at x. A power of e comes in two halves, of which neither overflows before the
+    // product does.
+    __device__ float times_slope(float factor, float x) const {
+        if (divergence == DPO_REVERSE_KL) return factor;
+        const bool is_power = divergence != DPO_JENSEN_SHANNON;
+        float half = expf(0.5f * (is_power ? exponent(x) : -fabsf(x)));
+        if (is_power && clamps(x)) half = 0.0f;
+        if (!is_power) {
+            factor /= 1.0f + half * half;
+            if (x < 0.0f) half = 1.0f;
+        }
+        return vanishing(vanishing(factor, half), half);
+    }
+
+    // beta_w f'(a) - beta_l f'(b). Where a power overflows, the larger one is taken out of the difference.
+    __device__ float difference(float beta_w, float a, float beta_l, float b) const {
+        const float difference = beta_w * (*this)(a) - beta_l * (*this)(b);
+        if (order == 0.0f || isfinite(difference)) return difference;
+        const float of_a = exponent(a), of_b = exponent(b);
+        const float largest = fminf(fmaxf(of_a, of_b), kMaxFloat), half = expf(0.5f * largest);
+        const float rest = beta_w * expf(of_a - largest) - beta_l * expf(of_b - largest);
+        return (vanishing(vanishing(rest, half), half) - (beta_w - beta_l)) / order;
+    }
 };
-
-// f'(x) and its derivative. The forward KL is the alpha divergence at 0, unclamped.
-__device__ inline Valued f_prime(u32 divergence, float order, float x) {
-    if (divergence == DPO_REVERSE_KL) return {x, 1.0f, 1.0f, 0.0f};
-    const bool is_power = divergence != DPO_JENSEN_SHANNON;
-    float exponent = is_power ? order * x : -fabsf(x);
-    const bool clamped = divergence == DPO_ALPHA_DIVERGENCE && exponent > kAlphaClamp;
-    if (clamped) exponent = kAlphaClamp;
-    const float power = expm1f(exponent), half = expf(0.5f * exponent);
-    if (is_power) return {power / order, 1.0f, clamped ? 0.0f : half, exponent};
-    // log 2 + log sigmoid(x) = -log((1 + e^-x) / 2), of which nothing is lost near x = 0; fminf drops a NaN, which the
-    // second term keeps.
-    const float tail = half * half;
-    return {fminf(x, 0.0f) - log1pf(0.5f * power), 1.0f / (1.0f + tail), x >= 0.0f ? half : 1.0f, 0.0f};
-}
-
-// beta_w f'(a) - beta_l f'(b) where a power overflows: the larger one is taken out of the difference, in two halves.
-__device__ inline float large_difference(float order, float beta_w, float of_a, float beta_l, float of_b) {
-    const float largest = fminf(fmaxf(of_a, of_b), kMaxFloat), half = expf(0.5f * largest);
-    const float rest = beta_w * expf(of_a - largest) - beta_l * expf(of_b - largest);
-    return (vanishing(vanishing(rest, half), half) - (beta_w - beta_l)) / order;
-}

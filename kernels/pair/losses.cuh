@@ -16,9 +16,8 @@ struct ValueSlope {
 // What a loss reads of one sequence of a pair.
 struct Side {
     bool present;
-    bool is_empty; // no token, and a length of 1
     float logp, log_ratio;
-    float length;         // at least 1
+    float length;
     float scale;          // beta, or beta / length
     float sorted_partner; // what the losses that sort compare with this side
 
@@ -33,11 +32,6 @@ struct PairNumbers {
     float order; // of the divergence
     float baseline;  // z_0 of KTO, in nats
     float per_token; // normalizer / tokens of SFT; 0 where there is none
-
-    // 0 unless one of the numbers of the pair, beside those of its sides, is infinite or NaN.
-    __device__ float times_zero() const {
-        return 0.0f * beta + 0.0f * gamma + 0.0f * label_smoothing + 0.0f * baseline + 0.0f * per_token;
-    }
 };
 
 // The loss of one pair and its derivatives by the log-probs.
@@ -105,14 +99,12 @@ __device__ inline ValueSlope loss_of_margin(const DpoLossTerm &term, const PairN
 __device__ inline Slopes of_margin(const DpoLossTerm &term, const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
     const bool sorts = term.kind == DPO_LOSS_AOT;
-    const Valued of_w = sorts ? Valued{w.logp, 1.0f, 1.0f, 0.0f} : f_prime(pair.divergence, pair.order, w.log_ratio);
-    const Valued of_l = sorts ? Valued{l.logp, 1.0f, 1.0f, 0.0f} : f_prime(pair.divergence, pair.order, l.log_ratio);
-    float difference = w.scale * of_w.value - l.scale * of_l.value;
-    if (pair.order != 0.0f && !isfinite(difference))
-        difference = large_difference(pair.order, w.scale, of_w.exponent, l.scale, of_l.exponent);
+    const FPrime f_prime = {sorts ? u32(DPO_REVERSE_KL) : pair.divergence, pair.order};
+    const float difference = f_prime.difference(w.scale, sorts ? w.logp : w.log_ratio, l.scale, sorts ? l.logp : l.log_ratio);
     const Logistic z(difference - (sorts ? w.sorted_partner : pair.gamma));
     const ValueSlope loss = loss_of_margin(term, pair, z);
-    return {loss.value, of_w.times_slope(w.scale * loss.slope), of_l.times_slope(-l.scale * loss.slope)};
+    return {loss.value, f_prime.times_slope(w.scale * loss.slope, w.log_ratio),
+            f_prime.times_slope(-l.scale * loss.slope, l.log_ratio)};
 }
 
 // What a sided loss subtracts from the reward of a side before anything else.
@@ -166,8 +158,8 @@ __device__ inline Slopes of_sides(const DpoLossTerm &term, const PairNumbers &pa
 
 __device__ inline Slopes odds_ratio(const PairNumbers &pair) {
     const Side &w = pair.chosen, &l = pair.rejected;
-    // A sequence without a token has no mean log-prob to compare: such a pair is left out.
-    if (w.is_empty || l.is_empty) return {0.0f, 0.0f, 0.0f};
+    // A sequence of length 0 has no mean log-prob to compare: such a pair is left out.
+    if (w.length == 0.0f || l.length == 0.0f) return {0.0f, 0.0f, 0.0f};
     const float x = w.logp / w.length, y = l.logp / l.length;
     const float rest_w = 0.0f - expm1f(x), rest_l = 0.0f - expm1f(y); // not -expm1f, whose 0 would be -0
     const Logistic log_odds_ratio((x - y) + (logf(rest_l) - logf(rest_w)));
@@ -192,7 +184,7 @@ __device__ inline Slopes term_slopes(const DpoLossTerm &term, const PairNumbers 
         return {-w.logp * pair.per_token, -pair.per_token, 0.0f};
     case DPO_LOSS_NLL:
         if (!w.present) return {0.0f, 0.0f, 0.0f};
-        return {-w.logp / w.length, -1.0f / w.length, 0.0f};
+        return {-w.logp / fmaxf(w.length, 1.0f), -1.0f / fmaxf(w.length, 1.0f), 0.0f};
     case DPO_LOSS_ODDS_RATIO: return odds_ratio(pair);
     default: return of_margin(term, pair);
     }

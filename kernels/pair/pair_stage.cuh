@@ -97,21 +97,15 @@ struct PairStage {
     // Whether a pair is part of the batch at all: one of weight 0 is not.
     __device__ bool counts(u32 index) const { return !loss.weights || loss.weights[index] != 0.0f; }
 
-    // Without a scored row; or where those are not known, without a length.
-    __device__ bool is_empty(u32 s) const {
-        const u32 *lengths = scored ? scored : loss.lengths;
-        return lengths && lengths[s] == 0;
-    }
-
     __device__ float length(u32 s) const {
         const u32 *lengths = loss.lengths ? loss.lengths : scored;
-        return float(lengths ? max(lengths[s], 1u) : 1u);
+        return lengths ? float(lengths[s]) : 1.0f;
     }
 
     __device__ float beta(u32 index) const { return loss.betas ? positive(loss.betas[index]) : loss.beta; }
 
     __device__ float scale(float beta, u32 s, u32 length_normalized) const {
-        return length_normalized ? beta / length(s) : beta;
+        return length_normalized ? beta / fmaxf(length(s), 1.0f) : beta;
     }
 
     __device__ float ref_logp(u32 s) const { return loss.ref_logps ? loss.ref_logps[s] : 0.0f; }
@@ -213,11 +207,21 @@ struct PairStage {
     }
 
     __device__ Side side(float beta, u32 s, bool present, u32 length_normalized) const {
-        return {present, is_empty(s), logps[s], log_ratio(s), length(s), scale(beta, s, length_normalized), 0.0f};
+        return {present, logps[s], log_ratio(s), length(s), scale(beta, s, length_normalized), 0.0f};
     }
 
-    __device__ PairNumbers numbers_of(u32 index, const Pair &pair, const DpoLossTerm &term,
-                                      const BatchScalars &scalars) const {
+    __device__ float gamma(u32 index) const {
+        if (!loss.gammas) return loss.gamma;
+        return isfinite(loss.gammas[index]) ? loss.gammas[index] : not_a_number();
+    }
+
+    __device__ float label_smoothing(u32 index, const DpoLossTerm &term) const {
+        if (!loss.label_smoothings) return term.label_smoothing;
+        const float flip = loss.label_smoothings[index];
+        return label_smoothing_fits(term.kind, flip) ? flip : not_a_number();
+    }
+
+    __device__ Slopes of_term(u32 index, const Pair &pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
         PairNumbers numbers;
         numbers.beta = beta(index);
         numbers.chosen = side(numbers.beta, pair.chosen, pair.has_chosen, term.length_normalized);
@@ -227,18 +231,13 @@ struct PairStage {
             numbers.chosen.sorted_partner = loss.chosen_rewards[index];
             numbers.rejected.sorted_partner = loss.rejected_rewards[index];
         }
-        numbers.gamma = loss.gamma;
-        if (loss.gammas) numbers.gamma = isfinite(loss.gammas[index]) ? loss.gammas[index] : not_a_number();
-        numbers.label_smoothing = term.label_smoothing;
-        if (loss.label_smoothings) {
-            const float flip = loss.label_smoothings[index];
-            numbers.label_smoothing = label_smoothing_fits(term.kind, flip) ? flip : not_a_number();
-        }
+        numbers.gamma = gamma(index);
+        numbers.label_smoothing = label_smoothing(index, term);
         numbers.divergence = loss.divergence;
         numbers.order = loss.order;
         numbers.baseline = scalars.baseline;
         numbers.per_token = scalars.per_token;
-        return numbers;
+        return term_slopes(term, numbers);
     }
 
     __device__ float weight(u32 index, const Pair &pair) const {
@@ -256,30 +255,36 @@ struct PairStage {
         return weight;
     }
 
-    // Of all terms, before the normalizer; NaN for a pair with an index out of range. Reports what is bad about the pair.
+    // Whether all numbers that a pair reads beside its log-probs are finite, and such as the host would take.
+    __device__ bool reads_numbers(u32 index, const Pair &pair, const BatchScalars &scalars) const {
+        // 0 times a number is 0, unless it is infinite or NaN.
+        float zero = 0.0f * ref_logp(pair.chosen) + 0.0f * ref_logp(pair.rejected);
+        zero += 0.0f * weight(index, pair) + 0.0f * beta(index) + 0.0f * gamma(index);
+        zero += 0.0f * scalars.per_normalizer + 0.0f * scalars.per_token + 0.0f * scalars.baseline;
+#pragma unroll 1
+        for (u32 t = 0; t < loss.term_count; ++t) zero += 0.0f * label_smoothing(index, loss.terms[t]);
+        return zero == 0.0f;
+    }
+
+    // Of all terms, before the normalizer; NaN for a pair with an index out of range, which is reported. What decides that a
+    // pair is out is looked at last, so that it takes no registers from the losses.
     __device__ Slopes checked_slopes(u32 index, const BatchScalars &scalars, DpoProgress *progress) const {
         const float nan = not_a_number();
         const Pair pair = pair_at(index);
         if (!pair.in_range) report(progress, DPO_BAD_PAIR, index);
-        if (!counts(index)) return {0.0f, 0.0f, 0.0f};
-        if (!pair.in_range) return {nan, nan, nan};
-        const float factor = weight(index, pair);
-        // 0 times a number is 0, unless it is infinite or NaN.
-        float zero = 0.0f * factor + 0.0f * scalars.per_normalizer + 0.0f * ref_logp(pair.chosen) +
-                     0.0f * ref_logp(pair.rejected);
         Slopes sum = {0.0f, 0.0f, 0.0f};
 #pragma unroll 1
-        for (u32 t = 0; t < loss.term_count; ++t) {
-            const PairNumbers numbers = numbers_of(index, pair, loss.terms[t], scalars);
-            zero += numbers.times_zero();
-            const Slopes slopes = term_slopes(loss.terms[t], numbers);
+        for (u32 t = 0; pair.in_range && t < loss.term_count; ++t) {
+            const Slopes slopes = of_term(index, pair, loss.terms[t], scalars);
             sum.loss += loss.terms[t].weight * slopes.loss;
             sum.chosen += loss.terms[t].weight * slopes.chosen;
             sum.rejected += loss.terms[t].weight * slopes.rejected;
         }
-        if (zero != 0.0f) report(progress, DPO_BAD_PAIR_INPUT, index);
+        if (!counts(index)) return {0.0f, 0.0f, 0.0f};
+        if (!pair.in_range) return {nan, nan, nan};
         // A slope may be a constant, or that of one side alone, where the loss is not a number.
         if (isnan(sum.loss)) sum.chosen = sum.rejected = sum.loss;
+        const float factor = weight(index, pair);
         return {vanishing(factor, sum.loss), vanishing(factor, sum.chosen), vanishing(factor, sum.rejected)};
     }
 
@@ -305,13 +310,13 @@ struct PairStage {
 #pragma unroll 1
         for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
             const Slopes slopes = checked_slopes(index, scalars, progress);
-            const Pair pair = pair_at(index);
             loss.pair_losses[index] = slopes.loss;
             if (indexed) {
                 loss.chosen_rewards[index] = slopes.chosen;
                 loss.rejected_rewards[index] = slopes.rejected;
                 continue;
             }
+            const Pair pair = pair_at(index);
             if (pair.has_chosen) loss.coef[pair.chosen] = vanishing(slopes.chosen, scalars.per_normalizer);
             if (pair.has_rejected) loss.coef[pair.rejected] = vanishing(slopes.rejected, scalars.per_normalizer);
         }
@@ -341,7 +346,9 @@ struct PairStage {
             loss.chosen_rewards[index] = w;
             loss.rejected_rewards[index] = l;
             loss.margins[index] = w - l;
-            if (counts(index)) sums.merge({loss.pair_losses[index], w, l, w - l, w > l ? 1.0 : 0.0});
+            if (!counts(index)) continue;
+            if (pair.in_range && !reads_numbers(index, pair, scalars)) report(progress, DPO_BAD_PAIR_INPUT, index);
+            sums.merge({loss.pair_losses[index], w, l, w - l, w > l ? 1.0 : 0.0});
         }
         const PairSums total = reduce_block(sums, partials);
         if (threadIdx.x == 0) {

@@ -14,7 +14,7 @@ pub(super) struct Side {
     pub log_ratio: f64,
     /// n, at least 1.
     pub length: f64,
-    /// Whether there is no token: n is 1 then, too.
+    /// Whether the length is 0; n is 1 then, too.
     pub is_empty: bool,
     /// β, or β/n where the loss is length-normalised.
     pub scale: f64,
@@ -127,7 +127,7 @@ impl FunctionOf {
                 let x = f(w.mean_logp());
                 ValueSlope { value: x.value, slope: x.slope / w.length }
             }),
-            // A sequence without a token has no mean log-prob to compare: such a pair is left out.
+            // A sequence of length 0 has no mean log-prob to compare: such a pair is left out.
             FunctionOf::MeanLogps(_) if pair.has_empty_side() => Slopes::default(),
             FunctionOf::MeanLogps(f) => pair.of_both(|w, l| {
                 let of_means = f(w.mean_logp(), l.mean_logp());

@@ -66,8 +66,8 @@ impl PairLoss {
     }
 
     /// The second term of [`orpo`](Self::orpo): −log σ(log odds(p_w) − log odds(p_l)) with odds(p) = p/(1 − p) and
-    /// p = e^(logp/n). Infinite where a rejected sequence has probability 1; 0 where a sequence has no token, and so no
-    /// probability.
+    /// p = e^(logp/n). Infinite where a rejected sequence has probability 1; 0 where a sequence has a length of 0, and
+    /// so no probability.
     ///
     /// # Errors
     ///

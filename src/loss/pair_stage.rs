@@ -96,9 +96,8 @@ impl<F: Number> PairStage<'_, F> {
         f64::from(length.max(1))
     }
 
-    /// Whether the sequence has no scored row; or where those are not known, no length.
     fn is_empty(&self, s: usize) -> bool {
-        self.scored.or(self.inputs.lengths).is_some_and(|lengths| lengths[s] == 0)
+        self.inputs.lengths.or(self.scored).is_some_and(|lengths| lengths[s] == 0)
     }
 
     fn beta(&self, i: usize) -> f64 {
