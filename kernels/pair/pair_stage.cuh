@@ -189,7 +189,7 @@ struct PairStage {
         }
     }
 
-    // Until there are slopes, the buffers of margins and rewards hold partners.
+    // Until there are slopes, the buffers of margins and rewards hold partners; then those of rewards hold slopes.
     __device__ void find_partners() const {
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
@@ -311,17 +311,19 @@ struct PairStage {
         for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
             const Slopes slopes = checked_slopes(index, scalars, progress);
             loss.pair_losses[index] = slopes.loss;
-            if (indexed) {
-                loss.chosen_rewards[index] = slopes.chosen;
-                loss.rejected_rewards[index] = slopes.rejected;
-                continue;
-            }
-            const Pair pair = pair_at(index);
-            if (pair.has_chosen) loss.coef[pair.chosen] = vanishing(slopes.chosen, scalars.per_normalizer);
-            if (pair.has_rejected) loss.coef[pair.rejected] = vanishing(slopes.rejected, scalars.per_normalizer);
+            loss.chosen_rewards[index] = slopes.chosen;
+            loss.rejected_rewards[index] = slopes.rejected;
         }
         __syncthreads(); // from here on all see the slopes
 
+        // Loops of their own, so that what follows the losses takes no registers from them.
+#pragma unroll 1
+        for (u32 index = threadIdx.x; !indexed && index < loss.pairs; index += blockDim.x) {
+            const Pair pair = pair_at(index);
+            const float of_chosen = loss.chosen_rewards[index], of_rejected = loss.rejected_rewards[index];
+            if (pair.has_chosen) loss.coef[pair.chosen] = vanishing(of_chosen, scalars.per_normalizer);
+            if (pair.has_rejected) loss.coef[pair.rejected] = vanishing(of_rejected, scalars.per_normalizer);
+        }
         // An indexed sequence may stand in several pairs, whose slopes are added in pair order by one thread, so that no
         // atomic can reorder them. A pair with a bad index spoils its other member.
 #pragma unroll 1
@@ -336,7 +338,6 @@ struct PairStage {
         }
         __syncthreads(); // from here on nobody looks at slopes
 
-        // A loop of its own, so that the sums take no registers from the losses.
         PairSums sums;
 #pragma unroll 1
         for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {

@@ -456,8 +456,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "pairs beyond the block's threads have no rewards",
         "pair/pair_stage.cuh",
-        "index += blockDim.x) {\n            const Pair pair",
-        "index += loss.pairs) {\n            const Pair pair",
+        "index += blockDim.x) {\n            const Pair pair = pair_at(index);\n            const float w =",
+        "index += loss.pairs) {\n            const Pair pair = pair_at(index);\n            const float w =",
     ),
     mutant(
         "no barrier between shared numbers and their use",
