@@ -69,3 +69,4 @@ pub use factored::{factored, factored_in_place};
 pub use forward::forward;
 pub use logps::logps;
 pub use pair_loss::pair_loss;
+pub use simd::{InstructionSet, use_at_most};

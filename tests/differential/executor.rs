@@ -1,11 +1,15 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
+use dpo_kernels::cpu::{self, Logsumexp};
+use dpo_kernels::loss::PairTensors;
+use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{
-    Coef, Forward, GradientStatus, Logit, Logps, MetricsLevel, PairOutputs, TokenMetricSlices, TokenMetrics,
-    cpu,
+    Coef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps, MetricsLevel, PairInputs,
+    PairOutputs, TokenMetricTensors, TokenMetrics,
 };
 
-use crate::case::Case;
+use crate::case::{Case, OwnedLabels};
+use crate::guarded::{CopyOut, Guard, Guarded, GuardedMemory, MakeRoom};
 use crate::tolerance::precision::{CPU, Precision};
 
 /// Everything that the three stages give.
@@ -68,71 +72,127 @@ pub fn untouched<T: Logit>() -> T {
     T::from_f32(12345.0)
 }
 
-pub struct Cpu;
+/// The CPU backend, with every buffer at the border of its pages.
+pub struct Cpu(pub Guard);
+
+/// What a case gives to a pass.
+struct Placed<T> {
+    logits: Guarded<T>,
+    labels: PlacedLabels,
+    indices: Vec<Guarded<i32>>,
+    inputs: PairTensors<Guarded<f32>, Guarded<u32>, f32>,
+}
+
+enum PlacedLabels {
+    I32(Guarded<i32>),
+    I64(Guarded<i64>),
+}
+
+impl<T: Logit> Placed<T> {
+    fn new(case: &Case<T>, guard: Guard) -> Self {
+        let mut indices = vec![];
+        let place = |array: &[i32]| {
+            indices.push(Guarded::new(guard, array));
+            Ok(())
+        };
+        case.batch().try_map_indices(place).expect("there is room for all");
+        Placed {
+            logits: Guarded::new(guard, &case.logits),
+            labels: match &case.labels {
+                OwnedLabels::I32(labels) => PlacedLabels::I32(Guarded::new(guard, labels)),
+                OwnedLabels::I64(labels) => PlacedLabels::I64(Guarded::new(guard, labels)),
+            },
+            indices,
+            inputs: case.inputs().map(
+                |floats| Guarded::new(guard, floats),
+                |counts| Guarded::new(guard, counts),
+                |number| number,
+            ),
+        }
+    }
+
+    fn batch(&self, case: &Case<T>) -> HostBatch<'_> {
+        let mut indices = self.indices.iter();
+        let placed = |_: &[i32]| Ok(&**indices.next().expect("each has its place"));
+        case.batch().try_map_indices(placed).expect("all are there")
+    }
+
+    fn labels(&self) -> Labels<'_> {
+        match &self.labels {
+            PlacedLabels::I32(labels) => Labels::I32(labels),
+            PlacedLabels::I64(labels) => Labels::I64(labels),
+        }
+    }
+
+    fn inputs(&self) -> PairInputs<'_, f32> {
+        self.inputs.as_ref().map(|floats| &**floats, |counts| &**counts, |&number| number)
+    }
+}
+
+impl Cpu {
+    fn place<T: Copy>(&self, values: &[T]) -> Guarded<T> {
+        Guarded::new(self.0, values)
+    }
+
+    /// Room for all results, and for the token metrics of a level.
+    fn room(&self, metrics: MetricsLevel) -> ForwardTensors<GuardedMemory> {
+        let mut unallocated = ForwardTensors::<Unallocated<f32>>::default();
+        unallocated.logps.metrics = (metrics != MetricsLevel::None).then(TokenMetricTensors::default);
+        let beyond_entropy = ["correct", "mean_logit", "sum_p2", "sequence_log_weights", "mean"];
+        let wanted = |name: &str| metrics != MetricsLevel::Entropy || !beyond_entropy.contains(&name);
+        let Ok(room) = unallocated.convert(&mut MakeRoom(self.0, wanted));
+        room
+    }
+}
 
 impl Executor for Cpu {
     fn name(&self) -> String {
-        "cpu".into()
+        format!("cpu, guards {:?}", self.0)
     }
 
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let (batch, labels, spec) = (case.batch(), case.labels(), &case.spec);
-        let mut forward = Forward::default();
-        if spec.metrics == MetricsLevel::All {
-            forward.logps.metrics = Some(TokenMetrics::default());
-        }
-        let inputs = case.inputs();
-        if spec.metrics == MetricsLevel::Entropy {
-            // An entropy alone is asked for by slices.
-            let mut entropy = vec![0.0; case.rows()];
-            let mut out = forward.slices(&batch.extent()).unwrap();
-            out.logps.metrics =
-                Some(TokenMetricSlices { entropy: Some(&mut entropy), ..TokenMetricSlices::default() });
-            cpu::forward(&batch, &case.logits, labels, &inputs, &spec.loss, &mut out).unwrap();
-            forward.logps.metrics = Some(TokenMetrics { entropy, ..TokenMetrics::default() });
-        } else {
-            cpu::forward(&batch, &case.logits, labels, &inputs, &spec.loss, &mut forward).unwrap();
-        }
-        let Forward { logps, pairs } = forward;
+        let (placed, spec) = (Placed::new(case, self.0), &case.spec);
+        let (batch, labels) = (placed.batch(case), placed.labels());
+        let mut forward = self.room(spec.metrics);
+        cpu::forward(&batch, &placed.logits, labels, &placed.inputs(), &spec.loss, &mut forward).unwrap();
+        let Ok(Forward { logps, pairs }) = forward.convert(&mut CopyOut);
+
+        let coef = self.place(case.own_coef.as_deref().unwrap_or(&pairs.coef));
+        let tokens = case.token_factors(&logps.token_weights).map(|tokens| self.place(&tokens));
+        let coef = Coef { sequences: Some(&coef), tokens: tokens.as_deref(), threshold: spec.threshold };
+        let (values, residual) = (self.place(&logps.logsumexp), self.place(&logps.logsumexp_residual));
+        let logsumexp = Logsumexp { values: &values, residual: Some(&residual) };
         let upstream = spec.upstream;
-        let tokens = case.token_factors(&logps.token_weights);
-        let coef = Coef {
-            sequences: Some(case.own_coef.as_deref().unwrap_or(&pairs.coef)),
-            tokens: tokens.as_deref(),
-            threshold: spec.threshold,
-        };
-        let mut dlogits = case.logits.clone();
-        let gradient = if spec.gradient_phase.is_none() {
-            cpu::backward_in_place(&batch, &mut dlogits, labels, (&logps).into(), coef, upstream).unwrap()
+        let (dlogits, gradient) = if spec.gradient_phase.is_none() {
+            let mut dlogits = self.place(&case.logits);
+            let status = cpu::backward_in_place(&batch, &mut dlogits, labels, logsumexp, coef, upstream);
+            (dlogits, status.unwrap())
         } else {
-            dlogits.fill(untouched());
-            let logits = &case.logits;
-            cpu::backward(&batch, logits, labels, (&logps).into(), coef, upstream, &mut dlogits).unwrap()
+            let mut dlogits = self.place(&vec![untouched(); case.logits.len()]);
+            let logits = &placed.logits;
+            let status = cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, &mut dlogits);
+            (dlogits, status.unwrap())
         };
-        Outcome { logps, pairs, dlogits, gradient, factored: false, precision: &CPU }
+        Outcome { logps, pairs, dlogits: dlogits.to_vec(), gradient, factored: false, precision: &CPU }
     }
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let (batch, labels, loss) = (case.batch(), case.labels(), &case.spec.loss);
-        let (mut forward, inputs) = (Forward::default(), case.inputs());
+        let placed = Placed::new(case, self.0);
+        let (batch, labels, inputs) = (placed.batch(case), placed.labels(), placed.inputs());
+        let (mut forward, loss) = (self.room(MetricsLevel::None), &case.spec.loss);
         let dlogits = if case.spec.gradient_phase.is_none() {
-            let mut buffer = case.logits.clone();
+            let mut buffer = self.place(&case.logits);
             cpu::factored_in_place(&batch, &mut buffer, labels, &inputs, loss, &mut forward).unwrap();
             buffer
         } else {
-            let mut buffer = vec![untouched(); case.logits.len()];
-            cpu::factored(&batch, &case.logits, labels, &inputs, loss, &mut forward, &mut buffer).unwrap();
+            let mut buffer = self.place(&vec![untouched(); case.logits.len()]);
+            let logits = &placed.logits;
+            cpu::factored(&batch, logits, labels, &inputs, loss, &mut forward, &mut buffer).unwrap();
             buffer
         };
-        let Forward { logps, pairs } = forward;
-        Outcome {
-            logps,
-            pairs,
-            dlogits,
-            gradient: GradientStatus::default(),
-            factored: true,
-            precision: &CPU,
-        }
+        let Ok(Forward { logps, pairs }) = forward.convert(&mut CopyOut);
+        let (dlogits, gradient) = (dlogits.to_vec(), GradientStatus::default());
+        Outcome { logps, pairs, dlogits, gradient, factored: true, precision: &CPU }
     }
 }
 

@@ -17,6 +17,7 @@ mod extras;
 mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod guarded;
 #[cfg(feature = "cuda")]
 mod interpreter;
 mod invariance;
@@ -39,12 +40,14 @@ mod vectors;
 #[cfg(feature = "cuda")]
 mod windows;
 
+use dpo_kernels::cpu::{self, InstructionSet};
 use dpo_kernels::{LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Transform};
 use half::{bf16, f16};
 
 use case::{Case, Mask, PairKind, Random, Spec};
 use executor::{Cpu, Executor, Factored};
 use expected::Expected;
+use guarded::{Guard, Guarded};
 use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
@@ -203,12 +206,65 @@ fn reference_backend() {
     pair_stage::every_kind(&mut pair_stage::Reference);
 }
 
+/// What [`cpu_backend`] is to do besides, in a process of its own: use no more than the named instructions, or access memory
+/// beside a buffer.
+const IN_CHILD: &str = "DPO_TEST_CPU_BACKEND";
+
 #[test]
 fn cpu_backend() {
-    pair_stage::every_kind(&mut Cpu);
-    run_dtype::<f32>(&mut Cpu);
-    run_dtype::<f16>(&mut Cpu);
-    run_dtype::<bf16>(&mut Cpu);
+    let mut beside = Guarded::new(Guard::Behind, &[0.0f32; 7]);
+    match std::env::var(IN_CHILD).as_deref() {
+        Err(_) => (),
+        Ok("avx2") => cpu::use_at_most(InstructionSet::Avx2),
+        Ok("portable") => cpu::use_at_most(InstructionSet::Portable),
+        Ok("read too far") => panic!("read {}", beside.read_too_far()),
+        Ok("write too early") => {
+            beside = Guarded::new(Guard::Before, &[0.0; 7]);
+            beside.write_too_early();
+            panic!("written");
+        }
+        Ok(other) => panic!("{IN_CHILD}: {other:?} is unknown"),
+    }
+    for guard in [Guard::Behind, Guard::Before] {
+        let cpu = &mut Cpu(guard);
+        pair_stage::every_kind(cpu);
+        run_dtype::<f32>(cpu);
+        run_dtype::<f16>(cpu);
+        run_dtype::<bf16>(cpu);
+    }
+}
+
+/// [`cpu_backend`] in a process of its own.
+fn cpu_backend_in_child(told: &str) -> std::process::Output {
+    let executable = std::env::current_exe().expect("the tests have a file");
+    let child = &mut std::process::Command::new(executable);
+    child
+        .args(["cpu_backend", "--exact"])
+        .env(IN_CHILD, told)
+        .env("DPO_REDUCED", "1")
+        .output()
+        .expect("it starts")
+}
+
+/// The other instructions that this machine's processor has. (Without AVX-512, the first of these is what the others run.)
+#[test]
+fn cpu_backend_with_lesser_instructions() {
+    for instructions in ["avx2", "portable"] {
+        let output = cpu_backend_in_child(instructions);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{instructions}: {}\n{said}", output.status);
+    }
+}
+
+/// The guards of the buffers are there: a byte too far ends a process.
+#[cfg(unix)]
+#[test]
+fn a_byte_too_far_is_a_crash() {
+    use std::os::unix::process::ExitStatusExt;
+    for fault in ["read too far", "write too early"] {
+        let status = cpu_backend_in_child(fault).status;
+        assert!([Some(libc::SIGSEGV), Some(libc::SIGBUS)].contains(&status.signal()), "{fault}: {status}");
+    }
 }
 
 #[cfg(feature = "cuda")]

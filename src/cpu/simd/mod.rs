@@ -6,11 +6,13 @@
 //! multiply-add (AVX-512, AVX2 with FMA, NEON), and twice where there is none.
 
 mod exponent;
+mod instruction_set;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use exponent::LEAST_EXPONENT;
+pub use instruction_set::{InstructionSet, use_at_most};
 use portable::Portable;
 
 /// Lanes of a vector.
@@ -28,14 +30,18 @@ pub trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel with the widest vectors that this processor has.
+/// Runs a kernel with the widest vectors that this processor has, of those that [may be used](use_at_most).
 pub fn run<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(avx512) = x86::Avx512::detect() {
+        if InstructionSet::Avx512.is_allowed()
+            && let Some(avx512) = x86::Avx512::detect()
+        {
             return avx512.run(kernel);
         }
-        if let Some(avx2) = x86::Avx2::detect() {
+        if InstructionSet::Avx2.is_allowed()
+            && let Some(avx2) = x86::Avx2::detect()
+        {
             return avx2.run(kernel);
         }
     }
