@@ -98,7 +98,8 @@ pub fn sequence_logps(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
 /// // WPO: pairs that the policy would hardly write count less.
 /// let metrics = token_metrics(&logits, &targets, MetricsLevel::All)?;
 /// let weights = metrics.sequence_log_weights.as_ref();
-/// let inputs = PairInputs { sequence_log_weights: weights, ..PairInputs::default() };
+/// let ref_logps = Tensor::new(&[-4.2f32, -4.1], &Device::Cpu)?;
+/// let inputs = PairInputs { sequence_log_weights: weights, ..PairInputs::reference(&ref_logps) };
 /// dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap().with_wpo_weights())?;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
