@@ -139,7 +139,7 @@ fn means_are_of_the_scored_rows() {
         assert!((mean - (first + second)).abs() <= error, "{mean}, not {first} + {second}");
     }
 
-    let none = run(&HostBatch::padded(2, 2, 1003), &values, &[-100; 4]);
+    let none = run(&HostBatch::padded(2, 2, 1003), &values[..4 * 1003], &[-100; 4]);
     assert_eq!(none.metrics.unwrap().mean, MeanTokenMetrics::default());
 }
 

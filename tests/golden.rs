@@ -378,7 +378,7 @@ fn pair_loss_and_backward<T: Element + Logit + Into<f64>>(
     let arguments = PairArguments {
         batch: &batch,
         loss,
-        inputs: PairInputs { ref_logps: Some(&true_ref), ..inputs_f64 },
+        inputs: PairInputs { ref_logps: ref_f64.as_ref().map(|_| &true_ref[..]), ..inputs_f64 },
         logps: &truth.logps,
         scored,
     };
