@@ -35,6 +35,18 @@ macro_rules! refused {
     }};
 }
 
+/// What anyhow and `Box<dyn Error>` need of an error that crosses threads.
+#[test]
+fn errors_convert_into_any_other() {
+    fn anyhow<E: std::error::Error + Send + Sync + 'static>(
+        error: E,
+    ) -> Box<dyn std::error::Error + Send + Sync> {
+        error.into()
+    }
+    let error = PairLoss::sigmoid(0.0).unwrap_err();
+    assert_eq!(anyhow(error.clone()).downcast_ref(), Some(&error));
+}
+
 /// The value that a refused call must not have touched.
 fn untouched<T: Default + PartialEq + Debug>(out: T) {
     assert_eq!(out, T::default());

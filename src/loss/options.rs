@@ -28,7 +28,7 @@ impl PairLoss {
     ///
     /// [`Error::Value`] that names `weight` unless it is finite and not negative; `beta`, `gamma` or `divergence`
     /// where the two differ in what both have, `terms` for more than [`MAX_TERMS`] or a second loss that sorts the
-    /// same, and `loss` where one has a reference to look at and the other must not have one.
+    /// same, and `loss` where one has a reference to look at and the other must not have one. Losses of log-probs go with either.
     ///
     /// # Examples
     ///

@@ -25,7 +25,7 @@ use crate::targets::Targets;
 /// let inputs = PairInputs { weight: Some(&weight), gamma: Some(&gamma), ..PairInputs::default() };
 /// let targets = Targets::padded(&Tensor::new(&[[0i64, 1], [0, 2], [0, 3], [0, 4]], &device)?)?;
 /// let logits = Tensor::zeros((4, 2, 5), DType::F32, &device)?;
-/// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap().without_reference())?;
+/// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?.without_reference())?;
 /// let pair_losses: Vec<f32> = output.pair_losses.to_vec1()?;
 /// // −log σ(0), and −log σ(−1)/2.
 /// assert!((pair_losses[0] - 0.693147).abs() < 1e-6 && (pair_losses[1] - 0.656631).abs() < 1e-6);

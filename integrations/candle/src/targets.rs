@@ -161,7 +161,7 @@ impl Targets {
     /// let logits = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
     /// let ref_logps = Tensor::new(&[-4.2f32, -4.1], &Device::Cpu)?;
     /// let inputs = PairInputs::reference(&ref_logps);
-    /// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap())?;
+    /// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?)?;
     /// assert_eq!(output.token_metrics.entropy.unwrap().dims(), [2, 3]);
     /// assert!(output.token_metrics.correct.is_none());
     /// # Ok::<(), candle_core::Error>(())

@@ -25,6 +25,13 @@ fn message<T>(result: candle_core::Result<T>) -> String {
 }
 
 #[test]
+fn errors_of_the_loss_become_candle_s() {
+    let made = |beta: f64| -> candle_core::Result<PairLoss> { Ok(PairLoss::sigmoid(beta)?.with_gamma(0.5)?) };
+    assert!(made(0.1).is_ok());
+    assert_eq!(message(made(0.0)), "beta: expected a finite number above 0, found 0");
+}
+
+#[test]
 fn logits_of_another_type_shape_or_rank() {
     let run = |logits: Tensor| dpo_loss(&logits, &targets(), &PairInputs::default(), &loss()).map(|_| ());
     let wrong_type = run(zeros(&[2, 3, 5], DType::F64)).unwrap_err();
