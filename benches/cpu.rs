@@ -58,7 +58,7 @@ fn bench<T: Logit>(criterion: &mut Criterion, shape: Shape) {
 /// Forward and backward in place on all threads. The bounds are measured for each shape, because a small one may still be
 /// in the caches.
 fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
-    let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta"));
+    let (batch, loss) = (shape.batch(), PairLoss::sigmoid(0.1f32).expect("a valid beta").without_reference());
     let mut logits = logits::<T>(shape.rows * shape.vocab);
     let mut place = logits.clone();
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
@@ -107,7 +107,7 @@ fn passes<T: Logit>(
     dlogits: &mut [T],
 ) {
     let batch = shape.batch();
-    let loss = PairLoss::sigmoid(0.1f32).expect("a valid beta");
+    let loss = PairLoss::sigmoid(0.1f32).expect("a valid beta").without_reference();
     let (read, read_and_write) =
         (Throughput::Bytes(shape.bytes::<T>()), Throughput::Bytes(2 * shape.bytes::<T>()));
 

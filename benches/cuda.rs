@@ -79,7 +79,7 @@ mod device {
         let stream = context.default_stream();
         let kernels = Arc::new(Kernels::new(context).expect("kernels for this device"));
         let mut pass = DpoPass::new(&kernels, &stream, &shape.batch()).expect("device memory");
-        let loss = PairLoss::sigmoid(0.1f32).expect("a valid beta");
+        let loss = PairLoss::sigmoid(0.1f32).expect("a valid beta").without_reference();
         let mut logits = upload::<T>(&stream, shape);
         let mut dlogits = stream.alloc_zeros::<T>(shape.rows * shape.vocab).expect("device memory");
         let host_labels = labels(shape, false);

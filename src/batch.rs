@@ -299,6 +299,14 @@ impl HostBatch<'_> {
                     });
                 }
             }
+            if let Some(position) = chosen.iter().zip(rejected).position(|(w, l)| w == l) {
+                return Err(Error::Index {
+                    argument: "rejected",
+                    position,
+                    expected: "a sequence other than chosen's".to_string(),
+                    found: i64::from(rejected[position]),
+                });
+            }
         }
         Ok(())
     }

@@ -166,3 +166,11 @@ impl GradientStatus {
         if self.is_clean() { Ok(()) } else { Err(Error::Gradient(self)) }
     }
 }
+
+/// candle's error with the same words, so that `?` makes it where a function returns candle's.
+#[cfg(feature = "candle")]
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        candle_core::Error::wrap(error)
+    }
+}

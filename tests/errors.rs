@@ -35,6 +35,18 @@ macro_rules! refused {
     }};
 }
 
+/// What anyhow and `Box<dyn Error>` need of an error that crosses threads.
+#[test]
+fn errors_convert_into_any_other() {
+    fn anyhow<E: std::error::Error + Send + Sync + 'static>(
+        error: E,
+    ) -> Box<dyn std::error::Error + Send + Sync> {
+        error.into()
+    }
+    let error = PairLoss::sigmoid(0.0).unwrap_err();
+    assert_eq!(anyhow(error.clone()).downcast_ref(), Some(&error));
+}
+
 /// The value that a refused call must not have touched.
 fn untouched<T: Default + PartialEq + Debug>(out: T) {
     assert_eq!(out, T::default());
@@ -134,6 +146,8 @@ mod shapes {
     fn chosen_and_rejected_entries() {
         let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 4], rejected: &[1, 2] }, ..batch() };
         refused!(batch.validate(), Index, "chosen[1]: expected a sequence index below 4, found 4");
+        let alike = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 3], rejected: &[1, 3] }, ..batch };
+        refused!(alike.validate(), Index, "rejected[1]: expected a sequence other than chosen's, found 3");
         let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0, 3], rejected: &[-1, 2] }, ..batch };
         refused!(batch.validate(), Index, "rejected[0]: expected a sequence index below 4, found -1");
     }
@@ -431,7 +445,7 @@ mod lengths {
 /// What a loss has no use for, or cannot be, is refused where it is made.
 mod losses {
     use super::*;
-    use dpo_kernels::loss::{ALL, Divergence, PairInputs};
+    use dpo_kernels::loss::{ALL, Divergence, Kind, LossInfo, PairInputs, Sequence};
 
     fn named(name: &str) -> PairLoss {
         PairLoss::named(name, 0.1).unwrap()
@@ -439,9 +453,9 @@ mod losses {
 
     #[test]
     fn names() {
-        let error = PairLoss::named("dpo", 0.1).unwrap_err().to_string();
-        let names = ALL.map(|info| info.name).join(", ");
-        assert_eq!(error, format!("loss: expected one of {names}, found dpo"));
+        let error = PairLoss::named("ppo", 0.1).unwrap_err().to_string();
+        let names: Vec<&str> = ALL.iter().flat_map(LossInfo::names).collect();
+        assert_eq!(error, format!("loss: expected one of {}, found ppo", names.join(", ")));
         for info in &ALL {
             assert_eq!(info.name.parse::<PairLoss>(), info.make(info.beta, &[]));
             refused!(info.make(0.0, &[]), Value, "beta: expected a finite number above 0, found 0");
@@ -528,6 +542,10 @@ mod losses {
         refused!(loss().weighted(0.0), Value, "weight: expected a finite number above 0, found 0");
         let text = "loss: expected losses that all have a reference, or none, found both kinds";
         refused!(loss().and(named("cpo"), 1.0), Value, text);
+        // A loss that reads no reference has no say in whether there is one.
+        assert!(loss().and(named("orpo"), 1.0).unwrap().needs_reference());
+        assert!(named("nll").and(loss(), 1.0).unwrap().needs_reference());
+        assert!(named("nll").and(named("cpo"), 1.0).unwrap().is_reference_free());
         let text = "terms: expected at most 4 losses, and each sorting loss once, found another aot";
         refused!(named("aot").and(named("aot"), 1.0), Value, text);
         let four = (0..3).fold(loss(), |sum, _| sum.and(named("hinge"), 1.0).unwrap());
@@ -598,7 +616,7 @@ mod losses {
 
     #[test]
     fn values_out_of_range() {
-        let some = PairInputs::default;
+        let some = || PairInputs::reference(&[0.0; SEQUENCES]);
         for (beta, found) in [(0.0, "0"), (-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
             let text = format!("beta: expected finite numbers above 0, found {found} at 1");
             refuse(&loss(), &PairInputs { beta: Some(&[1.0, beta]), ..some() }, &text);
@@ -635,7 +653,8 @@ mod losses {
     #[test]
     fn what_is_missing() {
         let alone = |loss: &PairLoss| {
-            reference::pair_loss(&batch(), &[0.0; SEQUENCES], None, &PairInputs::NONE, loss)
+            let loss = loss.without_reference();
+            reference::pair_loss(&batch(), &[0.0; SEQUENCES], None, &PairInputs::NONE, &loss)
         };
         for name in ["ipo", "sigmoid_norm", "orpo", "nll", "simpo", "cpo", "rpo"] {
             let text = "lengths: required when the loss is length-normalised";
@@ -646,6 +665,115 @@ mod losses {
         refused!(alone(&loss().with_token_normalizer()), Missing, text);
         refused!(
             alone(&named("kto")),
+            Missing,
+            "kl_logps: required when the loss compares with a baseline that is not set"
+        );
+    }
+
+    const NO_REFERENCE: &str = "required when the loss compares with a reference and is not reference-free \
+         (without_reference, in C reference_free)";
+
+    /// A reference that was forgotten is not taken to be 0: being without one must be said.
+    #[test]
+    fn a_needed_input_is_asked_for() {
+        let given = |loss: &PairLoss| {
+            let kl_logps = loss.estimates_baseline().then_some(&[0.0f32; 2][..]);
+            PairInputs { kl_logps, kl_ref_logps: kl_logps, ..PairInputs::NONE }
+        };
+        for info in &ALL {
+            let loss = info.make(0.5, &[]).unwrap();
+            let reads = loss.terms().iter().any(|term| !term.kind.ignores_reference());
+            assert_eq!(loss.needs_reference(), reads && !loss.is_reference_free(), "{}", info.name);
+            let passes = |loss: &PairLoss, inputs: &PairInputs<'_, f32>| {
+                let (scored, mut pairs, mut forward) =
+                    ([1; SEQUENCES], PairOutputs::default(), Forward::default());
+                let of_pairs =
+                    cpu::pair_loss(&batch(), &[0.0; SEQUENCES], Some(&scored), inputs, loss, &mut pairs);
+                let fused = cpu::forward(&batch(), &LOGITS, labels(), inputs, loss, &mut forward);
+                assert_eq!(of_pairs.clone().err(), fused.err());
+                of_pairs.map(|_| ())
+            };
+            let inputs = given(&loss);
+            if !loss.needs_reference() {
+                passes(&loss, &inputs).unwrap();
+                continue;
+            }
+            refused!(passes(&loss, &inputs), Missing, format!("ref_logps: {NO_REFERENCE}"));
+            let with_reference = PairInputs { ref_logps: Some(&[0.0; SEQUENCES]), ..inputs };
+            passes(&loss, &with_reference).unwrap();
+            passes(&loss.without_reference(), &PairInputs { kl_ref_logps: None, ..inputs }).unwrap();
+            if loss.estimates_baseline() {
+                let half = PairInputs { kl_ref_logps: None, ..with_reference };
+                refused!(passes(&loss, &half), Missing, format!("kl_ref_logps: {NO_REFERENCE}"));
+                let text = "kl_ref_logps: expected none, for a loss without a reference, found some";
+                refused!(passes(&loss.without_reference(), &inputs), Value, text);
+            }
+        }
+    }
+
+    /// β scales log-ratios, and is refused to what reads none.
+    #[test]
+    fn a_useless_beta_is_refused() {
+        for info in &ALL {
+            let loss = info.make(0.5, &[]).unwrap().without_reference();
+            if loss.terms().iter().any(|term| term.kind.couples_pairs()) {
+                continue;
+            }
+            let kl_logps = loss.estimates_baseline().then_some(&[0.0f64; 2][..]);
+            let inputs = PairInputs { beta: Some(&[0.5; 2]), kl_logps, ..PairInputs::NONE };
+            let found =
+                reference::pair_loss(&batch(), &[-1.0; SEQUENCES], Some(&[1; SEQUENCES]), &inputs, &loss);
+            if ["sft", "nll", "odds_ratio", "orpo"].contains(&info.name) {
+                let text = "beta: expected none, for a loss of log-probs, which does not read it, found some";
+                refused!(found, Value, text);
+            } else {
+                assert!(loss.terms().iter().any(|term| Kind::reads_beta(term.kind)), "{}", info.name);
+                found.unwrap();
+            }
+        }
+    }
+
+    /// A pair alone is asked for what a batch is, and has the loss of a batch of one.
+    #[test]
+    fn a_pair_alone_is_what_forward_makes_of_it() {
+        let logps = [-3.0, -4.5];
+        for info in &ALL {
+            let loss = info.make(0.5, &[]).unwrap();
+            for ref_logps in [None, Some([-3.5, -4.0])] {
+                let side = |s: usize| Sequence {
+                    logp: logps[s],
+                    ref_logp: ref_logps.map(|ref_logps| ref_logps[s]),
+                    length: 2,
+                };
+                let inputs = PairInputs {
+                    ref_logps: ref_logps.as_ref().map(|ref_logps| &ref_logps[..]),
+                    normalizer: Some(1.0),
+                    ..PairInputs::NONE
+                };
+                let batch = HostBatch::padded(2, 1, 1);
+                let of_batch = reference::pair_loss(&batch, &logps, Some(&[2, 2]), &inputs, &loss);
+                match (loss.pair(side(0), side(1)), of_batch) {
+                    (Ok(pair), Ok(batch)) => assert_eq!(
+                        ([pair.loss], [pair.chosen_coef, pair.rejected_coef]),
+                        ([batch.pair_losses[0]], [batch.coef[0], batch.coef[1]]),
+                        "{}",
+                        info.name
+                    ),
+                    (pair, batch) => assert_eq!(pair.err(), batch.err(), "{}", info.name),
+                }
+            }
+        }
+        let (with, without) = (Some(-3.0), None);
+        let side = |ref_logp| Sequence { logp: -3.0, ref_logp, length: 1 };
+        let text = "ref_logps: expected 2 elements ([sequences]), found 1";
+        refused!(loss().pair(side(with), side(without)), Length, text);
+        refused!(
+            named("simpo").pair(side(with), side(with)),
+            Value,
+            "ref_logps: expected none, for a loss without a reference, found some"
+        );
+        refused!(
+            named("kto").pair(side(with), side(with)),
             Missing,
             "kl_logps: required when the loss compares with a baseline that is not set"
         );
@@ -699,7 +827,7 @@ mod missing {
 
     #[test]
     fn lengths() {
-        let loss = loss().with_length_normalization();
+        let loss = loss().with_length_normalization().without_reference();
         let text = "lengths: required when the loss is length-normalised";
         let mut out = PairOutputs::default();
         refused!(

@@ -168,7 +168,7 @@ fn measure(
         coef: Some(machine.words(2)),
         metrics: Some(machine.words(size_of::<DpoPairMetrics>() / 4)),
     };
-    let loss = PairLoss::sigmoid(0.1).unwrap();
+    let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
     let loss = Some(&PairLossArguments { loss: &loss, inputs: DevicePairInputs::NONE, out: &pairs });
     let workspace = machine.words(plan::workspace_bytes(&batch).unwrap() / 4 + 2);
     let plan = match line.pass {

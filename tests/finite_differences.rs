@@ -103,6 +103,9 @@ proptest! {
         ld_alpha in prop_oneof![Just(1.0), Just(0.0), 0.0..1.0f32],
     ) {
         let mut loss = PairLoss::sigmoid(beta).unwrap().with_label_smoothing(label_smoothing).unwrap();
+        if ref_logps.is_none() {
+            loss = loss.without_reference();
+        }
         if length_normalized {
             loss = loss.with_length_normalization();
         }
@@ -150,7 +153,7 @@ fn has(loss: &PairLoss, property: fn(&Kind) -> bool) -> bool {
 fn everything(loss: &PairLoss) -> PairInputs<'static, f64> {
     let with_gamma = loss.with_gamma(1.0).is_ok();
     PairInputs {
-        beta: Some(&[0.3, 0.5, 0.7, 0.9]),
+        beta: has(loss, Kind::reads_beta).then_some(&[0.3, 0.5, 0.7, 0.9]),
         gamma: with_gamma.then_some(&[0.5, -0.25, 0.0, 1.0]),
         weight: Some(&[1.0, 0.5, 2.0, 0.25]),
         label_smoothing: loss.with_label_smoothing(0.1).is_ok().then_some(&[0.1, 0.2, 0.3, 0.4]),
@@ -296,20 +299,23 @@ mod limits {
     #[test]
     fn simpo_without_gamma_is_sigmoid_norm_without_a_reference() {
         let simpo = PairLoss::simpo(BETA, 0.0).unwrap();
-        assert_same(out(&simpo, &free()), out(&PairLoss::sigmoid_norm(BETA).unwrap(), &free()));
+        let sigmoid_norm = PairLoss::sigmoid_norm(BETA).unwrap().without_reference();
+        assert_same(out(&simpo, &free()), out(&sigmoid_norm, &free()));
     }
 
     #[test]
     fn simpo_s_gamma_is_a_margin_of_every_pair() {
         let simpo = PairLoss::simpo(BETA, 0.7).unwrap();
         let margin = PairInputs { gamma: Some(&[0.7; 4]), ..PairInputs::default() };
-        assert_same(out(&simpo, &free()), out(&PairLoss::sigmoid_norm(BETA).unwrap(), &margin));
+        let sigmoid_norm = PairLoss::sigmoid_norm(BETA).unwrap().without_reference();
+        assert_same(out(&simpo, &free()), out(&sigmoid_norm, &margin));
     }
 
     #[test]
     fn cpo_without_nll_is_sigmoid_without_a_reference() {
         let cpo = PairLoss::cpo(BETA, 0.0).unwrap();
-        assert_same(out(&cpo, &free()), out(&PairLoss::sigmoid(BETA).unwrap(), &free()));
+        let sigmoid = PairLoss::sigmoid(BETA).unwrap().without_reference();
+        assert_same(out(&cpo, &free()), out(&sigmoid, &free()));
     }
 
     #[test]
@@ -384,7 +390,7 @@ mod limits {
     #[test]
     fn exo_is_zero_where_sigma_is_the_label() {
         let (beta, epsilon) = (1.0, 0.2f64);
-        let exo = PairLoss::exo_pair(beta, epsilon).unwrap();
+        let exo = PairLoss::exo_pair(beta, epsilon).unwrap().without_reference();
         let z = ((1.0 - epsilon) / epsilon).ln();
         let out = reference::pair_loss(&HostBatch::padded(2, 1, 1), &[z, 0.0], None, &PairInputs::NONE, &exo)
             .unwrap();
@@ -396,7 +402,8 @@ mod limits {
     fn tails_have_their_limits() {
         let batch = HostBatch::padded(2, 1, 1);
         let at = |loss: &PairLoss, z: f64| {
-            let out = reference::pair_loss(&batch, &[z, 0.0], None, &PairInputs::NONE, loss).unwrap();
+            let loss = loss.without_reference();
+            let out = reference::pair_loss(&batch, &[z, 0.0], None, &PairInputs::NONE, &loss).unwrap();
             (out.metrics.loss, out.coef[0])
         };
         let discopop = PairLoss::discopop(1.0, 0.05).unwrap();
@@ -434,6 +441,7 @@ mod limits {
         let batch = HostBatch::padded(8, 1, 1);
         let logps = [-1.0, f64::NAN, -1.0, -3.0, 0.0, 0.0, 0.0, 0.0];
         for loss in [PairLoss::aot(BETA).unwrap(), PairLoss::aot_unpaired(BETA).unwrap()] {
+            let loss = loss.without_reference();
             let out = reference::pair_loss(&batch, &logps, None, &PairInputs::NONE, &loss).unwrap();
             let nan: Vec<bool> = out.pair_losses.iter().map(|loss| loss.is_nan()).collect();
             assert_eq!(nan, [false, true, false, false]);

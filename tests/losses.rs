@@ -33,14 +33,14 @@ fn kinds() -> Vec<&'static Kind> {
 fn every_loss_says_what_it_is() {
     for (i, info) in ALL.iter().enumerate() {
         let name = info.name;
-        assert!(ALL[..i].iter().all(|other| other.name != name), "{name} twice");
+        let known_before = |name| ALL[..i].iter().flat_map(LossInfo::names).any(|known| known == name);
+        assert!(!info.names().any(known_before), "{name} twice");
         assert!(!info.formula.is_empty() && !info.source.is_empty() && !info.needs.is_empty(), "{name}");
         assert!(info.parameters.len() <= MAX_PARAMETERS, "{name}");
         let loss = usual(info);
         let has = |property: fn(&Kind) -> bool| loss.terms().iter().any(|term| property(term.kind));
-        let reads_reference = !loss.is_reference_free() && has(|kind| !kind.ignores_reference());
         let words: Vec<&str> = info.needs.split([',', ';']).map(str::trim).collect();
-        assert_eq!(words.contains(&"reference"), reads_reference, "{name} needs {}", info.needs);
+        assert_eq!(words.contains(&"reference"), loss.needs_reference(), "{name} needs {}", info.needs);
         let divides = loss.length_normalized() || has(Kind::needs_lengths);
         assert_eq!(words.contains(&"lengths"), divides, "{name} needs {}", info.needs);
         assert_eq!(words.contains(&"scored"), has(Kind::counts_chosen_tokens), "{name} needs {}", info.needs);
@@ -55,6 +55,16 @@ fn every_kind_is_in_the_table_by_its_name() {
         let loss = usual(LossInfo::named(kind.name()).unwrap());
         assert!(loss.terms().len() == 1 && loss.terms()[0].kind == kind, "{kind:?}");
     }
+}
+
+#[test]
+fn every_loss_is_known_by_all_its_names() {
+    for info in &ALL {
+        for name in info.names() {
+            assert_eq!(LossInfo::named(name).unwrap().name, info.name, "{name}");
+        }
+    }
+    assert_eq!(PairLoss::named("dpo", 0.1), PairLoss::sigmoid(0.1));
 }
 
 /// `enum DpoLossKind` of params.h, by the names of the table.
@@ -89,6 +99,7 @@ mod lowered {
     use dpo_kernels::cuda::plan::{
         self, Arguments, DeviceArray, DevicePairInputs, PairLossArguments, PairOutputBuffers, Plan,
     };
+    use dpo_kernels::loss::PairTensors;
 
     use super::*;
 
@@ -111,8 +122,11 @@ mod lowered {
         let some = Some(DeviceArray { address: 0x100, len: 4 });
         for info in &ALL {
             let loss = usual(info);
+            let ref_logps = some.filter(|_| loss.needs_reference());
             let kl_logps = some.filter(|_| loss.estimates_baseline());
-            let plan = plan(&loss, DevicePairInputs { kl_logps, ..DevicePairInputs::NONE }).unwrap();
+            let inputs =
+                DevicePairInputs { ref_logps, kl_logps, kl_ref_logps: kl_logps, ..PairTensors::NONE };
+            let plan = plan(&loss, inputs).unwrap();
             let Arguments::PairLoss(params) = plan.launches().next().unwrap().arguments else {
                 panic!("{plan:?}")
             };
@@ -136,7 +150,8 @@ mod lowered {
             (PairLoss::robust(0.1, 0.5 - 1e-12), "label_smoothing"),
             (PairLoss::exo_pair(0.1, 1e-60), "label_smoothing"),
         ] {
-            let error = plan(&loss.unwrap(), DevicePairInputs::NONE).unwrap_err().to_string();
+            let loss = loss.unwrap().without_reference();
+            let error = plan(&loss, DevicePairInputs::NONE).unwrap_err().to_string();
             assert!(
                 error.starts_with(&format!("{argument}: expected a number that f32 can hold")),
                 "{error}"
@@ -155,7 +170,9 @@ fn row(info: &LossInfo) -> String {
     if label_smoothing != 0.0 {
         write!(usual, ", `label_smoothing` {label_smoothing}").unwrap();
     }
-    format!("| `{}` | {} | {} | {} | {usual} |\n", info.name, info.formula, info.source, info.needs)
+    let names: Vec<String> = info.names().map(|name| format!("`{name}`")).collect();
+    let LossInfo { formula, source, needs, .. } = info;
+    format!("| {} | {formula} | {source} | {needs} | {usual} |\n", names.join(" or "))
 }
 
 /// The README's table is this one; `make readme` writes it.

@@ -62,7 +62,7 @@ fn batch() -> DeviceBatch {
 }
 
 fn loss() -> PairLoss {
-    PairLoss::sigmoid(0.1f32).unwrap()
+    PairLoss::sigmoid(0.1f32).unwrap().without_reference()
 }
 
 /// A loss with nothing but its outputs.
@@ -256,7 +256,7 @@ fn logps_alone_has_no_pairs() {
 fn parameters_that_f32_cannot_hold_are_refused() {
     let launch =
         |loss: &PairLoss| plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments(loss)), WORKSPACE);
-    assert_eq!(value_error(launch(&PairLoss::sigmoid(1e-60).unwrap())).0, "beta");
+    assert_eq!(value_error(launch(&PairLoss::sigmoid(1e-60).unwrap().without_reference())).0, "beta");
     assert_eq!(value_error(launch(&loss().with_normalizer(1e60).unwrap())).0, "normalizer");
 }
 
@@ -293,6 +293,14 @@ fn counts_beyond_the_grid_are_refused() {
     assert!(vocab(i32::MAX as usize).is_ok());
     let wide = Batch { row_stride: usize::MAX / 8, ..Batch::padded(2, 1000, 10) };
     assert_eq!(value_error(plan::forward(&A100, &wide, &INPUTS, &OUT, None, WORKSPACE)).0, "row_stride");
+}
+
+#[test]
+fn a_reference_that_a_loss_compares_with_is_asked_for() {
+    let loss = PairLoss::sigmoid(0.1).unwrap();
+    let error =
+        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments(&loss)), WORKSPACE).unwrap_err();
+    assert!(matches!(error, Error::Missing { argument: "ref_logps", .. }), "{error}");
 }
 
 #[test]
@@ -356,13 +364,14 @@ fn null_and_misaligned_addresses_are_named() {
         let mut given = Given {
             inputs: INPUTS,
             out: OUT,
-            pair_inputs: DevicePairInputs::NONE,
+            pair_inputs: DevicePairInputs::reference(DeviceArray { address: 0x7000, len: 4 }),
             pairs: PAIRS,
             workspace: WORKSPACE,
         };
         change(&mut given);
         let Given { inputs, out, pair_inputs, pairs, workspace } = given;
-        let arguments = PairLossArguments { loss: &loss(), inputs: pair_inputs, out: &pairs };
+        let loss = PairLoss::sigmoid(0.1).unwrap();
+        let arguments = PairLossArguments { loss: &loss, inputs: pair_inputs, out: &pairs };
         let plan = plan::forward(&A100, &batch(), &inputs, &out, Some(&arguments), workspace);
         assert_eq!(value_error(plan).0, name);
     }

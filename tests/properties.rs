@@ -70,10 +70,14 @@ fn problem() -> impl Strategy<Value = Problem> {
     sizes().prop_flat_map(|(vocab, row_stride, lens, padded)| {
         let (rows, sequences) = (lens.iter().sum::<usize>(), lens.len());
         let index = || prop::collection::vec(0..sequences as i32, 1..5);
-        let indexed = (index(), index()).prop_map(|(mut chosen, mut rejected)| {
+        let indexed = (index(), index()).prop_map(move |(mut chosen, mut rejected)| {
             let pairs = chosen.len().min(rejected.len());
             chosen.truncate(pairs);
             rejected.truncate(pairs);
+            // No pair is of one sequence.
+            for (w, l) in chosen.iter().zip(&mut rejected).filter(|(w, l)| *w == *l) {
+                *l = (w + 1) % sequences as i32;
+            }
             PairLayout::Indexed(chosen, rejected)
         });
         let ignore_index = prop_oneof![Just(-100i64), Just(-1), Just(0)];
@@ -203,6 +207,7 @@ impl Problem {
 
     fn loss(&self) -> PairLoss {
         let loss = PairLoss::sigmoid(self.beta).unwrap().with_label_smoothing(self.label_smoothing).unwrap();
+        let loss = if self.ref_logps.is_some() { loss } else { loss.without_reference() };
         let loss = if self.length_normalized { loss.with_length_normalization() } else { loss };
         self.normalizer.map_or(loss, |normalizer| loss.with_normalizer(normalizer).unwrap())
     }

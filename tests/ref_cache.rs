@@ -151,6 +151,13 @@ mod round_trip {
 mod refusals {
     use super::*;
 
+    /// A fingerprint is of how log-probs are computed and not of the release: this number stays until `NUMERICS` is
+    /// raised, and so do the caches of a data set.
+    #[test]
+    fn a_patch_release_keeps_a_data_set_s_cache() {
+        assert_eq!(of_model("a").to_string(), "3fa26ddb5022faa2d34d69d076b5d9c8");
+    }
+
     #[test]
     fn a_file_of_another_reference_is_refused_and_kept() {
         let (_folder, path) = place();

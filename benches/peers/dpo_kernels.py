@@ -47,7 +47,7 @@ class Loss(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("beta", c_double), ("terms", c_void_p), ("term_count", c_size_t),
         ("divergence", c_uint32), ("normalized_by", c_uint32), ("length_normalized", c_int32),
-        ("wpo_weights", c_int32), ("given", c_uint32),
+        ("wpo_weights", c_int32), ("reference_free", c_int32), ("given", c_uint32),
         ("label_smoothing", c_double), ("gamma", c_double), ("baseline", c_double), ("alpha", c_double),
         ("normalizer", c_double), ("inputs", c_void_p),
     ]  # fmt: skip

@@ -51,8 +51,13 @@ impl PairLoss {
 
     fn check_useful(&self, given: &PairInputLens) -> Result<()> {
         let none = |argument, whose: &str| Err(Error::value(argument, format!("none, for {whose}"), "some"));
-        if self.reference_free && given.ref_logps.is_some() {
-            return none("ref_logps", "a loss without a reference");
+        for (argument, found) in [("ref_logps", given.ref_logps), ("kl_ref_logps", given.kl_ref_logps)] {
+            if self.reference_free && found.is_some() {
+                return none(argument, "a loss without a reference");
+            }
+        }
+        if given.beta.is_some() && !self.any(Kind::reads_beta) {
+            return none("beta", "a loss of log-probs, which does not read it");
         }
         if given.gamma.is_some() {
             self.check_takes_gamma()?;
@@ -85,6 +90,13 @@ impl PairLoss {
 
     fn check_sufficient(&self, given: &PairInputLens, scored: Option<usize>) -> Result<()> {
         let missing = |argument, because| Err(Error::Missing { argument, because });
+        let reference = "the loss compares with a reference and is not reference-free (without_reference, in C reference_free)";
+        if self.needs_reference() && given.ref_logps.is_none() {
+            return missing("ref_logps", reference);
+        }
+        if self.needs_reference() && given.kl_logps.is_some() && given.kl_ref_logps.is_none() {
+            return missing("kl_ref_logps", reference);
+        }
         let divides = self.terms().iter().any(|term| term.length_normalized || term.kind.needs_lengths());
         if given.lengths.or(scored).is_none() && (self.length_normalized || divides) {
             return missing("lengths", "the loss is length-normalised");

@@ -81,9 +81,9 @@ impl PairLoss {
     /// use dpo_kernels::loss::Sequence;
     ///
     /// // The chosen leads by 1 nat a token, which at β = 2 is a margin of 2; γ = 1 of it is the target.
-    /// let chosen = Sequence { logp: -4.0, ref_logp: 0.0, length: 4 };
-    /// let rejected = Sequence { logp: -6.0, ref_logp: 0.0, length: 3 };
-    /// let pair = PairLoss::simpo(2.0, 1.0)?.pair(chosen, rejected);
+    /// let chosen = Sequence { logp: -4.0, ref_logp: None, length: 4 };
+    /// let rejected = Sequence { logp: -6.0, ref_logp: None, length: 3 };
+    /// let pair = PairLoss::simpo(2.0, 1.0)?.pair(chosen, rejected)?;
     /// assert_eq!(pair.loss, dpo_kernels::loss::softplus(-1.0));
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
@@ -128,8 +128,8 @@ impl PairLoss {
     /// use dpo_kernels::loss::Sequence;
     ///
     /// // Where both sequences have the same odds, the odds ratio adds λ ln 2 to 1 nat a token.
-    /// let alike = Sequence { logp: -4.0, ref_logp: 0.0, length: 4 };
-    /// let pair = PairLoss::orpo(0.5)?.pair(alike, alike);
+    /// let alike = Sequence { logp: -4.0, ref_logp: None, length: 4 };
+    /// let pair = PairLoss::orpo(0.5)?.pair(alike, alike)?;
     /// assert_eq!(pair.loss, 1.0 + 0.5 * std::f64::consts::LN_2);
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```

@@ -10,6 +10,8 @@ use crate::error::Result;
 pub struct LossInfo {
     /// What TRL calls it, or else its paper.
     pub name: &'static str,
+    /// What else it is called, and known by.
+    pub other_names: &'static [&'static str],
     /// The loss of a pair; symbols as in [the module](super).
     pub formula: &'static str,
     /// Where it comes from.
@@ -37,6 +39,7 @@ impl LossInfo {
     pub(super) const fn of_kind(kind: &'static Kind) -> LossInfo {
         LossInfo {
             name: kind.name,
+            other_names: kind.other_names,
             formula: kind.formula,
             source: kind.source,
             needs: kind.needs,
@@ -54,6 +57,7 @@ impl LossInfo {
     ) -> LossInfo {
         LossInfo {
             name,
+            other_names: &[],
             formula: "",
             source: "",
             needs: "",
@@ -62,6 +66,11 @@ impl LossInfo {
             parameters: &[],
             make: Make::OfOthers(make),
         }
+    }
+
+    /// Its name and what else it is called.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.other_names.iter().copied())
     }
 
     /// The loss at a β. `parameters` are its own in the order of [`parameters`](Self::parameters); those left out at

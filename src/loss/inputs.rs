@@ -3,7 +3,8 @@
 use super::range::Range;
 use crate::error::{Error, Result};
 
-/// What `pair_loss` reads besides log-probs; all of it may be left out. S sequences, N pairs.
+/// What `pair_loss` reads besides log-probs. All of it may be left out but what the loss cannot do without. S sequences, N
+/// pairs.
 ///
 /// A tensor of β, γ or ε replaces the loss's own value, pair by pair; its numbers have the range of that value.
 ///
@@ -11,12 +12,13 @@ use crate::error::{Error, Result};
 /// In host memory that is [`PairInputs`], on a GPU `cuda::plan::DevicePairInputs` and `cuda::PairSlices`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairTensors<Floats, Counts, Number> {
-    /// `[S]`: log-probs under the reference, in nats. Without them the reference is 0 everywhere.
+    /// `[S]`: log-probs under the reference, in nats. A loss that compares with a reference needs them, unless it is
+    /// [without one](super::PairLoss::without_reference); one of log-probs alone takes them for its rewards.
     pub ref_logps: Option<Floats>,
     /// `[S]`: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
     /// as 1. TRL's n, for one, also counts a completion's first token, which no row predicts.
     pub lengths: Option<Counts>,
-    /// `[N]`: β, finite and above 0.
+    /// `[N]`: β, finite and above 0, for a loss that reads it.
     pub beta: Option<Floats>,
     /// `[N]`: γ, the target margin that rewards are to be won by: the difference of ground-truth rewards, say
     /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
@@ -34,7 +36,8 @@ pub struct PairTensors<Floats, Counts, Number> {
     /// `[M]`: log-probs of completions under prompts that are not theirs. KTO's baseline is
     /// z₀ = max(0, mean(kl_logps − kl_ref_logps)); no gradient goes through it.
     pub kl_logps: Option<Floats>,
-    /// `[M]`: log-probs of the same completions under the reference; 0 if left out.
+    /// `[M]`: log-probs of the same completions under the reference; needed with them unless the loss is without
+    /// one, and then none may be given.
     pub kl_ref_logps: Option<Floats>,
     /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says.
     pub normalizer: Option<Number>,
@@ -50,7 +53,8 @@ pub struct PairTensors<Floats, Counts, Number> {
 ///
 /// // Two pairs; the second is worth half, and is to be won by a margin of 1.
 /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.5)?);
-/// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), gamma: Some(&[0.0, 1.0]), ..PairInputs::default() };
+/// let reference = PairInputs::reference(&[-4.0f32; 4]);
+/// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), gamma: Some(&[0.0, 1.0]), ..reference };
 /// let mut out = PairOutputs::default();
 /// cpu::pair_loss(&batch, &[-3.0, -3.0, -3.0, -5.0], None, &inputs, &loss, &mut out)?;
 /// assert_eq!(out.pair_losses[0], 2.0 * out.pair_losses[1]);

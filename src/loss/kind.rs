@@ -13,6 +13,8 @@ pub struct Kind {
     /// Its number in `DpoLossKind` of kernels/params.h.
     pub(crate) id: u32,
     pub(crate) name: &'static str,
+    /// What else it is called.
+    pub(super) other_names: &'static [&'static str],
     pub(super) formula: &'static str,
     pub(super) source: &'static str,
     pub(super) needs: &'static str,
@@ -49,6 +51,7 @@ impl Kind {
         Kind {
             id,
             name,
+            other_names: &[],
             formula: "",
             source: "",
             needs: "reference",
@@ -111,6 +114,11 @@ impl Kind {
     /// Whether it compares rewards with a baseline, KTO's z₀.
     pub fn needs_baseline(&self) -> bool {
         self.needs_baseline
+    }
+
+    /// Whether it reads β, which scales log-ratios: a loss of log-probs has none in it.
+    pub fn reads_beta(&self) -> bool {
+        !self.ignores_reference()
     }
 
     /// Whether it reads log-probs, not log-ratios.

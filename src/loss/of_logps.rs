@@ -43,7 +43,7 @@ fn odds_ratio(x: f64, y: f64) -> Slopes {
 
 /// # Losses of log-probs, without a reference
 ///
-/// β only scales the rewards that are reported.
+/// β only scales the rewards that are reported; pairs with a β of their own are refused.
 impl PairLoss {
     /// Supervised fine-tuning on the chosen: −(sum of their log-probs)/(number of their scored tokens), both over the
     /// batch. Its sum is divided by that number whatever the [`Normalizer`](super::Normalizer) is;

@@ -17,6 +17,7 @@ pub(super) const LABEL_SMOOTHING: LabelSmoothing = LabelSmoothing {
 };
 
 static SIGMOID: Kind = Kind {
+    other_names: &["dpo"],
     formula: "−(1 − ε) log σ(z) − ε log σ(−z)",
     source: "DPO, arXiv:2305.18290; ε: Mitchell 2023",
     ranges: "β 0.01 to 0.5, ε 0 to 0.5",
@@ -137,8 +138,8 @@ impl PairLoss {
     /// use dpo_kernels::loss::Sequence;
     ///
     /// // A policy that is its reference has u = v = 0, a loss of ln 2, and moves both log-probs by β/2.
-    /// let same = Sequence { logp: -12.0, ref_logp: -12.0, length: 4 };
-    /// let pair = PairLoss::sigmoid(0.1)?.pair(same, same);
+    /// let same = Sequence { logp: -12.0, ref_logp: Some(-12.0), length: 4 };
+    /// let pair = PairLoss::sigmoid(0.1)?.pair(same, same)?;
     /// assert_eq!(pair.loss, std::f64::consts::LN_2);
     /// assert_eq!((pair.chosen_coef, pair.rejected_coef), (-0.05, 0.05));
     /// # Ok::<(), dpo_kernels::Error>(())
@@ -173,9 +174,9 @@ impl PairLoss {
     /// use dpo_kernels::loss::Sequence;
     ///
     /// // With β = 0.5 the target is a lead of 1 nat a token.
-    /// let chosen = Sequence { logp: -6.0, ref_logp: -8.0, length: 2 };
-    /// let rejected = Sequence { logp: -9.0, ref_logp: -9.0, length: 3 };
-    /// assert_eq!(PairLoss::ipo(0.5)?.pair(chosen, rejected).loss, 0.0);
+    /// let chosen = Sequence { logp: -6.0, ref_logp: Some(-8.0), length: 2 };
+    /// let rejected = Sequence { logp: -9.0, ref_logp: Some(-9.0), length: 3 };
+    /// assert_eq!(PairLoss::ipo(0.5)?.pair(chosen, rejected)?.loss, 0.0);
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
     pub fn ipo(beta: impl Into<f64>) -> Result<Self> {

@@ -28,7 +28,7 @@ impl PairLoss {
     ///
     /// [`Error::Value`] that names `weight` unless it is finite and not negative; `beta`, `gamma` or `divergence`
     /// where the two differ in what both have, `terms` for more than [`MAX_TERMS`] or a second loss that sorts the
-    /// same, and `loss` where one has a reference to look at and the other must not have one.
+    /// same, and `loss` where one has a reference to look at and the other must not have one. Losses of log-probs go with either.
     ///
     /// # Examples
     ///
@@ -61,11 +61,14 @@ impl PairLoss {
             let expected = format!("{:?}, as before", self.divergence);
             return Err(Error::value("divergence", expected, format!("{:?}", other.divergence)));
         }
-        let reads_reference = |loss: &PairLoss| loss.any(|kind| !kind.ignores_reference());
-        if self.reference_free != other.reference_free && reads_reference(&self) && reads_reference(&other) {
-            return Err(Error::value("loss", "losses that all have a reference, or none", "both kinds"));
+        // Whether there is a reference is the word of those that would compare with it.
+        match [self, other].map(|loss| loss.any(|kind| !kind.ignores_reference())) {
+            [true, true] if self.reference_free != other.reference_free => {
+                return Err(Error::value("loss", "losses that all have a reference, or none", "both kinds"));
+            }
+            [false, true] => self.reference_free = other.reference_free,
+            _ => (),
         }
-        self.reference_free |= other.reference_free;
         self.baseline = self.baseline.or(other.baseline);
         self.wpo_weights |= other.wpo_weights;
         if weight == 0.0 {
@@ -97,6 +100,27 @@ impl PairLoss {
         Ok(self)
     }
 
+    /// The same over log-probs where it is over log-ratios, for a policy that has no reference: ref_logp is 0, and none may
+    /// be given. Elsewhere this is called `reference_free`. [`simpo`](Self::simpo), [`cpo`](Self::cpo) and
+    /// [`orpo`](Self::orpo) are so already. Any other loss that compares with a reference refuses to go without one, so that
+    /// a reference that was forgotten is not taken to be 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
+    ///
+    /// let (batch, dpo) = (HostBatch::padded(2, 1, 1), PairLoss::sigmoid(0.5)?);
+    /// let loss_of = |loss| reference::pair_loss(&batch, &[-3.0, -5.0], None, &PairInputs::NONE, &loss);
+    /// assert!(loss_of(dpo).is_err(), "DPO compares with a reference");
+    /// // The margin is that of the log-probs alone: 2 nats at β = 0.5.
+    /// assert_eq!(loss_of(dpo.without_reference())?.pair_losses, [dpo_kernels::loss::softplus(-1.0)]);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn without_reference(self) -> Self {
+        PairLoss { reference_free: true, ..self }
+    }
+
     /// Divides each log-ratio by its sequence's number of scored tokens: r̂ = β(logp − ref_logp)/n.
     ///
     /// Log-probs stay sums, of policy and reference alike; c_s carries the 1/n. Losses of log-probs are not
@@ -120,9 +144,9 @@ impl PairLoss {
     /// use dpo_kernels::loss::Sequence;
     ///
     /// // A lead of 2 nats at β = 0.5 is a margin of 1, which is what it is to be won by.
-    /// let chosen = Sequence { logp: -3.0, ref_logp: -5.0, length: 1 };
-    /// let rejected = Sequence { logp: -4.0, ref_logp: -4.0, length: 1 };
-    /// let pair = PairLoss::sigmoid(0.5)?.with_gamma(1.0)?.pair(chosen, rejected);
+    /// let chosen = Sequence { logp: -3.0, ref_logp: Some(-5.0), length: 1 };
+    /// let rejected = Sequence { logp: -4.0, ref_logp: Some(-4.0), length: 1 };
+    /// let pair = PairLoss::sigmoid(0.5)?.with_gamma(1.0)?.pair(chosen, rejected)?;
     /// assert_eq!(pair.loss, std::f64::consts::LN_2);
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
@@ -146,9 +170,9 @@ impl PairLoss {
     /// use dpo_kernels::loss::{Divergence, Sequence};
     ///
     /// // Under the forward KL, f′(a) = 1 − e⁻ᵃ is at most 1, however far a log-ratio goes.
-    /// let chosen = Sequence { logp: -1.0, ref_logp: -1000.0, length: 1 };
-    /// let rejected = Sequence { logp: -9.0, ref_logp: -9.0, length: 1 };
-    /// let pair = PairLoss::hinge(0.25)?.with_divergence(Divergence::ForwardKl)?.pair(chosen, rejected);
+    /// let chosen = Sequence { logp: -1.0, ref_logp: Some(-1000.0), length: 1 };
+    /// let rejected = Sequence { logp: -9.0, ref_logp: Some(-9.0), length: 1 };
+    /// let pair = PairLoss::hinge(0.25)?.with_divergence(Divergence::ForwardKl)?.pair(chosen, rejected)?;
     /// assert_eq!(pair.loss, 1.0 - 0.25);
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
@@ -185,7 +209,8 @@ impl PairLoss {
     ///
     /// // The answers of the first pair are as likely as any that the policy samples, and more; those of the second less.
     /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.1)?.with_wpo_weights());
-    /// let inputs = PairInputs { sequence_log_weights: Some(&[0.5, -0.5, 0.25, -0.5]), ..PairInputs::default() };
+    /// let log_weights = Some(&[0.5, -0.5, 0.25, -0.5][..]);
+    /// let inputs = PairInputs { sequence_log_weights: log_weights, ..PairInputs::reference(&[-3.0; 4]) };
     /// let out = reference::pair_loss(&batch, &[-3.0; 4], None, &inputs, &loss)?;
     /// assert_eq!(out.pair_losses[0], std::f64::consts::LN_2);
     /// assert_eq!(out.pair_losses[1], (-1.0f64).exp() * std::f64::consts::LN_2);

@@ -93,11 +93,6 @@ impl PairLoss {
         })
     }
 
-    /// The same over log-probs where it is over log-ratios: the reference is 0, and none may be given.
-    pub(super) fn without_reference(self) -> Self {
-        PairLoss { reference_free: true, ..self }
-    }
-
     pub(super) fn terms_mut(&mut self) -> &mut [Term] {
         &mut self.terms[..self.term_count]
     }
@@ -137,9 +132,15 @@ impl PairLoss {
         self.length_normalized
     }
 
-    /// Whether it must not be given reference log-probs.
+    /// Whether it must not be given reference log-probs, because it is [without a reference](Self::without_reference).
     pub fn is_reference_free(&self) -> bool {
         self.reference_free
+    }
+
+    /// Whether it must be given reference log-probs: a loss of the sum compares with a reference, and it is not
+    /// [without one](Self::without_reference).
+    pub fn needs_reference(&self) -> bool {
+        !self.reference_free && self.any(|kind| !kind.ignores_reference())
     }
 
     /// The target margin γ.

@@ -36,14 +36,14 @@ pub static ALL: [LossInfo; COUNT] = {
 };
 
 impl LossInfo {
-    /// The loss of this name.
+    /// The loss of this name, or of this [other name](Self::other_names).
     ///
     /// # Errors
     ///
     /// [`Error::Value`] that names `loss`, with the names there are.
     pub fn named(name: &str) -> Result<&'static LossInfo> {
-        ALL.iter().find(|info| info.name == name).ok_or_else(|| {
-            let names: Vec<&str> = ALL.iter().map(|info| info.name).collect();
+        ALL.iter().find(|info| info.names().any(|known| known == name)).ok_or_else(|| {
+            let names: Vec<&str> = ALL.iter().flat_map(LossInfo::names).collect();
             Error::value("loss", format!("one of {}", names.join(", ")), name)
         })
     }
@@ -62,6 +62,7 @@ impl PairLoss {
     /// ```
     /// use dpo_kernels::PairLoss;
     ///
+    /// assert_eq!(PairLoss::named("dpo", 0.1)?, PairLoss::sigmoid(0.1)?);
     /// assert_eq!(PairLoss::named("discopop", 0.1)?, PairLoss::discopop(0.1, 0.05)?);
     /// // Without a β, it has the usual one.
     /// assert_eq!("simpo".parse::<PairLoss>()?, PairLoss::simpo(2.0, 1.0)?);

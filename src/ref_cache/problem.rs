@@ -49,7 +49,7 @@ pub enum Problem {
     },
     /// The log-probs are of another reference.
     #[error(
-        "expected fingerprint {expected}, found {found}: it is of another model, data type, device or version"
+        "expected fingerprint {expected}, found {found}: it is of another model, data type or device, or of a version that rounds otherwise"
     )]
     Stale {
         /// Of the reference that log-probs are wanted of.

@@ -82,7 +82,6 @@ pub struct Spec {
     pub loss: PairLoss,
     /// Every per-pair tensor that the loss takes, lengths of its own, and a normaliser in memory.
     pub tensors: bool,
-    pub reference_free: bool,
     /// Largest |logit|.
     pub scale: f32,
     pub upstream: f32,
@@ -114,7 +113,6 @@ impl Spec {
             mask: Mask::Full,
             loss: PairLoss::sigmoid(0.1).unwrap(),
             tensors: false,
-            reference_free: false,
             scale: 8.0,
             upstream: 1.0,
             transform: Transform::default(),
@@ -154,14 +152,14 @@ fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
     let mut tensors = Tensors::default();
     if spec.loss.estimates_baseline() {
         tensors.kl_logps = draw(41, -20.0, 3.0);
-        tensors.kl_ref_logps = draw(41, -22.0, 3.0);
+        tensors.kl_ref_logps = draw(41, -22.0, 3.0).filter(|_| spec.loss.needs_reference());
     }
     if !spec.tensors {
         return tensors;
     }
     let beta = spec.loss.beta() as f32;
     if !of_any(Kind::couples_pairs) {
-        tensors.beta = draw(pairs, beta, 0.5 * beta);
+        tensors.beta = draw(pairs, beta, 0.5 * beta).filter(|_| of_any(Kind::reads_beta));
         tensors.weight = draw(pairs, 1.0, 1.0);
         tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
         if of_any(Kind::takes_label_smoothing) {
@@ -233,9 +231,12 @@ impl<T: Logit> Case<T> {
             }
         }
         let pairs = spec.sequences / 2;
-        let mut index = || (0..pairs).map(|_| random.below(spec.sequences) as i32).collect();
-        let (chosen, rejected) = (index(), index());
-        let ref_logps = (!spec.reference_free)
+        let mut index = |count: usize| (0..pairs).map(|_| random.below(count)).collect::<Vec<usize>>();
+        let (chosen, distances) = (index(spec.sequences), index(spec.sequences - 1));
+        let rejected =
+            chosen.iter().zip(distances).map(|(w, d)| ((w + 1 + d) % spec.sequences) as i32).collect();
+        let chosen = chosen.iter().map(|&w| w as i32).collect();
+        let ref_logps = (!spec.loss.is_reference_free())
             .then(|| lengths.iter().map(|&n| n as f32 * (-6.0 + 2.0 * random.symmetric())).collect());
         let labels = match spec.label_type {
             LabelType::I32 => OwnedLabels::I32(labels.iter().map(|&label| label as i32).collect()),

@@ -152,7 +152,7 @@ fn figures(context: &Arc<CudaContext>) {
     let mut case = Case::<bf16>::draw(Spec::plain(5003));
     case.labels.set(3, -100);
     case.labels.set(7, 5003);
-    let loss = PairLoss::sigmoid(0.1f32).unwrap();
+    let loss = PairLoss::sigmoid(0.1f32).unwrap().without_reference();
     let mut expected = Forward::default();
     expected.logps.metrics = Some(TokenMetrics::default());
     let labels = case.labels();
@@ -252,7 +252,7 @@ fn refusals(context: &Arc<CudaContext>) {
 /// and several blocks to a row.
 fn graph(context: &Arc<CudaContext>) {
     for vocab in [1003, 5003, 40_009, 128_256] {
-        let loss = PairLoss::sigmoid(0.1f32).unwrap();
+        let loss = PairLoss::sigmoid(0.1f32).unwrap().without_reference();
         replay(context, vocab, |pass, logits, labels| {
             pass.forward(logits, labels, &PairSlices::NONE, &loss).unwrap();
             pass.backward_in_place(logits, labels, None, 1.0).unwrap();
@@ -287,7 +287,7 @@ fn replay(
     let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(instantiate).unwrap().expect("launches were captured");
     for seed in 1..4 {
-        let case = Case::<bf16>::draw(Spec { seed, reference_free: true, ..Spec::plain(vocab) });
+        let case = Case::<bf16>::draw(Spec { seed, ..Spec::plain(vocab) });
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
         stream.memcpy_htod(labels_of(&case), &mut labels).unwrap();
         graph.launch().unwrap();

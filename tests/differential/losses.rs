@@ -52,7 +52,6 @@ pub fn every_loss<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metric
                     mask: Mask::Holes,
                     loss,
                     tensors,
-                    reference_free: loss.is_reference_free(),
                     scale: 2.0,
                     metrics: MetricsLevel::EVERY
                         [if has_metrics { (number + usize::from(tensors)) % 3 } else { 0 }],

@@ -24,6 +24,8 @@ impl PairCall {
             tensors.kl_logps = Some(vec![-4.0, -5.5]);
             tensors.kl_ref_logps = Some(vec![-5.0, -6.0]);
         }
+        // A reference of 0, where a test is not about it.
+        tensors.ref_logps = loss.needs_reference().then(|| vec![0.0; logps.len()]);
         let scored = Some(vec![3; logps.len()]);
         PairCall { pairs: Pairs::Concatenated, logps: logps.to_vec(), scored, tensors, loss }
     }
@@ -177,7 +179,9 @@ fn exponentials_of_unbounded_log_ratios(executor: &mut impl PairExecutor) {
                     .estimates_baseline()
                     .then(|| [&call.tensors.kl_logps, &call.tensors.kl_ref_logps])
                     .map(|kl| kl.map(|kl| kl.iter().flatten().map(|&x| x.into()).collect()));
+                let ref_logps = call.tensors.ref_logps.as_ref().map(|_| vec![0.0; logps.len()]);
                 let inputs = PairInputs {
+                    ref_logps: ref_logps.as_deref(),
                     beta: Some(&beta),
                     kl_logps: kl.as_ref().map(|kl| &kl[0][..]),
                     kl_ref_logps: kl.as_ref().map(|kl| &kl[1][..]),
@@ -346,8 +350,7 @@ fn nan_in_nan_out(executor: &mut impl PairExecutor) {
         let (expected, status) = executor.pair_loss(&healthy);
         assert!(status.is_clean() && expected.coef.iter().all(|c| c.is_finite()), "{loss:?}: {status:?}");
         let reads_rejected = loss.terms().iter().any(|term| !["sft", "nll"].contains(&term.kind.name()));
-        let reads_reference =
-            !loss.is_reference_free() && loss.terms().iter().any(|term| !term.kind.ignores_reference());
+        let reads_reference = loss.needs_reference();
         type Spoil = fn(&mut PairCall, f32);
         let spoils: [(Spoil, bool, bool); 6] = [
             (|call, x| call.logps[PAIR] = x, true, false),
@@ -597,12 +600,7 @@ pub fn a_nan_reference_spoils_its_pair<T: Logit>(executor: &mut impl Executor) {
 pub fn nothing_scored_moves_nothing<T: Logit>(executor: &mut impl Executor) {
     for name in ["sigmoid", "sft", "nll", "orpo", "simpo", "kto"] {
         let loss = PairLoss::named(name, 0.1).unwrap();
-        let spec = Spec {
-            mask: Mask::Everything,
-            reference_free: loss.is_reference_free(),
-            loss: loss.with_token_normalizer(),
-            ..Spec::plain(33)
-        };
+        let spec = Spec { mask: Mask::Everything, loss: loss.with_token_normalizer(), ..Spec::plain(33) };
         let case = Case::<T>::draw(spec);
         let check = |outcome: Outcome<T>| {
             assert_eq!(outcome.logps.status, Status { empty_sequence: Some(0), ..Status::default() });

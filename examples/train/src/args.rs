@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long, default_value_t = 20, value_parser = at_least_one)]
     pub eval_every: usize,
 
-    /// A loss by its name: sigmoid, ipo, simpo, orpo, ... (the README has the table; kto's baseline is 0 here)
+    /// A loss by its name: dpo (or sigmoid), ipo, simpo, orpo, ... (the README has the table; kto's baseline is 0 here)
     #[arg(long, default_value = "sigmoid")]
     pub loss: String,
 

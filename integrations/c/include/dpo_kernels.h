@@ -130,7 +130,8 @@ typedef enum dpo_pairs {
     DPO_PAIRS_CONCATENATED = 0,
     /** S = 2N: sequence 2i is chosen, 2i + 1 rejected. */
     DPO_PAIRS_INTERLEAVED = 1,
-    /** Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0. */
+    /** Pair i is (chosen[i], rejected[i]), two different sequences; in memory of the GPU that they differ is not looked at. The
+     *  coefficients of a sequence in several pairs add up; in none it is 0. */
     DPO_PAIRS_INDEXED = 2,
     /** There are no pairs: log-probs only, such as those of the reference model's pass. */
     DPO_PAIRS_NONE = 3,
@@ -248,7 +249,7 @@ typedef enum dpo_normalizer {
 
 /** One loss of a weighted sum. */
 typedef struct dpo_loss_term {
-    /** A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo". */
+    /** A name of the library's table of losses, such as "sigmoid" (or "dpo"), "ipo", "kto" or "simpo". */
     const char *name;
     /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
      *  DPO_TERM_WEIGHT; otherwise 1. */
@@ -272,7 +273,7 @@ typedef struct dpo_pair_inputs {
     /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
      *  as 1. */
     const uint32_t *lengths;
-    /** [N], or null: temperatures, finite and above 0. */
+    /** [N], or null: temperatures, finite and above 0, for a loss that reads them: not sft, nll, odds_ratio and orpo. */
     const float *beta;
     /** [N], or null: target margins, finite. */
     const float *gamma;
@@ -286,7 +287,7 @@ typedef struct dpo_pair_inputs {
     const float *sequence_log_weights;
     /** [kl_count], or null: log-probs of mismatched completions, for the baseline of kto. */
     const float *kl_logps;
-    /** [kl_count], or null for 0: the same under the reference. */
+    /** [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference. */
     const float *kl_ref_logps;
     /** Number of mismatched completions; 0 where kl_logps is null. */
     size_t kl_count;
@@ -303,7 +304,7 @@ typedef struct dpo_pair_inputs {
 #define DPO_LOSS_ALPHA (1u << 3)
 #define DPO_LOSS_NORMALIZER (1u << 4)
 
-/** A pair loss. With nothing but beta it is DPO's: -log sigmoid(u). */
+/** A pair loss. With nothing but beta it is DPO's, which compares with a reference: -log sigmoid(u). */
 typedef struct dpo_loss {
     /** sizeof(dpo_loss). */
     size_t struct_size;
@@ -322,6 +323,10 @@ typedef struct dpo_loss {
     /** 1 weighs pairs as WPO does, by min(1, e^w) where w is the sum of dpo_pair_inputs.sequence_log_weights of its two
      *  sequences, which are needed then; with 0 the weight is e^w, which may be above 1. */
     int32_t wpo_weights;
+    /** 1 takes the loss over log-probs where it is over log-ratios, for a policy without a reference: ref_logps and kl_ref_logps
+     *  are null then. With 0, a loss that compares with a reference needs them; simpo, cpo and orpo are without one as they
+     *  are. */
+    int32_t reference_free;
     /** The DPO_LOSS_ bits of the numbers that are there. */
     uint32_t given;
     /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
@@ -541,13 +546,14 @@ dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const
 /**
  * pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
  *
- * Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
+ * Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null
+ * where the loss is of log-probs alone or is reference_free.
  * `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
  * loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
  * its bad_pair_input can be set.
  *
  * Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
- * where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.
+ * where the loss needs ref_logps, lengths, scored, or the kl_logps or kl_ref_logps of loss->inputs, and they are not there.
  */
 dpo_result dpo_cpu_pair_loss(const dpo_batch *batch, const float *logps, const float *ref_logps,
                              const uint32_t *scored, const dpo_loss *loss, const dpo_pair_outputs *out,
@@ -555,7 +561,7 @@ dpo_result dpo_cpu_pair_loss(const dpo_batch *batch, const float *logps, const f
 
 /**
  * forward on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pair_outputs` with the numbers of scored rows
- * that logps found. `ref_logps` is [S], or null for 0.
+ * that logps found. `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free.
  *
  * Fails as these two do, before any work.
  */

@@ -66,7 +66,8 @@ pub type dpo_label_alignment = ::core::ffi::c_uint;
 pub const DPO_PAIRS_CONCATENATED: dpo_pairs = 0;
 /// S = 2N: sequence 2i is chosen, 2i + 1 rejected.
 pub const DPO_PAIRS_INTERLEAVED: dpo_pairs = 1;
-/// Pair i is (chosen[i], rejected[i]). The coefficients of a sequence in several pairs add up; in none it is 0.
+/** Pair i is (chosen[i], rejected[i]), two different sequences; in memory of the GPU that they differ is not looked at. The
+  coefficients of a sequence in several pairs add up; in none it is 0.*/
 pub const DPO_PAIRS_INDEXED: dpo_pairs = 2;
 /// There are no pairs: log-probs only, such as those of the reference model's pass.
 pub const DPO_PAIRS_NONE: dpo_pairs = 3;
@@ -263,7 +264,7 @@ pub type dpo_normalizer = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_loss_term {
-    /// A name of the library's table of losses, such as "sigmoid", "ipo", "kto" or "simpo".
+    /// A name of the library's table of losses, such as "sigmoid" (or "dpo"), "ipo", "kto" or "simpo".
     pub name: *const ::core::ffi::c_char,
     /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
   DPO_TERM_WEIGHT; otherwise 1.*/
@@ -303,7 +304,7 @@ pub struct dpo_pair_inputs {
     /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
   as 1.*/
     pub lengths: *const u32,
-    /// [N], or null: temperatures, finite and above 0.
+    /// [N], or null: temperatures, finite and above 0, for a loss that reads them: not sft, nll, odds_ratio and orpo.
     pub beta: *const f32,
     /// [N], or null: target margins, finite.
     pub gamma: *const f32,
@@ -317,7 +318,7 @@ pub struct dpo_pair_inputs {
     pub sequence_log_weights: *const f32,
     /// [kl_count], or null: log-probs of mismatched completions, for the baseline of kto.
     pub kl_logps: *const f32,
-    /// [kl_count], or null for 0: the same under the reference.
+    /// [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference.
     pub kl_ref_logps: *const f32,
     /// Number of mismatched completions; 0 where kl_logps is null.
     pub kl_count: usize,
@@ -369,7 +370,7 @@ const _: () = {
         "Offset of field: dpo_pair_inputs::chosen_tokens",
     ][::core::mem::offset_of!(dpo_pair_inputs, chosen_tokens) - 88usize];
 };
-/// A pair loss. With nothing but beta it is DPO's: -log sigmoid(u).
+/// A pair loss. With nothing but beta it is DPO's, which compares with a reference: -log sigmoid(u).
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_loss {
@@ -390,6 +391,10 @@ pub struct dpo_loss {
     /** 1 weighs pairs as WPO does, by min(1, e^w) where w is the sum of dpo_pair_inputs.sequence_log_weights of its two
   sequences, which are needed then; with 0 the weight is e^w, which may be above 1.*/
     pub wpo_weights: i32,
+    /** 1 takes the loss over log-probs where it is over log-ratios, for a policy without a reference: ref_logps and kl_ref_logps
+  are null then. With 0, a loss that compares with a reference needs them; simpo, cpo and orpo are without one as they
+  are.*/
+    pub reference_free: i32,
     /// The DPO_LOSS_ bits of the numbers that are there.
     pub given: u32,
     /** Probability that a preference is flipped, for losses that take one: from 0 to 0.5, below 0.5 for robust, above 0 for
@@ -437,8 +442,11 @@ const _: () = {
         "Offset of field: dpo_loss::wpo_weights",
     ][::core::mem::offset_of!(dpo_loss, wpo_weights) - 44usize];
     [
+        "Offset of field: dpo_loss::reference_free",
+    ][::core::mem::offset_of!(dpo_loss, reference_free) - 48usize];
+    [
         "Offset of field: dpo_loss::given",
-    ][::core::mem::offset_of!(dpo_loss, given) - 48usize];
+    ][::core::mem::offset_of!(dpo_loss, given) - 52usize];
     [
         "Offset of field: dpo_loss::label_smoothing",
     ][::core::mem::offset_of!(dpo_loss, label_smoothing) - 56usize];
@@ -881,13 +889,14 @@ unsafe extern "C" {
 unsafe extern "C" {
     /** pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
 
- Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null for 0.
+ Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null
+ where the loss is of log-probs alone or is reference_free.
  `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
  loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
  its bad_pair_input can be set.
 
  Fails with DPO_ERROR_VALUE, also for a batch without the pairs that the loss needs; DPO_ERROR_INDEX; or DPO_ERROR_MISSING
- where the loss needs lengths, scored, or the kl_logps of loss->inputs, and they are not there.*/
+ where the loss needs ref_logps, lengths, scored, or the kl_logps or kl_ref_logps of loss->inputs, and they are not there.*/
     pub fn dpo_cpu_pair_loss(
         batch: *const dpo_batch,
         logps: *const f32,
@@ -900,7 +909,7 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     /** forward on the CPU: dpo_cpu_logps into `out`, then dpo_cpu_pair_loss into `pair_outputs` with the numbers of scored rows
- that logps found. `ref_logps` is [S], or null for 0.
+ that logps found. `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free.
 
  Fails as these two do, before any work.*/
     pub fn dpo_cpu_forward(

@@ -21,8 +21,13 @@ pub(crate) unsafe fn loss(loss: &dpo_loss) -> Result<PairLoss> {
         DPO_LOSS_ALPHA => "alpha": loss.alpha,
         DPO_LOSS_NORMALIZER => "normalizer": loss.normalizer,
     ];
+    let reference_free = match loss.reference_free {
+        0 => false,
+        1 => true,
+        other => return Err(value("reference_free", "0 or 1", other)),
+    };
     // SAFETY: the caller's promise.
-    let mut pair_loss = unsafe { terms(loss) }?;
+    let mut pair_loss = unsafe { terms(loss, reference_free) }?;
     if let Some(label_smoothing) = label_smoothing {
         pair_loss = pair_loss.with_label_smoothing(label_smoothing)?;
     }
@@ -70,15 +75,16 @@ fn divergence(divergence: dpo_divergence, alpha: Option<f64>) -> Result<Divergen
     }
 }
 
-/// The sum of the terms; sigmoid where there are none.
+/// The sum of the terms, each without a reference if that is asked for; sigmoid where there are none.
 ///
 /// # Safety
 ///
 /// That of [`loss`].
-unsafe fn terms(loss: &dpo_loss) -> Result<PairLoss> {
+unsafe fn terms(loss: &dpo_loss, reference_free: bool) -> Result<PairLoss> {
+    let told = |loss: PairLoss| if reference_free { loss.without_reference() } else { loss };
     if loss.terms.is_null() {
         zero("term_count", loss.term_count, "where terms is null")?;
-        return PairLoss::sigmoid(loss.beta);
+        return PairLoss::sigmoid(loss.beta).map(told);
     }
     if !(1..=MAX_TERMS).contains(&loss.term_count) {
         let expected = format!("from 1 to {MAX_TERMS} where terms is given");
@@ -88,11 +94,11 @@ unsafe fn terms(loss: &dpo_loss) -> Result<PairLoss> {
     let terms = unsafe { slice("terms", loss.terms, loss.term_count) }?;
     // SAFETY: the caller's promise.
     let (first, weight) = unsafe { term(&terms[0], loss.beta) }?;
-    let mut sum = first.weighted(weight)?;
+    let mut sum = told(first.weighted(weight)?);
     for other in &terms[1..] {
         // SAFETY: the caller's promise.
         let (other, weight) = unsafe { term(other, loss.beta) }?;
-        sum = sum.and(other, weight)?;
+        sum = sum.and(told(other), weight)?;
     }
     Ok(sum)
 }

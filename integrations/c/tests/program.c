@@ -203,6 +203,7 @@ static void half_packed(void) {
         const dpo_loss loss = {.struct_size = sizeof loss,
                                .beta = 1.0,
                                .length_normalized = 1,
+                               .reference_free = 1,
                                .given = DPO_LOSS_LABEL_SMOOTHING | DPO_LOSS_NORMALIZER,
                                .label_smoothing = 0.25,
                                .normalizer = 2.0};
@@ -305,12 +306,49 @@ static void other_losses(void) {
     loss.baseline = 0.0;
     REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_MISSING,
             "kl_logps: required when the loss compares with a baseline that is not set");
-    kto.name = "dpo";
+    kto.name = "ppo";
     CHECK(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status) == DPO_ERROR_VALUE &&
           strncmp(dpo_last_error(), "name: expected one of sigmoid", 29) == 0);
     loss.terms = NULL;
     REFUSED(dpo_cpu_pair_loss(&batch, above, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_VALUE,
             "term_count: expected 0 where terms is null, found 1");
+}
+
+/* DPO compares with a reference, and is without one only where that is said; nothing may be given then. */
+static void references(void) {
+    const float logps[S] = {-3.0f, -5.0f};
+    struct results r;
+    dpo_pair_outputs out = pair_outputs(&r);
+    dpo_loss loss = SIGMOID;
+    REFUSED(dpo_cpu_pair_loss(&PADDED, logps, NULL, NULL, &loss, &out, &r.status), DPO_ERROR_MISSING,
+            "ref_logps: required when the loss compares with a reference and is not reference-free "
+            "(without_reference, in C reference_free)");
+    loss.reference_free = 1;
+    REFUSED(dpo_cpu_pair_loss(&PADDED, logps, REF_LOGPS, NULL, &loss, &out, &r.status), DPO_ERROR_VALUE,
+            "ref_logps: expected none, for a loss without a reference, found some");
+    CHECK(dpo_cpu_pair_loss(&PADDED, logps, NULL, NULL, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(r.margins[0], 1.0);
+
+    /* A sum, of which one loss is without a reference anyway. */
+    const dpo_loss_term terms[] = {{.name = "cpo"}, {.name = "hinge"}};
+    const uint32_t scored[S] = {1, 1};
+    loss.terms = terms;
+    loss.term_count = 2;
+    CHECK(dpo_cpu_pair_loss(&PADDED, logps, NULL, scored, &loss, &out, &r.status) == DPO_OK);
+    loss.reference_free = 0;
+    REFUSED(dpo_cpu_pair_loss(&PADDED, logps, NULL, scored, &loss, &out, &r.status), DPO_ERROR_VALUE,
+            "loss: expected losses that all have a reference, or none, found both kinds");
+
+    /* DPO by its own name. */
+    struct results named;
+    dpo_pair_outputs out_of_named = pair_outputs(&named);
+    const dpo_loss_term dpo = {.name = "dpo"};
+    loss = SIGMOID;
+    CHECK(dpo_cpu_pair_loss(&PADDED, logps, REF_LOGPS, NULL, &loss, &out, &r.status) == DPO_OK);
+    loss.terms = &dpo;
+    loss.term_count = 1;
+    CHECK(dpo_cpu_pair_loss(&PADDED, logps, REF_LOGPS, NULL, &loss, &out_of_named, &named.status) == DPO_OK);
+    CHECK(memcmp(named.coef, r.coef, sizeof r.coef) == 0 && named.metrics.loss == r.metrics.loss);
 }
 
 /* Zeros are the defaults; what is there without being looked at is refused, and so are bits that nothing knows. */
@@ -537,7 +575,7 @@ static void errors(void) {
     dpo_pair_outputs pairs = pair_outputs(&r);
     dpo_gradient gradient = gradient_outputs(&r, logits);
     char expected[128];
-#define FORWARD dpo_cpu_forward(&batch, &inputs, NULL, &loss, &out, &pairs)
+#define FORWARD dpo_cpu_forward(&batch, &inputs, REF_LOGPS, &loss, &out, &pairs)
 
     REFUSED(dpo_cpu_logps(NULL, &inputs, &out), DPO_ERROR_VALUE,
             "batch: expected an address aligned to 8 bytes, found null");
@@ -577,6 +615,8 @@ static void errors(void) {
     batch.chosen = zero;
     batch.rejected = two;
     REFUSED(FORWARD, DPO_ERROR_INDEX, "rejected[0]: expected a sequence index below 2, found 2");
+    batch.rejected = zero;
+    REFUSED(FORWARD, DPO_ERROR_INDEX, "rejected[0]: expected a sequence other than chosen's, found 0");
     batch = PADDED;
     batch.pairs = DPO_PAIRS_NONE;
     REFUSED(FORWARD, DPO_ERROR_VALUE, "pairs: expected a layout with pairs, for a loss, found Pairs::None");
@@ -585,7 +625,7 @@ static void errors(void) {
     REFUSED(FORWARD, DPO_ERROR_VALUE, "beta: expected a finite number above 0, found 0");
     loss = SIGMOID;
     loss.length_normalized = 1;
-    REFUSED(dpo_cpu_pair_loss(&batch, REF_LOGPS, NULL, NULL, &loss, &pairs, &r.status), DPO_ERROR_MISSING,
+    REFUSED(dpo_cpu_pair_loss(&batch, REF_LOGPS, REF_LOGPS, NULL, &loss, &pairs, &r.status), DPO_ERROR_MISSING,
             "lengths: required when the loss is length-normalised");
 
     gradient.dlogits = &logits[0][1];
@@ -635,6 +675,7 @@ int main(int argc, char **argv) {
     f32_padded();
     half_packed();
     other_losses();
+    references();
     absent();
     extras();
     errors();

@@ -6,11 +6,12 @@ use dpo_kernels::loss::PairTensors;
 use crate::checks;
 use crate::targets::Targets;
 
-/// What a loss can be given besides log-probs, as tensors on the device of the logits, all of it optional: arrays are
+/// What a loss can be given besides log-probs, as tensors on the device of the logits: arrays are
 /// f32, `lengths` is u32, single numbers are scalars of f32.
 ///
-/// [`PairInputs::reference`](PairTensors::reference) is the log-probs of the reference and nothing else. What the loss has
-/// no use for is refused. No gradient runs to any of them. WPO
+/// [`PairInputs::reference`](PairTensors::reference) is the log-probs of the reference and nothing else; a loss that compares
+/// with a reference needs them, unless it is [without one](crate::PairLoss::without_reference). What the loss has no use for
+/// is refused. No gradient runs to any of them. WPO
 /// ([`with_wpo_weights`](crate::PairLoss::with_wpo_weights)) takes
 /// [`TokenMetrics::sequence_log_weights`](crate::TokenMetrics) as they are.
 ///
@@ -24,7 +25,7 @@ use crate::targets::Targets;
 /// let inputs = PairInputs { weight: Some(&weight), gamma: Some(&gamma), ..PairInputs::default() };
 /// let targets = Targets::padded(&Tensor::new(&[[0i64, 1], [0, 2], [0, 3], [0, 4]], &device)?)?;
 /// let logits = Tensor::zeros((4, 2, 5), DType::F32, &device)?;
-/// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap())?;
+/// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?.without_reference())?;
 /// let pair_losses: Vec<f32> = output.pair_losses.to_vec1()?;
 /// // −log σ(0), and −log σ(−1)/2.
 /// assert!((pair_losses[0] - 0.693147).abs() < 1e-6 && (pair_losses[1] - 0.656631).abs() < 1e-6);

@@ -1,6 +1,6 @@
 //! The keys under which log-probs of sequences are kept on disk.
 
-use candle_core::{DType, Error, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use dpo_kernels::ref_cache::SequenceKey;
 
 use crate::checks;
@@ -33,6 +33,6 @@ impl Targets {
         // Keys do not depend on the logits: any vocabulary serves that the transform fits.
         let vocab = self.transform.valid_vocab.unwrap_or(1);
         let targets = HostTargets::new(self, vocab, vocab)?;
-        targets.batch().sequence_keys(&ids, targets.labels()).map_err(Error::wrap)
+        Ok(targets.batch().sequence_keys(&ids, targets.labels())?)
     }
 }

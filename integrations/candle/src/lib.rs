@@ -23,7 +23,7 @@
 //!
 //! let logits = Var::from_tensor(&reference_logits)?;
 //! let inputs = PairInputs::reference(&ref_logps);
-//! let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap())?;
+//! let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?)?;
 //! let gradients = output.loss.backward()?;
 //!
 //! // Policy and reference are one: all rewards are 0 and the loss is log 2.

@@ -28,7 +28,7 @@ use crate::tensors::Tensors;
 /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, 0]], &Device::Cpu)?;
 /// let ref_logps = Tensor::new(&[-4f32, -4.5], &Device::Cpu)?;
 /// let logits = Var::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
-/// let (targets, loss) = (Targets::padded(&labels)?, PairLoss::sigmoid(0.1).unwrap());
+/// let (targets, loss) = (Targets::padded(&labels)?, PairLoss::sigmoid(0.1)?);
 /// let output = dpo_loss(&logits, &targets, &PairInputs::reference(&ref_logps), &loss)?;
 /// let gradients = output.loss.backward()?;
 /// assert_eq!(gradients.get(&logits).unwrap().dims(), [2, 3, 8]);
@@ -98,8 +98,9 @@ pub fn sequence_logps(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
 /// // WPO: pairs that the policy would hardly write count less.
 /// let metrics = token_metrics(&logits, &targets, MetricsLevel::All)?;
 /// let weights = metrics.sequence_log_weights.as_ref();
-/// let inputs = PairInputs { sequence_log_weights: weights, ..PairInputs::default() };
-/// dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1).unwrap().with_wpo_weights())?;
+/// let ref_logps = Tensor::new(&[-4.2f32, -4.1], &Device::Cpu)?;
+/// let inputs = PairInputs { sequence_log_weights: weights, ..PairInputs::reference(&ref_logps) };
+/// dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?.with_wpo_weights())?;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 ///

@@ -159,7 +159,9 @@ impl Targets {
     /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, 0]], &Device::Cpu)?;
     /// let targets = Targets::padded(&labels)?.with_token_metrics(MetricsLevel::Entropy);
     /// let logits = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
-    /// let output = dpo_loss(&logits, &targets, &PairInputs::default(), &PairLoss::sigmoid(0.1).unwrap())?;
+    /// let ref_logps = Tensor::new(&[-4.2f32, -4.1], &Device::Cpu)?;
+    /// let inputs = PairInputs::reference(&ref_logps);
+    /// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?)?;
     /// assert_eq!(output.token_metrics.entropy.unwrap().dims(), [2, 3]);
     /// assert!(output.token_metrics.correct.is_none());
     /// # Ok::<(), candle_core::Error>(())

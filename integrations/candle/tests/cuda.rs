@@ -183,7 +183,7 @@ fn backward_does_not_read_what_was_freed() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let targets = Targets::padded(&Tensor::from_vec(labels(24), (4, 6), &gpu)?)?;
     let logits = Var::from_tensor(&logits(&[4, 6, VOCAB], DType::F32)?.to_device(&gpu)?)?;
-    let loss = PairLoss::sigmoid(0.1).unwrap();
+    let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
     let output = dpo_loss(&logits, &targets, &PairInputs::default(), &loss)?;
     output.coef.inplace_op1(&Exchange)?;
     let error = output.loss.backward().expect_err("an error").to_string();

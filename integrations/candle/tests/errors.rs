@@ -14,13 +14,21 @@ fn targets() -> Targets {
     Targets::padded(&zeros(&[2, 3], DType::I64)).unwrap()
 }
 
+/// Of log-probs alone, where a test is not about the reference.
 fn loss() -> PairLoss {
-    PairLoss::sigmoid(0.1).unwrap()
+    PairLoss::sigmoid(0.1).unwrap().without_reference()
 }
 
 /// The message of an error, without the backtrace that candle may add.
 fn message<T>(result: candle_core::Result<T>) -> String {
     result.err().expect("an error").to_string().lines().next().unwrap().to_string()
+}
+
+#[test]
+fn errors_of_the_loss_become_candle_s() {
+    let made = |beta: f64| -> candle_core::Result<PairLoss> { Ok(PairLoss::sigmoid(beta)?.with_gamma(0.5)?) };
+    assert!(made(0.1).is_ok());
+    assert_eq!(message(made(0.0)), "beta: expected a finite number above 0, found 0");
 }
 
 #[test]
@@ -56,7 +64,8 @@ fn labels_and_indices_of_another_type_or_rank() {
 fn ref_logps_of_another_type_or_shape() {
     let logits = zeros(&[2, 3, 5], DType::F32);
     let run = |ref_logps: Tensor| {
-        message(dpo_loss(&logits, &targets(), &PairInputs::reference(&ref_logps), &loss()))
+        let loss = PairLoss::sigmoid(0.1).unwrap();
+        message(dpo_loss(&logits, &targets(), &PairInputs::reference(&ref_logps), &loss))
     };
     assert!(run(zeros(&[2], DType::BF16)).starts_with("ref_logps"));
     assert!(run(zeros(&[3], DType::F32)).starts_with("ref_logps"));
@@ -97,8 +106,12 @@ fn inputs_that_the_loss_has_no_use_for_or_lacks() {
     assert!(run(PairInputs { gamma: Some(&one), ..none() }, apo).starts_with("gamma: expected none"));
     let without = run(PairInputs { chosen_tokens: Some(&number(4.0)), ..none() }, loss());
     assert!(without.starts_with("chosen_tokens: expected none, for a loss that does not count them"));
+    let sigmoid = run(none(), PairLoss::sigmoid(0.1).unwrap());
+    assert!(sigmoid.starts_with("ref_logps: required when the loss compares with a reference"), "{sigmoid}");
+    let beta = run(PairInputs { beta: Some(&one), ..none() }, PairLoss::nll(0.1).unwrap());
+    assert!(beta.starts_with("beta: expected none, for a loss of log-probs"), "{beta}");
     assert!(
-        run(none(), PairLoss::kto(0.1).unwrap())
+        run(none(), PairLoss::kto(0.1).unwrap().without_reference())
             .starts_with("kl_logps: required when the loss compares with a baseline")
     );
     // Values, which the CPU sees.

@@ -167,13 +167,12 @@ fn what_some_losses_take() {
     let tokens = Inputs { chosen_tokens: scalar(20.0), ..Inputs::default() };
     check(targets(), batch(), &tokens, &PairLoss::sft(0.1).unwrap());
     let kto = PairLoss::kto(0.3).unwrap();
-    let mismatched = Inputs { kl_logps: vector(&[-8.0, -9.0, -7.5]), ..ref_logps() };
-    check(
-        targets(),
-        batch(),
-        &Inputs { kl_ref_logps: vector(&[-9.0, -9.5, -8.0]), ..mismatched.clone() },
-        &kto,
-    );
+    let mismatched = Inputs {
+        kl_logps: vector(&[-8.0, -9.0, -7.5]),
+        kl_ref_logps: vector(&[-9.0, -9.5, -8.0]),
+        ..ref_logps()
+    };
+    check(targets(), batch(), &mismatched, &kto);
     let desirable = [1, 0, 0, 1];
     let pairs = Pairs::Unpaired { desirable: Tensor::new(&desirable.map(i64::from), &Device::Cpu).unwrap() };
     let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &desirable }, ..batch() };

@@ -142,13 +142,13 @@ impl PairArguments<'_> {
 fn of_any_function(term: &Term, beta: f64, epsilon: f64, z: f64) -> (f64, f64) {
     const STEP: f64 = 1e-3;
     let info = LossInfo::named(term.kind.name()).unwrap();
-    let mut loss = info.make(beta, &term.parameters[..info.parameters.len()]).unwrap();
+    let mut loss = info.make(beta, &term.parameters[..info.parameters.len()]).unwrap().without_reference();
     if term.kind.takes_label_smoothing() {
         loss = loss.with_label_smoothing(epsilon).unwrap();
     }
     let at = |z: f64| {
-        let sequence = |logp: f64| Sequence { logp, ref_logp: 0.0, length: 1 };
-        let pair = loss.pair(sequence(z / beta), sequence(0.0));
+        let sequence = |logp: f64| Sequence { logp, ref_logp: None, length: 1 };
+        let pair = loss.pair(sequence(z / beta), sequence(0.0)).unwrap();
         (pair.loss, pair.chosen_coef / beta)
     };
     let sizes = (-8..=8).map(|eighths| z * f64::from(eighths) / 8.0).map(|z| {

@@ -1,7 +1,7 @@
 //! A right call of any function of the header, of which one thing can be made wrong.
 
 use std::ffi::{CStr, c_void};
-use std::{mem, ptr};
+use std::mem;
 
 #[cfg(feature = "cuda")]
 use dpo_kernels::cuda::plan::Device;
@@ -76,7 +76,7 @@ impl Call {
                 pair_outputs: mem::zeroed(),
                 gradient: mem::zeroed(),
                 logps: memory.place(),
-                ref_logps: ptr::null(),
+                ref_logps: memory.place(),
                 scored: memory.place(),
                 factored: memory.place(),
                 workspace: memory.place(),

@@ -141,7 +141,7 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "term_count", |call| (0..5).for_each(|_| _ = call.term(c"sigmoid"))),
         (Forward, "terms", |call| (0..3).for_each(|_| _ = call.term(c"cpo"))),
         (Forward, "name", |call| call.term(c"").name = ptr::null()),
-        (Forward, "name", |call| _ = call.term(c"dpo")),
+        (Forward, "name", |call| _ = call.term(c"ppo")),
         (Forward, "given", |call| call.term(c"kto").given = 1 << 31),
         (Forward, "weight", |call| call.term(c"hinge").given = DPO_TERM_WEIGHT),
         (Forward, "parameters[0]", |call| call.term(c"kto").given = DPO_TERM_PARAMETER_0),
@@ -172,6 +172,7 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "baseline", |call| call.loss.given = DPO_LOSS_BASELINE),
         (Forward, "length_normalized", |call| call.loss.length_normalized = 2),
         (Forward, "wpo_weights", |call| call.loss.wpo_weights = 2),
+        (Forward, "reference_free", |call| call.loss.reference_free = 2),
         (Forward, "sequence_log_weights", |call| call.loss.wpo_weights = 1),
         (Forward, "divergence", |call| call.loss.divergence = 9),
         (Forward, "divergence", |call| {
@@ -187,9 +188,13 @@ pub(super) fn values() -> Vec<Case> {
             call.loss.given = DPO_LOSS_NORMALIZER;
         }),
         // What it is given.
-        (Forward, "ref_logps", |call| {
-            call.term(c"simpo");
-            call.ref_logps = call.memory.place();
+        (Forward, "ref_logps", |call| call.ref_logps = ptr::null()),
+        (Forward, "ref_logps", |call| call.loss.reference_free = 1),
+        (Forward, "ref_logps", |call| _ = call.term(c"simpo")),
+        (Forward, "beta", |call| {
+            call.term(c"nll");
+            call.pair_inputs.beta = call.memory.place();
+            call.with_inputs();
         }),
         (Forward, "label_smoothing", |call| {
             call.term(c"hinge");
@@ -205,6 +210,11 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "kl_ref_logps", |call| {
             call.pair_inputs.kl_ref_logps = call.memory.place();
             call.with_inputs();
+        }),
+        (Forward, "kl_ref_logps", |call| {
+            call.term(c"kto");
+            call.pair_inputs.kl_logps = call.memory.place();
+            call.with_inputs().kl_count = 1;
         }),
         (Forward, "kl_logps", |call| _ = call.term(c"kto")),
         (Forward, "chosen_tokens", |call| {
@@ -243,6 +253,8 @@ pub(super) fn host_values() -> Vec<Case> {
             assert_eq!(rejected, call.memory.words[place * Memory::PLACE..].as_ptr().cast());
             call.memory.words[place * Memory::PLACE] = 7;
         }),
+        // Chosen and rejected are sequence 0.
+        (Forward, "rejected[0]", |call| _ = call.indexed()),
         (Forward, "beta", |call| {
             call.pair_inputs.beta = call.memory.place();
             call.with_inputs();

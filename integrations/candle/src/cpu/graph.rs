@@ -1,6 +1,6 @@
 //! The loss in candle's graph.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
 use dpo_kernels::cpu::{self, Logsumexp};
 use dpo_kernels::{Coef, ForwardTensors, Logit};
 
@@ -39,8 +39,7 @@ impl DpoLoss {
         let mut dlogits = vec![T::zero(); batch.rows() * batch.row_stride];
         let logsumexp = Logsumexp { values: &self.logsumexp, residual: Some(&self.logsumexp_residual) };
         let coef = Coef { tokens: self.token_weights.as_deref(), ..Coef::from(&self.coef) };
-        cpu::backward(&batch, logits, self.targets.labels(), logsumexp, coef, upstream, &mut dlogits)
-            .map_err(Error::wrap)?;
+        cpu::backward(&batch, logits, self.targets.labels(), logsumexp, coef, upstream, &mut dlogits)?;
         let (_, outer) = dims.split_last().expect("logits have a vocabulary");
         let padded = Tensor::from_vec(dlogits, [outer, &[batch.row_stride]].concat(), &Device::Cpu)?;
         padded.narrow(outer.len(), 0, batch.vocab)

@@ -5,7 +5,7 @@ mod graph;
 mod results;
 mod targets;
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Result, Tensor};
 use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss, cpu};
 
 use self::elements::with_elements;
@@ -26,8 +26,7 @@ pub(crate) fn logps(
 ) -> Result<LogpsTensors<Tensors>> {
     let host = HostTargets::new(targets, logits.vocab, logits.stride)?;
     let Ok(mut out) = wanted.convert(&mut Empty);
-    with_elements!(logits.tensor, |values| cpu::logps(&host.batch(), values, host.labels(), &mut out))
-        .map_err(Error::wrap)?;
+    with_elements!(logits.tensor, |values| cpu::logps(&host.batch(), values, host.labels(), &mut out))?;
     out.convert(&mut IntoTensors { targets })
 }
 
@@ -46,8 +45,7 @@ pub(crate) fn dpo_loss(
     let mut out = ForwardTensors { logps, pairs };
     with_elements!(logits.tensor, |values| {
         cpu::forward(&host.batch(), values, host.labels(), &inputs, loss, &mut out)
-    })
-    .map_err(Error::wrap)?;
+    })?;
     let tensors = out.convert(&mut IntoTensors { targets })?;
     let node = DpoLoss::new(host, out);
     Ok((logits.tensor.apply_op1(node)?, tensors))

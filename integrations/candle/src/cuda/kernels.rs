@@ -17,11 +17,11 @@ pub(super) unsafe fn run(
     plan: impl FnOnce(&Device) -> dpo_kernels::Result<Plan>,
 ) -> Result<()> {
     let kernels = kernels(device)?;
-    let plan = plan(kernels.device()).map_err(Error::wrap)?;
+    let plan = plan(kernels.device())?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
     // SAFETY: the context was made current above and the stream belongs to it; the rest is the caller's promise.
-    unsafe { kernels.run(&plan, stream.cu_stream()) }.map_err(Error::wrap)
+    Ok(unsafe { kernels.run(&plan, stream.cu_stream()) }?)
 }
 
 /// The kernels in the context of `device`, loaded once and kept.
@@ -35,7 +35,7 @@ fn kernels(device: &CudaDevice) -> Result<Arc<Kernels>> {
     if let Some(kernels) = loaded.get(&key) {
         return Ok(kernels.clone());
     }
-    let kernels = Arc::new(Kernels::new(context).map_err(Error::wrap)?);
+    let kernels = Arc::new(Kernels::new(context)?);
     loaded.insert(key, kernels.clone());
     Ok(kernels)
 }

@@ -5,7 +5,7 @@ mod graph;
 mod kernels;
 mod results;
 
-use candle_core::{CudaDevice, DType, Error, Result, Tensor};
+use candle_core::{CudaDevice, DType, Result, Tensor};
 use dpo_kernels::cuda::plan::{self, DeviceBatch, LogpsBuffers, PairLossArguments};
 use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss};
 
@@ -74,7 +74,7 @@ fn forward<'a>(
     out: &LogpsBuffers,
     loss: Option<&PairLossArguments<'_>>,
 ) -> Result<()> {
-    let words = plan::workspace_bytes(batch).map_err(Error::wrap)?.div_ceil(4);
+    let words = plan::workspace_bytes(batch)?.div_ceil(4);
     let workspace = Tensor::zeros(words, DType::U32, logits.tensor.device())?;
     let workspace = addresses::address(&workspace, locked.device())?;
     let inputs = locked.inputs(&logits.tensor, targets)?;
