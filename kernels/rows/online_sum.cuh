@@ -116,7 +116,6 @@ template <class Sum, class Transform> __device__ void add_one(Sum &own, float lo
 
 // Makes -infinity of the label's element, if one of these vectors has it.
 template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight], const VectorColumns &columns) {
-    asm volatile(""); // Otherwise the compiler does for every group, by selections, what one group in a row needs.
 #pragma unroll
     for (int v = 0; v < kInFlight; ++v) {
         const u32 element = columns.label - columns.column(v, 0);
@@ -130,25 +129,32 @@ template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight
     }
 }
 
-// Adds this thread's groups of whole vectors from `j` on, and returns where the next group starts: the first that is not
-// complete or not whole, or one that needs more care than these loops take. `with_label` is the group that the label is in.
+// Where the next of this thread's groups from `j` on starts that the label stands in, or would if it were another lane's of
+// the warp, which does not part over it; behind all of the slice if there is none. It is worked out anew where the loops
+// stop, so that they need no register for it.
+template <class Logit>
+__device__ int group_of_label(int j, const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label) {
+    const int vector = int((label.column + vectors.lead) / kWidth<Logit>);
+    const int thread = int(team.thread), threads = int(team.threads), group = kInFlight * threads;
+    const int ahead = vector - (j - thread);
+    if (ahead < 0 || vector < vectors.begin || vector >= vectors.end) return vectors.end;
+    return ahead % threads / kWarp == thread / kWarp ? j + ahead / group * group : vectors.end;
+}
+
+// Adds this thread's groups of whole vectors from `j` up to `end`, and returns where the next group starts: the first that is
+// not complete or not whole, or one that needs more care than these loops take.
 template <bool kStraddling, class Logit, class Sum, class Transform, class Keep>
-__device__ int add_whole_groups(Sum &own, int j, int with_label, const SliceVectors<Logit> &vectors, int threads,
+__device__ int add_whole_groups(Sum &own, int j, int end, const SliceVectors<Logit> &vectors, int threads,
                                 const RowLabel &label, const Transform &transform, const Keep &keep) {
-    // Left out, the label is -infinity, which adds nothing to a sum of exponentials; but more than that needs care.
-    constexpr bool kLeftToEdges = Transform::kBounded || Sum::kEntropy;
-    const int last = vectors.whole_end - (kInFlight - 1) * threads; // where the last group of whole vectors may start
+    const int last = min(end, vectors.whole_end - (kInFlight - 1) * threads); // where no group of whole vectors starts
     const i64 stride = i64(threads) * i64(sizeof(Vector));
     const char *aligned = vectors.aligned(j);
     Vector group[kInFlight];
     for (; j < last; j += kInFlight * threads, aligned += kInFlight * stride) {
-        if (kLeftToEdges && j == with_label) break;
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_from<kStraddling>(aligned + k * stride);
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
-        if (!kLeftToEdges && j == with_label)
-            leave_label_out<Logit>(group, vectors.columns(j, threads, label.column));
         Sum next = own;
         const float maximum = add_group<true, Logit>(next, group, {}, transform);
         if (next.needs_care(maximum, label)) break;
@@ -158,16 +164,6 @@ __device__ int add_whole_groups(Sum &own, int j, int with_label, const SliceVect
     return j;
 }
 
-// Where this thread's group starts that the label stands in, or would if it were another lane's of the warp, which does
-// not part over it; behind all of the slice if there is none.
-template <class Logit>
-__device__ int group_of_label(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label) {
-    const int vector = int((label.column + vectors.lead) / kWidth<Logit>), turn = vector - vectors.begin;
-    if (vector < vectors.begin || vector >= vectors.end) return vectors.end;
-    const int thread = int(team.thread), threads = int(team.threads), group = kInFlight * threads;
-    return turn % threads / kWarp == thread / kWarp ? vectors.begin + thread + turn / group * group : vectors.end;
-}
-
 // The sum of this thread's vectors of a slice, without the label. Element e of a slice belongs to thread (e / width) % threads, and groups are
 // counted from the slice's first vector, whatever the row's address: so the bits depend on the vocabulary, the dtype and
 // the partition alone. `keep` sees each vector as it passes, with its number.
@@ -175,13 +171,13 @@ template <class Sum, class Logit, class Transform, class Keep>
 __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label,
                                const Transform &transform, const Keep &keep) {
     Sum own;
-    const int threads = team.threads, with_label = group_of_label(vectors, team, label);
+    const int threads = team.threads;
     for (int j = vectors.begin + int(team.thread); j < vectors.end; j += kInFlight * threads) {
         // Loops of their own, so that the code for the edges and for the label stays out of the way.
         if (j >= vectors.whole_begin) {
-            j = vectors.straddling()
-                    ? add_whole_groups<true>(own, j, with_label, vectors, threads, label, transform, keep)
-                    : add_whole_groups<false>(own, j, with_label, vectors, threads, label, transform, keep);
+            const int end = group_of_label(j, vectors, team, label);
+            j = vectors.straddling() ? add_whole_groups<true>(own, j, end, vectors, threads, label, transform, keep)
+                                   : add_whole_groups<false>(own, j, end, vectors, threads, label, transform, keep);
             if (j >= vectors.end) break;
         }
         // The same elements in the same places as above, hence the same bits in the sum wherever the edges fall.
@@ -191,7 +187,7 @@ __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k)
             if (columns.has(k)) keep(j + k * threads, group[k]);
-        if (j == with_label) leave_label_out<Logit>(group, columns);
+        leave_label_out<Logit>(group, columns);
         const float maximum = add_group<false, Logit>(own, group, columns, transform);
         own.compare(maximum, label);
         if (maximum == label.logit) own.template break_tie<Logit>(group, columns, label);

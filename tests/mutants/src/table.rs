@@ -300,8 +300,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "the label's group is summed like any other",
         "rows/online_sum.cuh",
-        "kLeftToEdges && j == with_label) break;",
-        "false) break;",
+        "const int end = group_of_label(j, vectors, team, label);",
+        "const int end = vectors.end;",
     ),
     mutant(
         "the label stays in its group",
