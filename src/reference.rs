@@ -242,7 +242,7 @@ pub fn backward<'a, T: Copy + Into<f64>>(
             {
                 let logit = logit.into();
                 let by_transformed = match rest {
-                    Some(rest) if y == Some(v) => c * rest + (c - c),
+                    Some(rest) if y == Some(v) => c * rest + 0.0 * c,
                     _ => -c * p(logit),
                 };
                 *dlogit = by_transformed * batch.transform.slope(logit);

@@ -25,7 +25,7 @@ template <class Transform> struct RowGradient {
         float applied[1] = {x}, slope[1];
         transform.apply(applied, slope, -coef);
         const float logp = fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp));
-        return fmaf(slope[0], expm1f(logp), slope[0] - slope[0]);
+        return fmaf(slope[0], expm1f(logp), 0.0f * slope[0]);
     }
 
     // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a

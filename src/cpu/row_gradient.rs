@@ -55,7 +55,7 @@ impl RowGradient {
         let coef = f64::from(self.coef);
         // c·(1 − p), where 1 − p = −(e^log p − 1) keeps its last bits where p is nearly 1. An infinite c gives NaN, as in
         // PyTorch's log_softmax, where it is c − c·p.
-        let by_transformed = -coef * logp.exp_m1() + (coef - coef);
+        let by_transformed = -coef * logp.exp_m1() + 0.0 * coef;
         (by_transformed * f64::from(transform.slope_scale()) * f64::from(slope)) as f32
     }
 

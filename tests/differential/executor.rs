@@ -5,12 +5,12 @@ use dpo_kernels::loss::PairTensors;
 use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{
     Coef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps, MetricsLevel, PairInputs,
-    PairOutputs, TokenMetricTensors, TokenMetrics,
+    PairOutputs, TokenMetricTensors,
 };
 
 use crate::case::{Case, OwnedLabels};
 use crate::guarded::{CopyOut, Guard, Guarded, GuardedMemory, MakeRoom};
-use crate::tolerance::precision::{CPU, Precision};
+use crate::tolerance::precision::Precision;
 
 /// Everything that the three stages give.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,8 +72,12 @@ pub fn untouched<T: Logit>() -> T {
     T::from_f32(12345.0)
 }
 
-/// The CPU backend, with every buffer at the border of its pages.
-pub struct Cpu(pub Guard);
+/// The CPU backend, with every buffer beside an inaccessible page.
+pub struct Cpu {
+    pub guard: Guard,
+    /// That of the instructions it uses.
+    pub precision: &'static Precision,
+}
 
 /// What a case gives to a pass.
 struct Placed<T> {
@@ -131,7 +135,7 @@ impl<T: Logit> Placed<T> {
 
 impl Cpu {
     fn place<T: Copy>(&self, values: &[T]) -> Guarded<T> {
-        Guarded::new(self.0, values)
+        Guarded::new(self.guard, values)
     }
 
     /// Room for all results, and for the token metrics of a level.
@@ -140,18 +144,18 @@ impl Cpu {
         unallocated.logps.metrics = (metrics != MetricsLevel::None).then(TokenMetricTensors::default);
         let beyond_entropy = ["correct", "mean_logit", "sum_p2", "sequence_log_weights", "mean"];
         let wanted = |name: &str| metrics != MetricsLevel::Entropy || !beyond_entropy.contains(&name);
-        let Ok(room) = unallocated.convert(&mut MakeRoom(self.0, wanted));
+        let Ok(room) = unallocated.convert(&mut MakeRoom(self.guard, wanted));
         room
     }
 }
 
 impl Executor for Cpu {
     fn name(&self) -> String {
-        format!("cpu, guards {:?}", self.0)
+        format!("cpu, guards {:?}", self.guard)
     }
 
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let (placed, spec) = (Placed::new(case, self.0), &case.spec);
+        let (placed, spec) = (Placed::new(case, self.guard), &case.spec);
         let (batch, labels) = (placed.batch(case), placed.labels());
         let mut forward = self.room(spec.metrics);
         cpu::forward(&batch, &placed.logits, labels, &placed.inputs(), &spec.loss, &mut forward).unwrap();
@@ -173,11 +177,18 @@ impl Executor for Cpu {
             let status = cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, &mut dlogits);
             (dlogits, status.unwrap())
         };
-        Outcome { logps, pairs, dlogits: dlogits.to_vec(), gradient, factored: false, precision: &CPU }
+        Outcome {
+            logps,
+            pairs,
+            dlogits: dlogits.to_vec(),
+            gradient,
+            factored: false,
+            precision: self.precision,
+        }
     }
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let placed = Placed::new(case, self.0);
+        let placed = Placed::new(case, self.guard);
         let (batch, labels, inputs) = (placed.batch(case), placed.labels(), placed.inputs());
         let (mut forward, loss) = (self.room(MetricsLevel::None), &case.spec.loss);
         let dlogits = if case.spec.gradient_phase.is_none() {
@@ -192,7 +203,7 @@ impl Executor for Cpu {
         };
         let Ok(Forward { logps, pairs }) = forward.convert(&mut CopyOut);
         let (dlogits, gradient) = (dlogits.to_vec(), GradientStatus::default());
-        Outcome { logps, pairs, dlogits, gradient, factored: true, precision: &CPU }
+        Outcome { logps, pairs, dlogits, gradient, factored: true, precision: self.precision }
     }
 }
 
@@ -216,7 +227,7 @@ mod kernels {
     use dpo_kernels::memory::{Conversion, Extent, Field, Record, Unallocated, Vectors};
     use dpo_kernels::{
         Batch, Error, ForwardTensors, LabelType, MeanTokenMetrics, PairInputs, PairOutputTensors, Pairs,
-        Status, TokenMetricTensors,
+        Status, TokenMetricTensors, TokenMetrics,
     };
 
     use super::*;

@@ -22,6 +22,7 @@ use crate::case::{Case, Mask, PairKind, Random, Spec};
 use crate::executor::{Cpu, Device, Executor, Factored, OnDevice, Outcome, bytes_of, values_of};
 use crate::expected::Expected;
 use crate::guarded::Guard;
+use crate::tolerance::precision::CPU;
 use crate::{compile, devices, nvrtc};
 
 /// Parsed PTX, by unit.
@@ -215,7 +216,7 @@ fn report(stats: &Stats) {
 fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
     let vocab = 1001;
     let case = Case::<T>::draw(Spec { sequences: 2, longest: 1, ..Spec::plain(vocab) });
-    let expected = Cpu(Guard::Behind).run(&case);
+    let expected = Cpu { guard: Guard::Behind, precision: &CPU }.run(&case);
     let mut device = Interpreter::new(Options::default());
     let properties = device.properties();
     // The interpreter puts allocations far apart; one row each, and the stride is the distance.

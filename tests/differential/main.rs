@@ -48,6 +48,7 @@ use case::{Case, Mask, PairKind, Random, Spec};
 use executor::{Cpu, Executor, Factored};
 use expected::Expected;
 use guarded::{Guard, Guarded};
+use tolerance::precision::{CPU, CPU_UNFUSED};
 use vectors::Element;
 
 const VOCABS: [usize; 13] = [1, 2, 7, 31, 32, 33, 1000, 4096, 32000, 50257, 128256, 151936, 262144];
@@ -212,10 +213,18 @@ const IN_CHILD: &str = "DPO_TEST_CPU_BACKEND";
 #[test]
 fn cpu_backend() {
     let mut beside = Guarded::new(Guard::Behind, &[0.0f32; 7]);
+    let mut precision = &CPU;
     match std::env::var(IN_CHILD).as_deref() {
         Err(_) => (),
         Ok("avx2") => cpu::use_at_most(InstructionSet::Avx2),
-        Ok("portable") => cpu::use_at_most(InstructionSet::Portable),
+        Ok("portable") => {
+            cpu::use_at_most(InstructionSet::Portable);
+            // On other targets, what every processor has may have a fused multiply-add.
+            #[cfg(target_arch = "x86_64")]
+            {
+                precision = &CPU_UNFUSED;
+            }
+        }
         Ok("read too far") => panic!("read {}", beside.read_too_far()),
         Ok("write too early") => {
             beside = Guarded::new(Guard::Before, &[0.0; 7]);
@@ -225,7 +234,7 @@ fn cpu_backend() {
         Ok(other) => panic!("{IN_CHILD}: {other:?} is unknown"),
     }
     for guard in [Guard::Behind, Guard::Before] {
-        let cpu = &mut Cpu(guard);
+        let cpu = &mut Cpu { guard, precision };
         pair_stage::every_kind(cpu);
         run_dtype::<f32>(cpu);
         run_dtype::<f16>(cpu);

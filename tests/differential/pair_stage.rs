@@ -177,7 +177,7 @@ fn exponentials_of_unbounded_log_ratios(executor: &mut impl PairExecutor) {
                 let beta = vec![loss.beta() * (1.0 + ROUNDINGS * U * by_beta); pairs.len()];
                 let kl: Option<[Vec<f64>; 2]> = loss
                     .estimates_baseline()
-                    .then(|| [&call.tensors.kl_logps, &call.tensors.kl_ref_logps])
+                    .then_some([&call.tensors.kl_logps, &call.tensors.kl_ref_logps])
                     .map(|kl| kl.map(|kl| kl.iter().flatten().map(|&x| x.into()).collect()));
                 let ref_logps = call.tensors.ref_logps.as_ref().map(|_| vec![0.0; logps.len()]);
                 let inputs = PairInputs {

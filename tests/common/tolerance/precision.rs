@@ -128,6 +128,15 @@ pub const CPU: Precision = Precision {
     promise: None,
 };
 
+/// The CPU backend on a processor without a fused multiply-add: x − R is rounded on its own, and so is a product that is
+/// added to something.
+pub const CPU_UNFUSED: Precision = Precision {
+    exponent: Exponent { unscaled: 2.0 + LOG2_E, scaled: 3.0 },
+    plain_sum: Additions { fixed: 17.0, per_group: 0.0 },
+    softcap: Softcap { argument: 2.0, reciprocal: 3.0 },
+    ..CPU
+};
+
 /// The kernels: f32, but for sums over rows and pairs.
 pub const KERNELS: Precision = Precision {
     backend: "kernels",
