@@ -53,6 +53,7 @@ pub(super) fn pointers() -> Vec<Case> {
         }),
         (Forward, "kl_logps", |call| {
             call.term(c"kto");
+            call.pair_inputs.kl_ref_logps = call.memory.place();
             call.with_inputs().kl_count = 1;
             call.with_inputs().kl_logps = misaligned();
         }),
