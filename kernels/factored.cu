@@ -65,7 +65,8 @@ __device__ OnlineSum sum_slice(const Slice<Logit> &slice, const RowTeam &team, u
     return reduce_block(own, partials);
 }
 
-// The sum of all of the row but the label, in every thread, from each block's sum in its thread 0: always merged in the order of the blocks.
+// The sum of all of the row but the label, in every thread, from each block's sum in its thread 0: always merged in the
+// order of the blocks.
 __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
     __shared__ OnlineSum handed_over;
     if (threadIdx.x == 0) handed_over = own;
@@ -82,8 +83,8 @@ __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
     return total;
 }
 
-// First from what was kept, then from device memory: a thread's vectors are the same ones throughout. The label's gradient is
-// `at_label` of its logit.
+// First from what was kept, then from device memory: a thread's vectors are the same ones throughout. The label's
+// gradient is `at_label` of its logit.
 template <class Logit, bool kStraddling, class AtLabel>
 __device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int kept, u32 label, const RowTeam &team,
                             const AtLabel &at_label) {

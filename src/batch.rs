@@ -179,7 +179,7 @@ impl<A: IndexArray> Batch<A> {
         logits: u64,
         gradient: u64,
     ) -> Result<()> {
-        let bytes = (self.elements(rows) * dtype.size()) as u64;
+        let bytes = self.elements(rows).saturating_mul(dtype.size()) as u64;
         if gradient == logits || gradient.abs_diff(logits) >= bytes {
             return Ok(());
         }

@@ -12,8 +12,8 @@ pub enum Pairs<A> {
     /// S = 2N: sequence `2i` is chosen, `2i + 1` rejected.
     Interleaved,
     /// Pair `i` is (`chosen[i]`, `rejected[i]`), two different sequences: indices in host memory that name one sequence
-    /// twice are refused, those on a device are not looked at for it, and such a pair has a margin of 0. A sequence may stand in several pairs, whose coefficients add up
-    /// in pair order, or in none, and then its coefficient is 0.
+    /// twice are refused, those on a device are not looked at for it, and such a pair has a margin of 0. A sequence may
+    /// stand in several pairs, whose coefficients add up in pair order, or in none, and then its coefficient is 0.
     Indexed {
         /// `[N]` sequence indices.
         chosen: A,

@@ -100,7 +100,8 @@ __device__ inline Slopes of_margin(const DpoLossTerm &term, const PairNumbers &p
     const Side &w = pair.chosen, &l = pair.rejected;
     const bool sorts = term.kind == DPO_LOSS_AOT;
     const FPrime f_prime = {sorts ? u32(DPO_REVERSE_KL) : pair.divergence, pair.order};
-    const float difference = f_prime.difference(w.scale, sorts ? w.logp : w.log_ratio, l.scale, sorts ? l.logp : l.log_ratio);
+    const float of_w = sorts ? w.logp : w.log_ratio, of_l = sorts ? l.logp : l.log_ratio;
+    const float difference = f_prime.difference(w.scale, of_w, l.scale, of_l);
     const Logistic z(difference - (sorts ? w.sorted_partner : pair.gamma));
     const ValueSlope loss = loss_of_margin(term, pair, z);
     return {loss.value, f_prime.times_slope(w.scale * loss.slope, w.log_ratio),

@@ -64,9 +64,9 @@ struct OnlineSum {
     __device__ void break_tie(const Vector (&)[kInFlight], const VectorColumns &, const RowLabel &) {}
 };
 
-// Adds the elements of a group of vectors to a sum: one rescaling serves them all. Those that do not count, since they stand
-// beyond the row or the slice or are the label's, are -infinity; without `kWhole` a sum of more than exponentials takes care
-// of them. Returns the largest logit.
+// Adds the elements of a group of vectors to a sum: one rescaling serves them all. With `kWhole` all of them count. Without,
+// some may stand beyond the row or the slice, or be the label's: those are -infinity, whose exponential is 0, and `columns`
+// tells them apart where that is not enough. Returns the largest logit.
 template <bool kWhole, class Logit, class Sum, class Transform>
 __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const VectorColumns &columns,
                            const Transform &transform) {
@@ -129,9 +129,9 @@ template <class Logit> __device__ void leave_label_out(Vector (&group)[kInFlight
     }
 }
 
-// Where the next of this thread's groups from `j` on starts that the label stands in, or would if it were another lane's of
-// the warp, which does not part over it; behind all of the slice if there is none. It is worked out anew where the loops
-// stop, so that they need no register for it.
+// This thread's group, from `j` on, at which the whole warp leaves the loops for whole groups because one of its lanes has
+// the label there; behind all of the slice if none has. All lanes leave at once, since lanes that part cost their time one
+// after the other. It is worked out anew where the loops stop, so that they need no register for it.
 template <class Logit>
 __device__ int group_of_label(int j, const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label) {
     const int vector = int((label.column + vectors.lead) / kWidth<Logit>);
@@ -141,8 +141,8 @@ __device__ int group_of_label(int j, const SliceVectors<Logit> &vectors, const R
     return ahead % threads / kWarp == thread / kWarp ? j + ahead / group * group : vectors.end;
 }
 
-// Adds this thread's groups of whole vectors from `j` up to `end`, and returns where the next group starts: the first that is
-// not complete or not whole, or one that needs more care than these loops take.
+// Adds this thread's groups of whole vectors from `j` up to `end`, and returns where the next group starts: the first that
+// is not complete or not whole, or one that needs more care than these loops take.
 template <bool kStraddling, class Logit, class Sum, class Transform, class Keep>
 __device__ int add_whole_groups(Sum &own, int j, int end, const SliceVectors<Logit> &vectors, int threads,
                                 const RowLabel &label, const Transform &transform, const Keep &keep) {
@@ -164,9 +164,9 @@ __device__ int add_whole_groups(Sum &own, int j, int end, const SliceVectors<Log
     return j;
 }
 
-// The sum of this thread's vectors of a slice, without the label. Element e of a slice belongs to thread (e / width) % threads, and groups are
-// counted from the slice's first vector, whatever the row's address: so the bits depend on the vocabulary, the dtype and
-// the partition alone. `keep` sees each vector as it passes, with its number.
+// The sum of this thread's vectors of a slice, without the label. Element e of a slice belongs to thread
+// (e / width) % threads, and groups are counted from the slice's first vector, whatever the row's address: so the bits
+// depend on the vocabulary, the dtype and the partition alone. `keep` sees each vector as it passes, with its number.
 template <class Sum, class Logit, class Transform, class Keep>
 __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label,
                                const Transform &transform, const Keep &keep) {

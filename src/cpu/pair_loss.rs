@@ -10,9 +10,8 @@ use crate::status::Status;
 /// `pair_loss`: from sequence log-probs to loss, metrics and the coefficient c_s of each sequence.
 ///
 /// `logps`, `ref_logps` and `lengths` are `[S]`; log-probs are sums in nats, also where the loss is
-/// length-normalised and `lengths`, the numbers of scored rows, says by what (a length of 0 counts as 1). Without
-/// `ref_logps` the reference log-probs are 0. [`loss`](crate::loss) has the formulas; their f64 results are rounded
-/// once, on store. A sequence that stands in several pairs has its coefficients added up in pair order.
+/// length-normalised and `lengths`, the numbers of scored rows, says by what (a length of 0 counts as 1).
+/// [`loss`](crate::loss) has the formulas; their f64 results are rounded once, on store. A sequence that stands in several pairs has its coefficients added up in pair order.
 ///
 /// The status names the first pair with a [bad input](Status::bad_pair_input). `logps` are not among the inputs that it
 /// looks at: they have the status of the stage that computed them.

@@ -83,8 +83,27 @@ pub struct Cpu {
 struct Placed<T> {
     logits: Guarded<T>,
     labels: PlacedLabels,
-    indices: Vec<Guarded<i32>>,
-    inputs: PairTensors<Guarded<f32>, Guarded<u32>, f32>,
+    indices: PlacedIndices,
+    inputs: PlacedInputs,
+}
+
+/// The index arrays of a batch.
+pub struct PlacedIndices(Vec<Guarded<i32>>);
+
+impl PlacedIndices {
+    /// `batch` with these arrays in the places of its own.
+    pub fn batch(&self, batch: &HostBatch<'_>) -> HostBatch<'_> {
+        let mut indices = self.0.iter();
+        let placed = |_: &[i32]| Ok(&**indices.next().expect("each has its place"));
+        batch.try_map_indices(placed).expect("all are there")
+    }
+}
+
+type PlacedInputs = PairTensors<Guarded<f32>, Guarded<u32>, f32>;
+
+/// Slices of placed inputs.
+pub fn slices(inputs: &PlacedInputs) -> PairInputs<'_, f32> {
+    inputs.as_ref().map(|floats| &**floats, |counts| &**counts, |&number| number)
 }
 
 enum PlacedLabels {
@@ -93,32 +112,16 @@ enum PlacedLabels {
 }
 
 impl<T: Logit> Placed<T> {
-    fn new(case: &Case<T>, guard: Guard) -> Self {
-        let mut indices = vec![];
-        let place = |array: &[i32]| {
-            indices.push(Guarded::new(guard, array));
-            Ok(())
-        };
-        case.batch().try_map_indices(place).expect("there is room for all");
+    fn new(case: &Case<T>, cpu: &Cpu) -> Self {
         Placed {
-            logits: Guarded::new(guard, &case.logits),
+            logits: cpu.place(&case.logits),
             labels: match &case.labels {
-                OwnedLabels::I32(labels) => PlacedLabels::I32(Guarded::new(guard, labels)),
-                OwnedLabels::I64(labels) => PlacedLabels::I64(Guarded::new(guard, labels)),
+                OwnedLabels::I32(labels) => PlacedLabels::I32(cpu.place(labels)),
+                OwnedLabels::I64(labels) => PlacedLabels::I64(cpu.place(labels)),
             },
-            indices,
-            inputs: case.inputs().map(
-                |floats| Guarded::new(guard, floats),
-                |counts| Guarded::new(guard, counts),
-                |number| number,
-            ),
+            indices: cpu.place_indices(&case.batch()),
+            inputs: cpu.place_inputs(&case.inputs()),
         }
-    }
-
-    fn batch(&self, case: &Case<T>) -> HostBatch<'_> {
-        let mut indices = self.indices.iter();
-        let placed = |_: &[i32]| Ok(&**indices.next().expect("each has its place"));
-        case.batch().try_map_indices(placed).expect("all are there")
     }
 
     fn labels(&self) -> Labels<'_> {
@@ -127,19 +130,29 @@ impl<T: Logit> Placed<T> {
             PlacedLabels::I64(labels) => Labels::I64(labels),
         }
     }
-
-    fn inputs(&self) -> PairInputs<'_, f32> {
-        self.inputs.as_ref().map(|floats| &**floats, |counts| &**counts, |&number| number)
-    }
 }
 
 impl Cpu {
-    fn place<T: Copy>(&self, values: &[T]) -> Guarded<T> {
+    pub fn place<T: Copy>(&self, values: &[T]) -> Guarded<T> {
         Guarded::new(self.guard, values)
     }
 
+    pub fn place_indices(&self, batch: &HostBatch<'_>) -> PlacedIndices {
+        let mut indices = vec![];
+        let place = |array: &[i32]| {
+            indices.push(self.place(array));
+            Ok(())
+        };
+        batch.try_map_indices(place).expect("there is room for all");
+        PlacedIndices(indices)
+    }
+
+    pub fn place_inputs(&self, inputs: &PairInputs<'_, f32>) -> PlacedInputs {
+        inputs.map(|floats| self.place(floats), |counts| self.place(counts), |number| number)
+    }
+
     /// Room for all results, and for the token metrics of a level.
-    fn room(&self, metrics: MetricsLevel) -> ForwardTensors<GuardedMemory> {
+    pub fn room(&self, metrics: MetricsLevel) -> ForwardTensors<GuardedMemory> {
         let mut unallocated = ForwardTensors::<Unallocated<f32>>::default();
         unallocated.logps.metrics = (metrics != MetricsLevel::None).then(TokenMetricTensors::default);
         let beyond_entropy = ["correct", "mean_logit", "sum_p2", "sequence_log_weights", "mean"];
@@ -155,10 +168,11 @@ impl Executor for Cpu {
     }
 
     fn run<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let (placed, spec) = (Placed::new(case, self.guard), &case.spec);
-        let (batch, labels) = (placed.batch(case), placed.labels());
+        let (placed, spec) = (Placed::new(case, self), &case.spec);
+        let (batch, labels) = (placed.indices.batch(&case.batch()), placed.labels());
+        let inputs = slices(&placed.inputs);
         let mut forward = self.room(spec.metrics);
-        cpu::forward(&batch, &placed.logits, labels, &placed.inputs(), &spec.loss, &mut forward).unwrap();
+        cpu::forward(&batch, &placed.logits, labels, &inputs, &spec.loss, &mut forward).unwrap();
         let Ok(Forward { logps, pairs }) = forward.convert(&mut CopyOut);
 
         let coef = self.place(case.own_coef.as_deref().unwrap_or(&pairs.coef));
@@ -188,8 +202,9 @@ impl Executor for Cpu {
     }
 
     fn factored<T: Logit>(&mut self, case: &Case<T>) -> Outcome<T> {
-        let placed = Placed::new(case, self.guard);
-        let (batch, labels, inputs) = (placed.batch(case), placed.labels(), placed.inputs());
+        let placed = Placed::new(case, self);
+        let (batch, labels) = (placed.indices.batch(&case.batch()), placed.labels());
+        let inputs = slices(&placed.inputs);
         let (mut forward, loss) = (self.room(MetricsLevel::None), &case.spec.loss);
         let dlogits = if case.spec.gradient_phase.is_none() {
             let mut buffer = self.place(&case.logits);

@@ -2,10 +2,13 @@
 //! for the reference itself.
 
 use dpo_kernels::loss::{ALL, Divergence, PairInputs, PairTensors};
-use dpo_kernels::{HostBatch, Logit, PairLoss, PairMetrics, PairOutputs, Pairs, Status, cpu, reference};
+use dpo_kernels::{
+    HostBatch, Logit, MetricsLevel, PairLoss, PairMetrics, PairOutputs, Pairs, Status, cpu, reference,
+};
 
 use crate::case::{Case, Mask, Spec, Tensors};
-use crate::executor::{Cpu, Executor, Factored, Outcome};
+use crate::executor::{Cpu, Executor, Factored, Outcome, slices};
+use crate::guarded::CopyOut;
 
 /// What `pair_loss` is called with.
 #[derive(Debug, Clone)]
@@ -96,11 +99,14 @@ pub fn widen(pairs: &PairOutputs<f32>) -> PairOutputs<f64> {
 
 impl PairExecutor for Cpu {
     fn pair_loss(&mut self, call: &PairCall) -> (PairOutputs<f64>, Status) {
-        let mut out = PairOutputs::default();
-        let scored = call.scored.as_deref();
+        let (logps, indices) = (self.place(&call.logps), self.place_indices(&call.batch()));
+        let scored = call.scored.as_ref().map(|scored| self.place(scored));
+        let (batch, inputs) = (indices.batch(&call.batch()), self.place_inputs(&call.inputs()));
+        let mut out = self.room(MetricsLevel::None).pairs;
         let status =
-            cpu::pair_loss(&call.batch(), &call.logps, scored, &call.inputs(), &call.loss, &mut out).unwrap();
-        (widen(&out), status)
+            cpu::pair_loss(&batch, &logps, scored.as_deref(), &slices(&inputs), &call.loss, &mut out);
+        let Ok(out) = out.convert(&mut CopyOut);
+        (widen(&out), status.unwrap())
     }
 }
 

@@ -15,8 +15,8 @@ use crate::tensors::Tensors;
 /// `logits` is `[S, T, V]` for [padded](Targets::padded) targets and `[rows, V]` for [packed](Targets::packed)
 /// ones. A view of the first V of more columns (a padded vocabulary) is read where it lies; views that are strided
 /// otherwise are made contiguous first. `inputs` are the reference's log-probs, `[S]` in f32 as [`sequence_logps`] gave
-/// them, and whatever else the loss can be given; without `ref_logps` the reference is 0 everywhere. No gradient runs to
-/// them.
+/// them, and whatever else the loss can be given. `ref_logps` are needed unless the loss is
+/// [without a reference](PairLoss::without_reference). No gradient runs to them.
 ///
 /// The scalar [`loss`](DpoOutput::loss) may stand in further arithmetic, such as an auxiliary loss or a factor: its
 /// own upstream gradient goes into the fused backward pass.

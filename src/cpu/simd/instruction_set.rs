@@ -29,6 +29,7 @@ pub fn use_at_most(instructions: InstructionSet) {
     MOST.store(instructions as u8, Ordering::Relaxed);
 }
 
+#[cfg(target_arch = "x86_64")] // elsewhere there is nothing to choose from
 impl InstructionSet {
     /// Whether it may be used, if the processor has it.
     pub(super) fn is_allowed(self) -> bool {

@@ -28,7 +28,7 @@ impl DpoPass {
     /// `[5]`: loss, chosen reward, rejected reward, margin and accuracy, on the device.
     pub fn device_pair_metrics(&self) -> CudaView<'_, f32> {
         let first = offset_of!(DpoBatchMetrics, pairs) + offset_of!(DpoPairMetrics, loss);
-        self.device_records(first / 4, 5)
+        self.device_records(first / 4, (size_of::<DpoPairMetrics>() - offset_of!(DpoPairMetrics, loss)) / 4)
     }
 
     /// `[5]`: mean entropy, accuracy, logit, logsumexp and Σp² of the scored tokens, on the device, after
