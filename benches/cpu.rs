@@ -71,10 +71,8 @@ fn growth<T: Logit>(criterion: &mut Criterion, shape: Shape) {
     let mut forward = || cpu::forward(&batch, &logits, labels, &inputs, &loss, &mut out).expect("valid");
     group.throughput(Throughput::Bytes(shape.bytes::<T>()));
     group.bench_function("forward", |bencher| bencher.iter(|| pool.install(&mut forward)));
-    let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
     // A gradient is a valid input again.
-    let mut in_place =
-        || cpu::backward_in_place(&batch, &mut logits, labels, logsumexp, coef, 1.0).expect("valid");
+    let mut in_place = || cpu::backward_in_place(&batch, &mut logits, labels, &out).expect("valid");
     group.throughput(Throughput::Bytes(2 * shape.bytes::<T>()));
     group.bench_function("backward in place", |bencher| bencher.iter(|| pool.install(&mut in_place)));
     group.finish();
@@ -124,16 +122,13 @@ fn passes<T: Logit>(
         group.bench_function(format!("forward{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut forward))
         });
-        let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
-        let mut backward =
-            || cpu::backward(&batch, logits, labels, logsumexp, coef, 1.0, dlogits).expect("valid");
+        let mut backward = || cpu::backward(&batch, logits, labels, &out, dlogits).expect("valid");
         group.throughput(read_and_write.clone());
         group.bench_function(format!("backward{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut backward))
         });
         // In the other buffer, so that the logits stay what they are. A gradient is a valid input again.
-        let mut in_place =
-            || cpu::backward_in_place(&batch, dlogits, labels, logsumexp, coef, 1.0).expect("valid");
+        let mut in_place = || cpu::backward_in_place(&batch, dlogits, labels, &out).expect("valid");
         group.bench_function(format!("backward in place{suffix}"), |bencher| {
             bencher.iter(|| pool.install(&mut in_place))
         });

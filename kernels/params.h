@@ -122,6 +122,7 @@ struct DpoLossTerm {
     unsigned int kind;
     unsigned int length_normalized;
     float weight;
+    float beta;
     float label_smoothing;
     float parameters[2];
 };
@@ -134,7 +135,7 @@ struct DpoPairLoss {
     DPO_DEVICE(const int) chosen;            // [pairs], indexed layout; [sequences], unpaired
     DPO_DEVICE(const int) rejected;          // [pairs], indexed layout only
     DPO_DEVICE(const unsigned int) lengths;  // [sequences], or null: the numbers of scored rows
-    DPO_DEVICE(const float) betas;           // [pairs], or null: beta
+    DPO_DEVICE(const float) betas;           // [pairs], or null: those of the terms and of the rewards
     DPO_DEVICE(const float) gammas;          // [pairs], or null: gamma
     DPO_DEVICE(const float) weights;         // [pairs], or null: 1
     DPO_DEVICE(const float) label_smoothings; // [pairs], or null: those of the terms
@@ -156,7 +157,7 @@ struct DpoPairLoss {
     unsigned int normalizer_kind;
     unsigned int kl_count;
     unsigned int term_count;
-    float beta;
+    float beta; // of the rewards; terms have their own
     float gamma;
     float order; // n of an f' that is (e^(n x) - 1) / n: -1 for the forward KL, alpha - 1; otherwise 0
     float baseline;

@@ -50,14 +50,15 @@ pub struct Batch<A> {
 pub type HostBatch<'a> = Batch<&'a [i32]>;
 
 impl<A> Batch<A> {
-    /// Dense rows, concatenated pairs, aligned labels and [`IGNORE_INDEX`]; change the fields that differ.
-    pub fn new(vocab: usize, sequences: Sequences<A>) -> Self {
+    /// Dense rows, concatenated pairs and [`IGNORE_INDEX`]; change the fields that differ. There is no usual alignment:
+    /// the wrong one gives a finite loss that is not the batch's.
+    pub fn new(vocab: usize, sequences: Sequences<A>, label_alignment: LabelAlignment) -> Self {
         Batch {
             vocab,
             row_stride: vocab,
             sequences,
             pairs: Pairs::Concatenated,
-            label_alignment: LabelAlignment::Aligned,
+            label_alignment,
             ignore_index: IGNORE_INDEX,
             transform: Transform::default(),
             ld_alpha: 1.0,
@@ -65,13 +66,49 @@ impl<A> Batch<A> {
     }
 
     /// `[count, len]` sequences, otherwise as [`Batch::new`].
-    pub fn padded(count: usize, len: usize, vocab: usize) -> Self {
-        Batch::new(vocab, Sequences::Padded { count, len })
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, LabelAlignment, Pairs};
+    ///
+    /// // Two pairs of Hugging Face's tensors as they are, chosen and rejected in turn.
+    /// let batch = HostBatch::padded(4, 512, 32_000, LabelAlignment::NextToken);
+    /// let batch = HostBatch { pairs: Pairs::Interleaved, ..batch };
+    /// batch.validate()?;
+    /// assert_eq!((batch.rows(), batch.pair_count()), (2048, 2));
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn padded(count: usize, len: usize, vocab: usize, label_alignment: LabelAlignment) -> Self {
+        Batch::new(vocab, Sequences::Padded { count, len }, label_alignment)
     }
 
     /// Packed sequences of `rows` rows in all, otherwise as [`Batch::new`].
-    pub fn packed(cu_seqlens: A, rows: usize, vocab: usize) -> Self {
-        Batch::new(vocab, Sequences::Packed { cu_seqlens, rows })
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, LabelAlignment};
+    ///
+    /// // A pair in seven rows: the chosen sequence has four of them, the rejected one three.
+    /// let batch = HostBatch::packed(&[0, 4, 7], 7, 32_000, LabelAlignment::Aligned);
+    /// batch.validate()?;
+    /// assert_eq!(batch.pair_count(), 1);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn packed(cu_seqlens: A, rows: usize, vocab: usize, label_alignment: LabelAlignment) -> Self {
+        Batch::new(vocab, Sequences::Packed { cu_seqlens, rows }, label_alignment)
+    }
+
+    /// As many sequences, in concatenated pairs, of which there are log-probs: for `pair_loss` alone, which looks at neither
+    /// rows nor labels.
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
+    ///
+    /// let (logps, inputs) = ([-3.0, -5.0], PairInputs::reference(&[-4.0, -4.0]));
+    /// let out = reference::pair_loss(&HostBatch::for_pair_loss(2), &logps, None, &inputs, &PairLoss::sigmoid(0.5)?)?;
+    /// assert_eq!(out.margins, [1.0]);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn for_pair_loss(sequences: usize) -> Self {
+        Batch::padded(sequences, 1, 1, LabelAlignment::Aligned)
     }
 }
 
@@ -323,6 +360,29 @@ impl HostBatch<'_> {
     /// The column of a label of a scored row, or `None` if it lies outside the vocabulary.
     pub(crate) fn column(&self, label: i64) -> Option<usize> {
         usize::try_from(label).ok().filter(|&column| column < self.columns())
+    }
+
+    /// `[S]`: the number of scored tokens of each sequence, what [`Logps::scored`](crate::Logps::scored) has, from labels
+    /// alone: for a normaliser that must be known before the first of several micro-batches has been through a model.
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, LabelAlignment};
+    ///
+    /// // Row t predicts labels[t + 1]: the first label of a sequence is never predicted.
+    /// let batch = HostBatch::padded(2, 4, 10, LabelAlignment::NextToken);
+    /// let labels = [1i64, 5, 6, 7, -100, -100, 8, -100];
+    /// assert_eq!(batch.scored_tokens(labels[..].into())?, [3, 1]);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate), and [`Error::Length`] that names `labels`.
+    pub fn scored_tokens(&self, labels: Labels<'_>) -> Result<Vec<u32>> {
+        self.validate()?;
+        Error::check_len("labels", "[rows]", self.rows(), labels.len())?;
+        // Rows are counted in 31 bits.
+        Ok((0..self.sequences.count()).map(|s| self.scored_rows(labels, s) as u32).collect())
     }
 
     /// Number of scored rows of sequence `s`.

@@ -56,11 +56,10 @@ impl<'a> From<&'a [i64]> for Labels<'a> {
     }
 }
 
-/// Which label a row of logits predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// Which label a row of logits predicts: said where a batch is made, since both are usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LabelAlignment {
     /// Row `r` predicts `labels[r]`: the labels are already shifted.
-    #[default]
     Aligned,
     /// Row `t` of a sequence predicts `labels[t + 1]`, and the last row is ignored: Hugging Face's unshifted
     /// tensors, as they are.

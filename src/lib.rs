@@ -14,10 +14,10 @@
 //! ```
 //!
 //! ```
-//! use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu};
+//! use dpo_kernels::{Forward, HostBatch, LabelAlignment, PairInputs, PairLoss, cpu};
 //!
 //! // One pair, chosen first: two sequences of two rows, over a vocabulary of three. −100 is not scored.
-//! let batch = HostBatch::padded(2, 2, 3);
+//! let batch = HostBatch::padded(2, 2, 3, LabelAlignment::Aligned);
 //! let logits = [2.0f32, 0.0, 1.0, 0.0, 3.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
 //! let labels = [0i64, 1, 2, -100];
 //!
@@ -28,8 +28,7 @@
 //! assert!(out.pairs.margins[0] > 0.0 && out.pairs.metrics.loss < 2f32.ln());
 //!
 //! let mut dlogits = [0.0; 12];
-//! let (logsumexp, coef) = ((&out.logps).into(), &out.pairs.coef);
-//! cpu::backward(&batch, &logits, labels[..].into(), logsumexp, coef, 1.0, &mut dlogits)?.check()?;
+//! cpu::backward(&batch, &logits, labels[..].into(), &out, &mut dlogits)?.check()?;
 //! // Down the gradient, the chosen tokens become more probable and the rejected one less.
 //! assert!(dlogits[0] < 0.0 && dlogits[4] < 0.0 && dlogits[8] > 0.0);
 //! # Ok::<(), dpo_kernels::Error>(())

@@ -8,10 +8,10 @@
 //! whole chain from logits to loss.
 //!
 //! ```
-//! use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
+//! use dpo_kernels::{HostBatch, LabelAlignment, PairInputs, PairLoss, reference};
 //!
 //! // One pair of one token each, over two candidates; the reference policy is indifferent.
-//! let batch = HostBatch::padded(2, 1, 2);
+//! let batch = HostBatch::padded(2, 1, 2, LabelAlignment::Aligned);
 //! let (logits, labels) = ([1.0, 0.0, 1.0, 0.0], [0i32, 1]);
 //! let logps = reference::logps(&batch, &logits, labels[..].into())?;
 //! let ref_logps = [0.5f64.ln(); 2];

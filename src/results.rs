@@ -299,9 +299,9 @@ pub type Forward<F = f32> = ForwardTensors<Vectors<F>>;
 /// [`LogpsTensors`] in slices of the caller's: what is `None` is not wanted.
 ///
 /// ```
-/// use dpo_kernels::{HostBatch, LogpsSlices, Status, TokenMetricSlices, cpu};
+/// use dpo_kernels::{HostBatch, LabelAlignment, LogpsSlices, Status, TokenMetricSlices, cpu};
 ///
-/// let batch = HostBatch::padded(2, 1, 3);
+/// let batch = HostBatch::padded(2, 1, 3, LabelAlignment::Aligned);
 /// let (mut logps, mut entropy, mut status) = ([0.0f32; 2], [0.0f32; 2], Status::default());
 /// let mut out = LogpsSlices {
 ///     logps: Some(&mut logps),

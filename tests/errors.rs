@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 
-use dpo_kernels::cpu::{self, Logsumexp};
-use dpo_kernels::{Coef, Error, HostBatch, Labels, PairLoss, Pairs, Transform, reference, theory};
+use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
+use dpo_kernels::{
+    Coef, Error, HostBatch, LabelAlignment, Labels, PairLoss, Pairs, Transform, reference, theory,
+};
 use dpo_kernels::{Forward, PairInputs};
 use dpo_kernels::{Logps, PairOutputs, Status};
 
@@ -15,7 +17,7 @@ const LOGITS: [f32; ROWS * VOCAB] = [0.5; ROWS * VOCAB];
 const LABELS: [i32; ROWS] = [0; ROWS];
 
 fn batch() -> HostBatch<'static> {
-    HostBatch::padded(SEQUENCES, LEN, VOCAB)
+    HostBatch::padded(SEQUENCES, LEN, VOCAB, LabelAlignment::Aligned)
 }
 
 fn labels() -> Labels<'static> {
@@ -59,7 +61,7 @@ mod shapes {
     #[test]
     fn vocab() {
         refused!(
-            HostBatch::padded(2, 1, 0).validate(),
+            HostBatch::padded(2, 1, 0, LabelAlignment::Aligned).validate(),
             Value,
             "vocab: expected between 1 and 2147483647, found 0"
         );
@@ -80,14 +82,14 @@ mod shapes {
 
     #[test]
     fn no_sequences() {
-        let batch = HostBatch::padded(0, 2, 3);
+        let batch = HostBatch::padded(0, 2, 3, LabelAlignment::Aligned);
         refused!(batch.validate(), Value, "sequences: expected between 1 and 2147483647, found 0");
     }
 
     #[test]
     fn odd_number_of_sequences() {
         for pairs in [Pairs::Concatenated, Pairs::Interleaved] {
-            let batch = HostBatch { pairs, ..HostBatch::padded(3, 2, 3) };
+            let batch = HostBatch { pairs, ..HostBatch::padded(3, 2, 3, LabelAlignment::Aligned) };
             refused!(
                 batch.validate(),
                 Value,
@@ -98,9 +100,9 @@ mod shapes {
 
     #[test]
     fn rows() {
-        let empty = HostBatch::padded(2, 0, 3);
+        let empty = HostBatch::padded(2, 0, 3, LabelAlignment::Aligned);
         refused!(empty.validate(), Value, "rows: expected between 1 and 2147483647, found 0");
-        let overflowing = HostBatch::padded(1 << 30, usize::MAX / 2, 3);
+        let overflowing = HostBatch::padded(1 << 30, usize::MAX / 2, 3, LabelAlignment::Aligned);
         let text = format!("rows: expected between 1 and 2147483647, found {}", usize::MAX);
         refused!(overflowing.validate(), Value, text);
     }
@@ -108,7 +110,7 @@ mod shapes {
     #[test]
     fn cu_seqlens_too_short() {
         for cu_seqlens in [&[][..], &[0]] {
-            let batch = HostBatch::packed(cu_seqlens, 2, 3);
+            let batch = HostBatch::packed(cu_seqlens, 2, 3, LabelAlignment::Aligned);
             let text =
                 format!("cu_seqlens: expected at least 2 entries, [S + 1], found {}", cu_seqlens.len());
             refused!(batch.validate(), Value, text);
@@ -124,9 +126,9 @@ mod shapes {
             ([0, 2, 3], "cu_seqlens[2]: expected the number of rows, 4, found 3"),
             ([0, 2, 5], "cu_seqlens[2]: expected the number of rows, 4, found 5"),
         ] {
-            refused!(HostBatch::packed(&cu_seqlens, 4, 3).validate(), Index, text);
+            refused!(HostBatch::packed(&cu_seqlens, 4, 3, LabelAlignment::Aligned).validate(), Index, text);
         }
-        let falling = HostBatch::packed(&[0, 3, 2, 4, 4], 4, 3);
+        let falling = HostBatch::packed(&[0, 3, 2, 4, 4], 4, 3, LabelAlignment::Aligned);
         refused!(falling.validate(), Index, "cu_seqlens[2]: expected between 3 and 4, found 2");
     }
 
@@ -204,9 +206,18 @@ mod shapes {
             Value,
             text
         );
-        refused!(cpu::backward(&bad, &LOGITS, labels(), logsumexp, &coef, 1.0, &mut dlogits), Value, text);
-        refused!(cpu::backward_in_place(&bad, &mut dlogits, labels(), logsumexp, &coef, 1.0), Value, text);
+        refused!(
+            cpu::backward(&bad, &LOGITS, labels(), BackwardInputs::new(logsumexp, &coef), &mut dlogits),
+            Value,
+            text
+        );
+        refused!(
+            cpu::backward_in_place(&bad, &mut dlogits, labels(), BackwardInputs::new(logsumexp, &coef)),
+            Value,
+            text
+        );
         refused!(reference::logps(&bad, &LOGITS, labels()), Value, text);
+        refused!(bad.scored_tokens(labels()), Value, text);
         refused!(reference::pair_loss(&bad, &[0.0; 4], None, &PairInputs::NONE, &loss()), Value, text);
         refused!(reference::backward(&bad, &LOGITS, labels(), &[0.0; ROWS], &[0.0; 4], 1.0), Value, text);
         untouched((logps, pairs));
@@ -217,7 +228,9 @@ mod shapes {
     #[test]
     fn valid_shapes_at_their_limits() {
         let whole = Sequences::Packed { cu_seqlens: &[0, 0, 1, 1][..], rows: 1 };
-        HostBatch { pairs: Pairs::None, ..HostBatch::new(1, whole) }.validate().unwrap();
+        HostBatch { pairs: Pairs::None, ..HostBatch::new(1, whole, LabelAlignment::Aligned) }
+            .validate()
+            .unwrap();
     }
 }
 
@@ -266,6 +279,7 @@ mod lengths {
         refused!(cpu::logps(&batch(), &LOGITS, few, &mut out), Length, SHORT_LABELS);
         refused!(reference::logps(&batch(), &LOGITS[1..], labels()), Length, SHORT_LOGITS);
         refused!(reference::logps(&batch(), &LOGITS, few), Length, SHORT_LABELS);
+        refused!(batch().scored_tokens(few), Length, SHORT_LABELS);
         untouched(out);
 
         // Longer logits would hide a wrong shape.
@@ -356,7 +370,7 @@ mod lengths {
         let all = Logsumexp { values: &rows, residual: None };
         let mut dlogits = LOGITS;
         let mut backward = |logits: &[f32], labels, logsumexp, coef: &[f32]| {
-            cpu::backward(&batch, logits, labels, logsumexp, coef, 1.0, &mut dlogits)
+            cpu::backward(&batch, logits, labels, BackwardInputs::new(logsumexp, coef), &mut dlogits)
         };
         refused!(backward(&LOGITS[1..], labels(), all, &coef), Length, SHORT_LOGITS);
         refused!(backward(&LOGITS, Labels::I32(&LABELS[1..]), all, &coef), Length, SHORT_LABELS);
@@ -371,7 +385,8 @@ mod lengths {
 
         let token_coef = |tokens| Coef { tokens: Some(tokens), ..Coef::default() };
         let text = "token_coef: expected 8 elements ([rows]), found 7";
-        let mut with = |coef| cpu::backward(&batch, &LOGITS, labels(), all, coef, 1.0, &mut dlogits);
+        let mut with =
+            |coef| cpu::backward(&batch, &LOGITS, labels(), BackwardInputs::new(all, coef), &mut dlogits);
         refused!(with(token_coef(&rows[1..])), Length, text);
         for (threshold, found) in [(-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
             let text = format!("threshold: expected a finite number that is not below 0, found {found}");
@@ -380,7 +395,11 @@ mod lengths {
 
         let text =
             "dlogits: expected 24 elements (rows * row_stride, or up to the end of the last row), found 23";
-        refused!(cpu::backward(&batch, &LOGITS, labels(), all, &coef, 1.0, &mut dlogits[1..]), Length, text);
+        refused!(
+            cpu::backward(&batch, &LOGITS, labels(), BackwardInputs::new(all, &coef), &mut dlogits[1..]),
+            Length,
+            text
+        );
         assert_eq!(dlogits, LOGITS, "untouched");
     }
 
@@ -407,8 +426,11 @@ mod lengths {
     /// Whatever the fields of a batch are, there is a length.
     #[test]
     fn of_batches_that_are_none() {
-        assert_eq!(HostBatch::padded(0, 0, 3).logits_len(), 0);
-        assert_eq!(HostBatch::padded(usize::MAX, 2, usize::MAX).logits_len(), usize::MAX);
+        assert_eq!(HostBatch::padded(0, 0, 3, LabelAlignment::Aligned).logits_len(), 0);
+        assert_eq!(
+            HostBatch::padded(usize::MAX, 2, usize::MAX, LabelAlignment::Aligned).logits_len(),
+            usize::MAX
+        );
     }
 
     #[test]
@@ -417,12 +439,12 @@ mod lengths {
         let all = Logsumexp { values: &rows, residual: None };
         let mut logits = LOGITS;
         refused!(
-            cpu::backward_in_place(&batch, &mut logits[1..], labels(), all, &coef, 1.0),
+            cpu::backward_in_place(&batch, &mut logits[1..], labels(), BackwardInputs::new(all, &coef)),
             Length,
             SHORT_LOGITS
         );
         refused!(
-            cpu::backward_in_place(&batch, &mut logits, labels(), all, &coef[1..], 1.0),
+            cpu::backward_in_place(&batch, &mut logits, labels(), BackwardInputs::new(all, &coef[1..])),
             Length,
             SHORT_COEF
         );
@@ -532,8 +554,8 @@ mod losses {
 
     #[test]
     fn sums() {
-        let text = "beta: expected 0.1, as before, found 0.2";
-        refused!(loss().and(PairLoss::hinge(0.2).unwrap(), 1.0), Value, text);
+        let text = "gamma: expected 0, as before, found 0.5";
+        refused!(loss().and(PairLoss::hinge(0.2).unwrap().with_gamma(0.5).unwrap(), 1.0), Value, text);
         refused!(
             loss().and(named("hinge"), -1.0),
             Value,
@@ -733,6 +755,24 @@ mod losses {
         }
     }
 
+    /// A pair's β replaces that of the loss; there is no one answer where a sum has several.
+    #[test]
+    fn a_beta_of_the_pair_for_losses_with_several_is_refused() {
+        let inputs = PairInputs { beta: Some(&[0.5f64; 2]), ..PairInputs::NONE };
+        let run = |loss: PairLoss| {
+            reference::pair_loss(&batch(), &[-1.0; SEQUENCES], None, &inputs, &loss.without_reference())
+        };
+        let text = "beta: expected none, for losses whose temperatures differ, found some";
+        refused!(run(loss().and(PairLoss::bco_pair(0.2).unwrap(), 1.0).unwrap()), Value, text);
+        // 0.1 as an f32 and as an f64 are one temperature; nll has none.
+        let alike = PairLoss::sigmoid(0.1f32).unwrap().and(PairLoss::bco_pair(0.1).unwrap(), 1.0).unwrap();
+        run(alike).unwrap();
+        let with_nll = PairLoss::named("hinge", 0.2).unwrap().and(named("nll"), 1.0).unwrap();
+        let lengths = PairInputs { lengths: Some(&[1; SEQUENCES]), ..inputs };
+        let logps = [-1.0; SEQUENCES];
+        reference::pair_loss(&batch(), &logps, None, &lengths, &with_nll.without_reference()).unwrap();
+    }
+
     /// A pair alone is asked for what a batch is, and has the loss of a batch of one.
     #[test]
     fn a_pair_alone_is_what_forward_makes_of_it() {
@@ -750,7 +790,7 @@ mod losses {
                     normalizer: Some(1.0),
                     ..PairInputs::NONE
                 };
-                let batch = HostBatch::padded(2, 1, 1);
+                let batch = HostBatch::for_pair_loss(2);
                 let of_batch = reference::pair_loss(&batch, &logps, Some(&[2, 2]), &inputs, &loss);
                 match (loss.pair(side(0), side(1)), of_batch) {
                     (Ok(pair), Ok(batch)) => assert_eq!(
@@ -811,12 +851,12 @@ mod missing {
         let coef = [1.0f32; SEQUENCES];
         let text = "token_coef: required when ld_alpha is not 1";
         refused!(
-            cpu::backward(&batch, &LOGITS, labels(), logsumexp, &coef, 1.0, &mut dlogits),
+            cpu::backward(&batch, &LOGITS, labels(), BackwardInputs::new(logsumexp, &coef), &mut dlogits),
             Missing,
             text
         );
         refused!(
-            cpu::backward_in_place(&batch, &mut dlogits, labels(), logsumexp, &coef, 1.0),
+            cpu::backward_in_place(&batch, &mut dlogits, labels(), BackwardInputs::new(logsumexp, &coef)),
             Missing,
             text
         );
@@ -892,7 +932,8 @@ mod data {
 
             let mut dlogits = LOGITS;
             let labels = labels[..].into();
-            cpu::backward_in_place(&batch(), &mut dlogits, labels, (&out).into(), &[1.0; 4], 1.0).unwrap();
+            cpu::backward_in_place(&batch(), &mut dlogits, labels, BackwardInputs::new(&out, &[1.0; 4]))
+                .unwrap();
             assert!(dlogits[3 * VOCAB..4 * VOCAB].iter().all(|g| g.is_nan()), "row 3");
             assert!(dlogits[..3 * VOCAB].iter().all(|g| g.is_finite()), "rows before");
         }

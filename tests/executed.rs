@@ -22,7 +22,7 @@ use dpo_kernels::cuda::plan::{
     self, Device, DeviceAddress, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
     PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
 };
-use dpo_kernels::{Batch, DType, LabelType, MetricsLevel, PairLoss, Pairs, Transform};
+use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Transform};
 use half::bf16;
 use ptx_vm::{Module, Options, Placement, Vm};
 
@@ -136,8 +136,11 @@ fn measure(
     };
     let labels: Vec<i64> = (0..rows as i64).collect();
     let labels = machine.upload(&labels);
-    let batch: DeviceBatch =
-        Batch { pairs: Pairs::Concatenated, transform: line.transform, ..Batch::padded(2, rows / 2, vocab) };
+    let batch: DeviceBatch = Batch {
+        pairs: Pairs::Concatenated,
+        transform: line.transform,
+        ..Batch::padded(2, rows / 2, vocab, LabelAlignment::Aligned)
+    };
     let inputs = Inputs { dtype, logits, label_type: LabelType::I64, labels, window: None };
     let mut metrics = None;
     if let Pass::Forward(asked) = line.pass {

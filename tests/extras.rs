@@ -1,10 +1,11 @@
 //! What stands around the loss, by closed forms: transforms, token metrics, weights, skipping, overflow. On the f64
 //! reference and the CPU backend alike.
 
+use dpo_kernels::cpu::BackwardInputs;
 use dpo_kernels::memory::Number;
 use dpo_kernels::{
-    Batch, Coef, Error, Forward, GradientStatus, HostBatch, Logit, Logps, PairInputs, PairLoss, Pairs,
-    Transform, cpu, reference,
+    Batch, Coef, Error, Forward, GradientStatus, HostBatch, LabelAlignment, Logit, Logps, PairInputs,
+    PairLoss, Pairs, Transform, cpu, reference,
 };
 use dpo_kernels::{MeanTokenMetrics, TokenMetrics};
 use half::{bf16, f16};
@@ -22,7 +23,7 @@ fn run<T: Logit>(batch: &HostBatch<'_>, logits: &[T], labels: &[i64]) -> Logps<f
 fn gradient(batch: &HostBatch<'_>, logits: &[f32], labels: &[i64], coef: Coef<'_>) -> Vec<f32> {
     let logps = run(batch, logits, labels);
     let mut dlogits = vec![7.0; logits.len()];
-    cpu::backward(batch, logits, labels.into(), (&logps).into(), coef, 1.0, &mut dlogits).unwrap();
+    cpu::backward(batch, logits, labels.into(), BackwardInputs::new(&logps, coef), &mut dlogits).unwrap();
     dlogits
 }
 
@@ -33,7 +34,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// Uniform rows, over n tokens: H = ln n, Σp² = 1/n, and the first of equals is the most probable one.
 #[test]
 fn uniform_rows() {
-    let batch = HostBatch::padded(2, 2, 1000);
+    let batch = HostBatch::padded(2, 2, 1000, LabelAlignment::Aligned);
     let valid = Batch { transform: Transform { valid_vocab: Some(10), ..Transform::default() }, ..batch };
     for (batch, n) in [(batch, 1000.0f64), (valid, 10.0)] {
         let out = run(&batch, &[2.5f32; 4000], &[0, 1, -100, 9]);
@@ -55,12 +56,20 @@ fn uniform_rows() {
 fn certain_and_masked_tokens() {
     let mut row = vec![f32::NEG_INFINITY; 300];
     row[270] = -4.0;
-    let out = run(&Batch { pairs: Pairs::None, ..HostBatch::padded(1, 1, 300) }, &row, &[270]);
+    let out = run(
+        &Batch { pairs: Pairs::None, ..HostBatch::padded(1, 1, 300, LabelAlignment::Aligned) },
+        &row,
+        &[270],
+    );
     let metrics = out.metrics.unwrap();
     assert_eq!((out.token_logps[0], metrics.entropy[0], metrics.sum_p2[0]), (0.0, 0.0, 1.0));
     assert_eq!((metrics.correct[0], metrics.mean_logit[0]), (1.0, f32::NEG_INFINITY));
     row[3] = -4.0;
-    let out = run(&Batch { pairs: Pairs::None, ..HostBatch::padded(1, 1, 300) }, &row, &[270]);
+    let out = run(
+        &Batch { pairs: Pairs::None, ..HostBatch::padded(1, 1, 300, LabelAlignment::Aligned) },
+        &row,
+        &[270],
+    );
     let metrics = out.metrics.unwrap();
     assert!((metrics.entropy[0] - std::f32::consts::LN_2).abs() < 1e-7 && metrics.sum_p2[0] == 0.5);
     assert_eq!(metrics.correct[0], 0.0, "the first of equals is token 3");
@@ -71,7 +80,7 @@ fn certain_and_masked_tokens() {
 fn rows_that_cannot_be_scored() {
     let mut values = logits(2 * 200);
     values[7] = f32::NAN;
-    let batch = Batch { pairs: Pairs::None, ..HostBatch::padded(1, 2, 200) };
+    let batch = Batch { pairs: Pairs::None, ..HostBatch::padded(1, 2, 200, LabelAlignment::Aligned) };
     let out = run(&batch, &values, &[7, 200]);
     let metrics = out.metrics.unwrap();
     for row in 0..2 {
@@ -117,7 +126,7 @@ fn means_are_of_the_scored_rows() {
     for row in [3, 4, 10] {
         values[row * 1003 + labels[row] as usize] = 9.0; // the most probable token
     }
-    let batch = Batch { ld_alpha: 0.0, ..HostBatch::padded(4, 3, 1003) };
+    let batch = Batch { ld_alpha: 0.0, ..HostBatch::padded(4, 3, 1003, LabelAlignment::Aligned) };
     let whole = run(&batch, &values, &labels);
     let exact = reference::logps(&batch, &values, labels[..].into()).unwrap();
     let means = whole.metrics.as_ref().unwrap().mean;
@@ -129,7 +138,12 @@ fn means_are_of_the_scored_rows() {
 
     let parts = [0, 1].map(|half| {
         let (values, labels) = (&values[half * 6 * 1003..][..6 * 1003], &labels[half * 6..][..6]);
-        wide(run(&HostBatch::padded(2, 3, 1003), values, labels).metrics.unwrap().mean)
+        wide(
+            run(&HostBatch::padded(2, 3, 1003, LabelAlignment::Aligned), values, labels)
+                .metrics
+                .unwrap()
+                .mean,
+        )
     });
     assert_eq!(parts.map(|part| part.scored), [5, 3]);
     let [first, second] = parts.map(figures);
@@ -139,7 +153,7 @@ fn means_are_of_the_scored_rows() {
         assert!((mean - (first + second)).abs() <= error, "{mean}, not {first} + {second}");
     }
 
-    let none = run(&HostBatch::padded(2, 2, 1003), &values[..4 * 1003], &[-100; 4]);
+    let none = run(&HostBatch::padded(2, 2, 1003, LabelAlignment::Aligned), &values[..4 * 1003], &[-100; 4]);
     assert_eq!(none.metrics.unwrap().mean, MeanTokenMetrics::default());
 }
 
@@ -152,7 +166,7 @@ fn metrics_change_nothing_else() {
         Transform { scale: 1.25, ..Transform::default() },
         Transform { softcap: Some(5.0), ..Transform::default() },
     ] {
-        let batch = Batch { transform, ..HostBatch::padded(2, 2, 1003) };
+        let batch = Batch { transform, ..HostBatch::padded(2, 2, 1003, LabelAlignment::Aligned) };
         let mut plain = Logps::default();
         cpu::logps(&batch, &values, labels[..].into(), &mut plain).unwrap();
         let with = run(&batch, &values, &labels);
@@ -165,7 +179,7 @@ fn metrics_change_nothing_else() {
 fn a_scale_is_a_scale() {
     let (values, labels) = (logits(2 * 777), [5i64, 700]);
     let doubled: Vec<f32> = values.iter().map(|z| 2.0 * z).collect();
-    let plain = HostBatch::padded(2, 1, 777);
+    let plain = HostBatch::padded(2, 1, 777, LabelAlignment::Aligned);
     let scaled = Batch { transform: Transform { scale: 2.0, ..Transform::default() }, ..plain };
     let (one, other) = (run(&scaled, &values, &labels), run(&plain, &doubled, &labels));
     assert_eq!(bits(&one.token_logps), bits(&other.token_logps));
@@ -183,7 +197,7 @@ fn a_soft_cap_caps() {
     let labels = [1i64, 0];
     let capped = Batch {
         transform: Transform { softcap: Some(30.0), ..Transform::default() },
-        ..HostBatch::padded(2, 1, 2)
+        ..HostBatch::padded(2, 1, 2, LabelAlignment::Aligned)
     };
     let values = [1e-3f32, -1e-3, 1e6, -f32::INFINITY];
     let out = run(&capped, &values, &labels);
@@ -209,9 +223,9 @@ fn a_padded_vocabulary_is_the_vocabulary() {
     for (row, values) in padded.chunks_mut(vocab).zip(logits(4 * valid).chunks(valid)) {
         row[..valid].copy_from_slice(values);
     }
-    let plain = HostBatch { row_stride: vocab, ..HostBatch::padded(2, 2, valid) };
+    let plain = HostBatch { row_stride: vocab, ..HostBatch::padded(2, 2, valid, LabelAlignment::Aligned) };
     let transform = Transform { valid_vocab: Some(valid), ..Transform::default() };
-    let batch = Batch { transform, ..HostBatch::padded(2, 2, vocab) };
+    let batch = Batch { transform, ..HostBatch::padded(2, 2, vocab, LabelAlignment::Aligned) };
     assert_eq!(run(&batch, &padded, &labels), run(&plain, &padded, &labels));
     let coef = [0.5, -0.25];
     let (with, without) = (
@@ -231,7 +245,7 @@ fn a_padded_vocabulary_is_the_vocabulary() {
 fn ld_alpha_weighs_the_tail() {
     let (values, labels) = (logits(2 * 4 * 11), [1i64, -100, 2, 3, -100, 4, -100, -100]);
     for pairs in [Pairs::Concatenated, Pairs::Interleaved] {
-        let plain = Batch { pairs, ..HostBatch::padded(2, 4, 11) };
+        let plain = Batch { pairs, ..HostBatch::padded(2, 4, 11, LabelAlignment::Aligned) };
         let batch = Batch { ld_alpha: 0.25, ..plain };
         let (one, whole) = (run(&batch, &values, &labels), run(&plain, &values, &labels));
         assert_eq!(one.token_weights, [1.0, 0.0, 0.25, 0.25, 0.0, 1.0, 0.0, 0.0]);
@@ -255,7 +269,7 @@ fn ld_alpha_weighs_the_tail() {
 #[test]
 fn skipped_rows_are_not_read() {
     let labels = [1i64, 2, 3, 4];
-    let batch = HostBatch::padded(4, 1, 50);
+    let batch = HostBatch::padded(4, 1, 50, LabelAlignment::Aligned);
     let values = logits(4 * 50);
     let logps = run(&batch, &values, &labels);
     let mut poisoned = values.clone();
@@ -263,14 +277,14 @@ fn skipped_rows_are_not_read() {
     let coef = Coef { sequences: Some(&[0.0, -1e-3, 2e-3, f32::NAN]), threshold: 1e-3, ..Coef::default() };
     let mut dlogits = vec![7.0; 200];
     let status =
-        cpu::backward(&batch, &poisoned, labels[..].into(), (&logps).into(), coef, 1.0, &mut dlogits)
+        cpu::backward(&batch, &poisoned, labels[..].into(), BackwardInputs::new(&logps, coef), &mut dlogits)
             .unwrap();
     assert!(dlogits[..100].iter().all(|d| d.to_bits() == 0));
     assert!(dlogits[100..150].iter().all(|&d| d != 0.0 && d.is_finite()));
     assert!(dlogits[150..].iter().all(|d| d.is_nan()));
     assert_eq!(status.nonfinite_row, Some(3));
     let in_place =
-        cpu::backward_in_place(&batch, &mut poisoned, labels[..].into(), (&logps).into(), coef, 1.0);
+        cpu::backward_in_place(&batch, &mut poisoned, labels[..].into(), BackwardInputs::new(&logps, coef));
     assert_eq!(in_place, Ok(status));
     assert_eq!(bits(&poisoned), bits(&dlogits));
 
@@ -282,8 +296,14 @@ fn skipped_rows_are_not_read() {
     let mut dlogits = vec![7.0; 200];
     let bad = [50i64, 2, 3, 4];
     let logps = run(&batch, &values, &bad);
-    cpu::backward(&batch, &values, bad[..].into(), (&logps).into(), coef_of(&[0.0; 4]), 1.0, &mut dlogits)
-        .unwrap();
+    cpu::backward(
+        &batch,
+        &values,
+        bad[..].into(),
+        BackwardInputs::new(&logps, coef_of(&[0.0; 4])),
+        &mut dlogits,
+    )
+    .unwrap();
     assert!(dlogits[..50].iter().all(|d| d.is_nan()) && dlogits[50..].iter().all(|&d| d == 0.0));
 }
 
@@ -295,15 +315,20 @@ fn coef_of(sequences: &[f32]) -> Coef<'_> {
 #[test]
 fn overflow_is_reported() {
     fn first<T: Logit>(upstream: f32) -> GradientStatus {
-        let batch = HostBatch::padded(2, 2, 40);
+        let batch = HostBatch::padded(2, 2, 40, LabelAlignment::Aligned);
         let values: Vec<T> = logits(4 * 40).into_iter().map(T::from_f32).collect();
         let labels = [-100i64, 1, 2, 3];
         let logps = run(&batch, &values, &labels);
         let mut dlogits = vec![T::from_f32(0.0); values.len()];
         let coef = [-1.0, 2.0];
-        let status =
-            cpu::backward(&batch, &values, labels[..].into(), (&logps).into(), &coef, upstream, &mut dlogits)
-                .unwrap();
+        let status = cpu::backward(
+            &batch,
+            &values,
+            labels[..].into(),
+            BackwardInputs::new(&logps, &coef).with_upstream(upstream),
+            &mut dlogits,
+        )
+        .unwrap();
         let found = dlogits.iter().position(|d| !d.to_f32().is_finite()).map(|at| at / 40);
         assert_eq!(status.nonfinite_row, found);
         status
@@ -328,7 +353,7 @@ fn policy_equal_to_reference_under_transforms() {
     let (values, labels) = (logits(4 * 3 * 333), [5i64, 32, -100, 0, 1, 2, 3, 9, 17, 300, 299, 11]);
     for (softcap, ld_alpha) in [(None, 0.5), (Some(5.0), 1.0), (Some(5.0), 0.0)] {
         let transform = Transform { scale: 0.7, softcap, valid_vocab: Some(330) };
-        let batch = Batch { transform, ld_alpha, ..HostBatch::padded(4, 3, 333) };
+        let batch = Batch { transform, ld_alpha, ..HostBatch::padded(4, 3, 333, LabelAlignment::Aligned) };
         let loss = PairLoss::sigmoid(0.1f32).unwrap();
         let ref_logps = run(&batch, &values, &labels).logps;
         let mut out = Forward::default();

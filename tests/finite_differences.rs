@@ -119,6 +119,7 @@ proptest! {
         } else {
             Sequences::Padded { count: SEQUENCES, len: LEN }
         };
+        let alignment = if next_token { LabelAlignment::NextToken } else { LabelAlignment::Aligned };
         let batch = HostBatch {
             row_stride: STRIDE,
             pairs: match layout {
@@ -127,10 +128,9 @@ proptest! {
                 // Sequence 1 stands in all pairs, sequence 2 in none.
                 _ => Pairs::Indexed { chosen: &[0, 1, 1], rejected: &[1, 3, 0] },
             },
-            label_alignment: if next_token { LabelAlignment::NextToken } else { LabelAlignment::Aligned },
             transform: Transform { scale, softcap, valid_vocab },
             ld_alpha: if layout == 2 { 1.0 } else { ld_alpha },
-            ..HostBatch::new(VOCAB, sequences)
+            ..HostBatch::new(VOCAB, sequences, alignment)
         };
         let labels: Vec<i64> =
             labels.iter().map(|&label| label.min(batch.columns() as i64 - 1)).collect();
@@ -209,7 +209,7 @@ fn check_pair_loss(batch: &HostBatch<'_>, inputs: &PairInputs<'_, f64>, loss: &P
 }
 
 fn check_loss(loss: PairLoss) {
-    let batch = HostBatch::padded(8, 1, 1);
+    let batch = HostBatch::for_pair_loss(8);
     let indexed =
         HostBatch { pairs: Pairs::Indexed { chosen: &[0, 1, 2, 0], rejected: &[4, 3, 6, 7] }, ..batch };
     let unpaired = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0, 0, 1, 1, 1, 0, 0] }, ..batch };
@@ -279,7 +279,7 @@ mod limits {
     const BETA: f64 = 0.4;
 
     fn out(loss: &PairLoss, inputs: &PairInputs<'_, f64>) -> (f64, Vec<f64>) {
-        loss_of(&HostBatch::padded(8, 1, 1), &LOGPS, inputs, loss)
+        loss_of(&HostBatch::for_pair_loss(8), &LOGPS, inputs, loss)
     }
 
     fn assert_same((one, coef): (f64, Vec<f64>), (other, other_coef): (f64, Vec<f64>)) {
@@ -327,17 +327,47 @@ mod limits {
     #[test]
     fn orpo_at_equal_odds_is_nll_and_ln_2() {
         let orpo = PairLoss::orpo(BETA).unwrap();
-        let batch = HostBatch::padded(2, 1, 1);
+        let batch = HostBatch::for_pair_loss(2);
         let logps = [-3.0, -4.5];
         let out = reference::pair_loss(&batch, &logps, Some(&[2, 3]), &PairInputs::NONE, &orpo).unwrap();
         assert!((out.metrics.loss - (1.5 + BETA * std::f64::consts::LN_2)).abs() < 1e-15);
     }
 
+    /// A sum is the weighted sum of its losses, each at its own β; rewards are the first's.
+    #[test]
+    fn a_sum_has_the_losses_of_its_terms() {
+        let [hinge, kto, ipo] = [
+            PairLoss::hinge(0.5).unwrap(),
+            PairLoss::kto(2.0).unwrap().with_baseline(0.25).unwrap(),
+            PairLoss::ipo(1.5).unwrap(),
+        ];
+        let sum = hinge.weighted(0.5).unwrap().and(kto, 2.0).unwrap().and(ipo, 0.25).unwrap();
+        let ref_logps = [-2.0, -3.5, -1.0, -4.0];
+        let of = |loss: &PairLoss| {
+            let batch = HostBatch::for_pair_loss(4);
+            let (logps, inputs) = ([-2.5, -3.0, -1.25, -3.5], PairInputs::reference(&ref_logps));
+            reference::pair_loss(&batch, &logps, Some(&[2, 3, 1, 4]), &inputs, loss).unwrap()
+        };
+        let (found, parts) = (of(&sum), [(0.5, of(&hinge)), (2.0, of(&kto)), (0.25, of(&ipo))]);
+        for i in 0..2 {
+            let expected: f64 = parts.iter().map(|(weight, part)| weight * part.pair_losses[i]).sum();
+            assert!((found.pair_losses[i] - expected).abs() < 1e-14, "{found:?}");
+        }
+        for s in 0..4 {
+            let expected: f64 = parts.iter().map(|(weight, part)| weight * part.coef[s]).sum();
+            assert!((found.coef[s] - expected).abs() < 1e-14, "{found:?}");
+        }
+        assert_eq!(found.chosen_rewards, parts[0].1.chosen_rewards);
+        // What reads no β has no say in the rewards.
+        let after_nll = PairLoss::nll().and(hinge, 1.0).unwrap();
+        assert_eq!(of(&after_nll).margins, parts[0].1.margins);
+    }
+
     /// log odds by its definition, where that does not lose anything.
     #[test]
     fn odds_are_probabilities_over_their_complements() {
-        let loss = PairLoss::odds_ratio(BETA).unwrap();
-        let batch = HostBatch::padded(2, 1, 1);
+        let loss = PairLoss::odds_ratio();
+        let batch = HostBatch::for_pair_loss(2);
         let odds = |logp: f64| logp.exp() / (1.0 - logp.exp());
         let ratio = odds(-1.0) / odds(-0.5);
         let out =
@@ -353,7 +383,8 @@ mod limits {
     fn kto_at_the_baseline_is_half_of_lambda() {
         let kto = PairLoss::kto(BETA).unwrap().with_kto_weights(1.5, 0.75).unwrap();
         let kto = kto.with_baseline(2.0).unwrap();
-        let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::padded(2, 1, 1) };
+        let batch =
+            HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::for_pair_loss(2) };
         let out =
             reference::pair_loss(&batch, &[-3.0, -5.0], None, &PairInputs::reference(&[-5.0, -7.0]), &kto)
                 .unwrap();
@@ -392,15 +423,16 @@ mod limits {
         let (beta, epsilon) = (1.0, 0.2f64);
         let exo = PairLoss::exo_pair(beta, epsilon).unwrap().without_reference();
         let z = ((1.0 - epsilon) / epsilon).ln();
-        let out = reference::pair_loss(&HostBatch::padded(2, 1, 1), &[z, 0.0], None, &PairInputs::NONE, &exo)
-            .unwrap();
+        let out =
+            reference::pair_loss(&HostBatch::for_pair_loss(2), &[z, 0.0], None, &PairInputs::NONE, &exo)
+                .unwrap();
         assert!(out.metrics.loss.abs() < 1e-15 && out.coef[0].abs() < 1e-15, "{out:?}");
     }
 
     /// At z = ±∞ and beyond, what TRL computes as ∞·0.
     #[test]
     fn tails_have_their_limits() {
-        let batch = HostBatch::padded(2, 1, 1);
+        let batch = HostBatch::for_pair_loss(2);
         let at = |loss: &PairLoss, z: f64| {
             let loss = loss.without_reference();
             let out = reference::pair_loss(&batch, &[z, 0.0], None, &PairInputs::NONE, &loss).unwrap();
@@ -419,7 +451,7 @@ mod limits {
 
     #[test]
     fn aot_of_one_pair_is_dpo() {
-        let batch = HostBatch::padded(2, 1, 1);
+        let batch = HostBatch::for_pair_loss(2);
         let of = |loss: PairLoss| {
             let out = reference::pair_loss(
                 &batch,
@@ -438,7 +470,7 @@ mod limits {
 
     #[test]
     fn aot_sorts_nan_last_and_equals_in_their_order() {
-        let batch = HostBatch::padded(8, 1, 1);
+        let batch = HostBatch::for_pair_loss(8);
         let logps = [-1.0, f64::NAN, -1.0, -3.0, 0.0, 0.0, 0.0, 0.0];
         for loss in [PairLoss::aot(BETA).unwrap(), PairLoss::aot_unpaired(BETA).unwrap()] {
             let loss = loss.without_reference();
@@ -499,7 +531,7 @@ fn of_splits() {
         let chosen_tokens = f64::from(SCORED[..PAIRS].iter().sum::<u32>());
         let chosen_tokens = has(&loss, Kind::counts_chosen_tokens).then_some(chosen_tokens);
         let inputs = PairInputs { chosen_tokens, ..least(&loss) };
-        let whole = loss_of(&HostBatch::padded(2 * PAIRS, 1, 1), &LOGPS, &inputs, &loss);
+        let whole = loss_of(&HostBatch::for_pair_loss(2 * PAIRS), &LOGPS, &inputs, &loss);
 
         // Bit i of `split` begins a new part after pair i.
         for split in 0..1 << (PAIRS - 1) {
@@ -511,7 +543,7 @@ fn of_splits() {
                 let scored: Vec<u32> = members.iter().map(|&s| SCORED[s]).collect();
                 let ref_logps = inputs.ref_logps.map(pick);
                 let inputs = PairInputs { ref_logps: ref_logps.as_deref(), ..inputs };
-                let batch = HostBatch::padded(members.len(), 1, 1);
+                let batch = HostBatch::for_pair_loss(members.len());
                 let part =
                     reference::pair_loss(&batch, &pick(&LOGPS), Some(&scored), &inputs, &loss).unwrap();
                 value += part.metrics.loss;
@@ -531,7 +563,7 @@ fn of_a_loss_over_tokens() {
     let batch = HostBatch {
         pairs: Pairs::None,
         transform: Transform { scale: 0.7, softcap: Some(3.0), valid_vocab: Some(4) },
-        ..HostBatch::padded(1, 3, VOCAB)
+        ..HostBatch::padded(1, 3, VOCAB, LabelAlignment::Aligned)
     };
     let labels = [3i64, -100, 0];
     let factors = [-0.75, f64::NAN, 2.0]; // that of the ignored row is not looked at

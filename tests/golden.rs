@@ -17,6 +17,7 @@ use common::tolerance::promise::Promise;
 use common::tolerance::sequence::Uncertain;
 use common::{bits, widen};
 use dpo_kernels::Coef as BackwardCoef;
+use dpo_kernels::cpu::BackwardInputs;
 use dpo_kernels::loss::{PairInputs, Term};
 use dpo_kernels::{
     Forward, HostBatch, IGNORE_INDEX, LabelAlignment, Logit, Logps, PairLoss, PairOutputs, TokenMetrics,
@@ -104,9 +105,9 @@ impl<'a, T: Element + Logit + Into<f64>> Rows<'a, T> {
     }
 
     fn batch(&self) -> HostBatch<'static> {
-        let batch = HostBatch::padded(self.sequences, self.len, self.vocab);
+        let batch = HostBatch::padded(self.sequences, self.len, self.vocab, self.alignment);
         let ld_alpha = self.case.ld_alpha.map_or(1.0, |alpha| alpha as f32);
-        HostBatch { label_alignment: self.alignment, ld_alpha, ..batch }
+        HostBatch { ld_alpha, ..batch }
     }
 
     /// The label that each row predicts.
@@ -427,7 +428,7 @@ fn oracle_error(loss: &PairLoss) -> f64 {
         "discopop" => 1.0 / term.parameters[0],
         _ => 0.0,
     };
-    loss.terms().iter().map(|term| 4.0 * f64::EPSILON * loss.beta() * slope_of_sigmoid(term)).sum()
+    loss.terms().iter().map(|term| 4.0 * f64::EPSILON * term.beta * slope_of_sigmoid(term)).sum()
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -509,7 +510,7 @@ fn gradients<T: Element + Logit + Into<f64>>(
     let found_f64 = reference::backward(batch, &rows.logits, labels, &in_f64.logsumexp, of_f64, 1.0).unwrap();
     let mut found_f32 = vec![T::from_f32(f32::NAN); rows.logits.len()];
     let of_f32 = rows.coef(in_f32, &coef.in_f32);
-    cpu::backward(batch, &rows.logits, labels, in_f32.into(), of_f32, 1.0, &mut found_f32).unwrap();
+    cpu::backward(batch, &rows.logits, labels, BackwardInputs::new(in_f32, of_f32), &mut found_f32).unwrap();
     let found_f32: Vec<f64> = found_f32.into_iter().map(Into::into).collect();
 
     // c_s by row, with its bounds. LD-DPO's weight of the row is exact, or rounded once, and so is the product.
@@ -618,9 +619,8 @@ fn layouts_agree<T: Element + Logit + Into<f64>>(
     let coef = rows.coef(logps, coef);
     let starts: Vec<i32> = (0..=rows.sequences).map(|s| (s * rows.len) as i32).collect();
     let packed = HostBatch {
-        label_alignment: rows.alignment,
         ld_alpha: padded.ld_alpha,
-        ..HostBatch::packed(&starts, rows.labels.len(), rows.vocab)
+        ..HostBatch::packed(&starts, rows.labels.len(), rows.vocab, rows.alignment)
     };
     const GAP: usize = 3;
     let strided = HostBatch { row_stride: rows.vocab + GAP, ..padded };
@@ -634,7 +634,7 @@ fn layouts_agree<T: Element + Logit + Into<f64>>(
     let labels = rows.labels[..].into();
     let pattern = |dlogits: &[T]| -> Vec<u64> { dlogits.iter().map(|g| g.pattern()).collect() };
     let mut first = rows.logits.clone();
-    cpu::backward_in_place(&padded, &mut first, labels, logps.into(), coef, 1.0).unwrap();
+    cpu::backward_in_place(&padded, &mut first, labels, BackwardInputs::new(logps, coef)).unwrap();
     let first = pattern(&first);
 
     for (layout, batch, logits) in
@@ -650,7 +650,7 @@ fn layouts_agree<T: Element + Logit + Into<f64>>(
 
         const UNTOUCHED: f32 = 1.5;
         let mut dlogits = vec![T::from_f32(UNTOUCHED); logits.len()];
-        cpu::backward(batch, logits, labels, logps.into(), coef, 1.0, &mut dlogits).unwrap();
+        cpu::backward(batch, logits, labels, BackwardInputs::new(logps, coef), &mut dlogits).unwrap();
         let (inside, gaps): (Vec<&[T]>, Vec<&[T]>) =
             dlogits.chunks(batch.row_stride).map(|row| row.split_at(rows.vocab)).unzip();
         let same = pattern(&inside.concat()) == first;

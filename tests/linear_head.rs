@@ -17,7 +17,7 @@ use common::tolerance::sequence::Uncertain;
 use common::widen;
 use dpo_kernels::IGNORE_INDEX;
 use dpo_kernels::PairInputs;
-use dpo_kernels::{Forward, HostBatch, Logit, PairLoss, cpu, reference};
+use dpo_kernels::{Forward, HostBatch, LabelAlignment, Logit, PairLoss, cpu, reference};
 use half::{bf16, f16};
 
 const SEQUENCES: usize = 4;
@@ -91,7 +91,7 @@ struct Head {
 impl Head {
     fn new() -> Self {
         Head {
-            batch: HostBatch::padded(SEQUENCES, SEQUENCE_LEN, VOCAB),
+            batch: HostBatch::padded(SEQUENCES, SEQUENCE_LEN, VOCAB, LabelAlignment::Aligned),
             loss: PairLoss::sigmoid(0.7)
                 .unwrap()
                 .with_label_smoothing(0.1)

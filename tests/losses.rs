@@ -1,7 +1,6 @@
 //! The table of losses against what is written of it elsewhere: the kernels' numbers in params.h, and the README.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use dpo_kernels::PairLoss;
@@ -134,6 +133,7 @@ mod lowered {
             for (lowered, term) in params.loss.terms.iter().zip(loss.terms()) {
                 assert_eq!(lowered.kind, numbers()[term.kind.name()], "{:?}", term.kind);
                 assert_eq!(lowered.weight, term.weight as f32);
+                assert_eq!(lowered.beta, term.beta as f32);
                 assert_eq!(lowered.label_smoothing, term.label_smoothing as f32);
                 assert_eq!(lowered.length_normalized != 0, term.length_normalized);
                 assert_eq!(lowered.parameters, term.parameters.map(|parameter| parameter as f32));
@@ -162,17 +162,19 @@ mod lowered {
 
 /// A row of the README's table.
 fn row(info: &LossInfo) -> String {
-    let mut usual = format!("`beta` {}", info.beta);
-    for parameter in info.parameters {
-        write!(usual, ", `{}` {}", parameter.name, parameter.usual(info.beta)).unwrap();
-    }
-    let label_smoothing = self::usual(info).label_smoothing();
+    let loss = usual(info);
+    // A loss of log-probs alone reads no β.
+    let reads_beta = loss.terms().len() > 1 || loss.terms()[0].kind.reads_beta();
+    let mut usual: Vec<String> = reads_beta.then(|| format!("`beta` {}", info.beta)).into_iter().collect();
+    let parameters = info.parameters.iter();
+    usual.extend(parameters.map(|parameter| format!("`{}` {}", parameter.name, parameter.usual(info.beta))));
+    let label_smoothing = loss.label_smoothing();
     if label_smoothing != 0.0 {
-        write!(usual, ", `label_smoothing` {label_smoothing}").unwrap();
+        usual.push(format!("`label_smoothing` {label_smoothing}"));
     }
     let names: Vec<String> = info.names().map(|name| format!("`{name}`")).collect();
     let LossInfo { formula, source, needs, .. } = info;
-    format!("| {} | {formula} | {source} | {needs} | {usual} |\n", names.join(" or "))
+    format!("| {} | {formula} | {source} | {needs} | {} |\n", names.join(" or "), usual.join(", "))
 }
 
 /// The README's table is this one; `make readme` writes it.

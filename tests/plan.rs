@@ -58,7 +58,7 @@ const PAIRS: PairOutputBuffers = PairOutputBuffers {
 const WORKSPACE: u64 = 0xe000;
 
 fn batch() -> DeviceBatch {
-    Batch::padded(4, 8, 1000)
+    Batch::padded(4, 8, 1000, LabelAlignment::Aligned)
 }
 
 fn loss() -> PairLoss {
@@ -243,7 +243,7 @@ fn extras_that_miss_something_are_refused() {
 
 #[test]
 fn logps_alone_has_no_pairs() {
-    let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000) };
+    let batch = Batch { pairs: Pairs::None, ..Batch::padded(3, 8, 1000, LabelAlignment::Aligned) };
     let launch = only(plan::forward(&A100, &batch, &INPUTS, &OUT, None, WORKSPACE).unwrap());
     let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
     assert_eq!(params.loss.pairs, 0);
@@ -263,7 +263,7 @@ fn parameters_that_f32_cannot_hold_are_refused() {
 #[test]
 fn offsets_pass_two_to_the_31() {
     // 65536 rows of 262144 + 64 elements: 1.7e10 elements, far past 2^31.
-    let batch = Batch { row_stride: 262_208, ..Batch::padded(32, 2048, 262_144) };
+    let batch = Batch { row_stride: 262_208, ..Batch::padded(32, 2048, 262_144, LabelAlignment::Aligned) };
     let params = forward_params(&batch);
     assert_eq!(params.batch.row_stride, 262_208i64);
     assert_eq!(params.batch.rows, 65_536);
@@ -277,21 +277,38 @@ fn offsets_pass_two_to_the_31() {
 
 #[test]
 fn counts_beyond_the_grid_are_refused() {
-    let rows =
-        |count, len| plan::forward(&A100, &Batch::padded(count, len, 10), &INPUTS, &OUT, None, WORKSPACE);
+    let rows = |count, len| {
+        plan::forward(
+            &A100,
+            &Batch::padded(count, len, 10, LabelAlignment::Aligned),
+            &INPUTS,
+            &OUT,
+            None,
+            WORKSPACE,
+        )
+    };
     assert!(rows(2, (i32::MAX / 2) as usize).is_ok());
     assert_eq!(value_error(rows(2, 1 << 30)).0, "rows");
     assert_eq!(value_error(rows(2, usize::MAX)).0, "rows");
     assert_eq!(value_error(rows(0, 5)).0, "sequences");
     assert_eq!(value_error(rows(2, 0)).0, "rows");
     // A billion rows of 16 slices each are more blocks than a grid has.
-    let sliced = Batch::padded(2, 1 << 29, 262_144);
+    let sliced = Batch::padded(2, 1 << 29, 262_144, LabelAlignment::Aligned);
     assert_eq!(value_error(plan::forward(&A100, &sliced, &INPUTS, &OUT, None, WORKSPACE)).0, "rows");
-    let vocab = |vocab| plan::forward(&A100, &Batch::padded(2, 2, vocab), &INPUTS, &OUT, None, WORKSPACE);
+    let vocab = |vocab| {
+        plan::forward(
+            &A100,
+            &Batch::padded(2, 2, vocab, LabelAlignment::Aligned),
+            &INPUTS,
+            &OUT,
+            None,
+            WORKSPACE,
+        )
+    };
     assert_eq!(value_error(vocab(0)).0, "vocab");
     assert_eq!(value_error(vocab(1 << 31)).0, "vocab");
     assert!(vocab(i32::MAX as usize).is_ok());
-    let wide = Batch { row_stride: usize::MAX / 8, ..Batch::padded(2, 1000, 10) };
+    let wide = Batch { row_stride: usize::MAX / 8, ..Batch::padded(2, 1000, 10, LabelAlignment::Aligned) };
     assert_eq!(value_error(plan::forward(&A100, &wide, &INPUTS, &OUT, None, WORKSPACE)).0, "row_stride");
 }
 
@@ -375,7 +392,7 @@ fn null_and_misaligned_addresses_are_named() {
         let plan = plan::forward(&A100, &batch(), &inputs, &out, Some(&arguments), workspace);
         assert_eq!(value_error(plan).0, name);
     }
-    let packed = Batch::packed(DeviceArray { address: 0, len: 5 }, 32, 1000);
+    let packed = Batch::packed(DeviceArray { address: 0, len: 5 }, 32, 1000, LabelAlignment::Aligned);
     assert_eq!(value_error(plan::forward(&A100, &packed, &INPUTS, &OUT, None, WORKSPACE)).0, "cu_seqlens");
 }
 
@@ -421,7 +438,7 @@ fn workspace_parts_do_not_overlap() {
 #[test]
 fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
     for vocab in [1, 16_384, 16_385, 32_769, 128_256, 262_144, i32::MAX as usize] {
-        let batch = Batch::padded(2, 3, vocab);
+        let batch = Batch::padded(2, 3, vocab, LabelAlignment::Aligned);
         let bytes = plan::workspace_bytes(&batch).unwrap() as u64;
         let mut fullest = 0;
         for device in devices::ALL {
@@ -461,7 +478,7 @@ fn the_factored_forward_cuts_rows_to_what_a_multiprocessor_holds() {
             let two_fit = 2 * (bytes + 1024) <= device.shared_bytes_per_block + 1024;
             assert!(two_fit || slices == device.cluster_blocks, "{vocab} {partition:?}");
 
-            let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, 5, vocab) };
+            let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, 5, vocab, LabelAlignment::Aligned) };
             let inputs = Inputs { dtype, ..INPUTS };
             let plan = plan::factored(device, &batch, &inputs, &OUT, None, INPUTS.logits, WORKSPACE);
             let launch = only(plan.unwrap());
@@ -508,7 +525,10 @@ fn rows_are_divided_alike_in_every_batch() {
                 );
                 assert_eq!(slice % u64::from(threads / params.rows_per_block), 0);
                 for rows in [1, 7, 8, 9, 64, 4096] {
-                    let batch = Batch { pairs: Pairs::None, ..Batch::padded(1, rows, vocab) };
+                    let batch = Batch {
+                        pairs: Pairs::None,
+                        ..Batch::padded(1, rows, vocab, LabelAlignment::Aligned)
+                    };
                     let inputs = Inputs { dtype, ..INPUTS };
                     let launch = match pass {
                         RowPass::Forward => plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE),

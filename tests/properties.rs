@@ -9,6 +9,7 @@ use common::tolerance::pair_arguments::PairArguments;
 use common::tolerance::precision::{CPU, UNIT_F32};
 use common::tolerance::sequence::Uncertain;
 use common::{bits, widen};
+use dpo_kernels::cpu::BackwardInputs;
 use dpo_kernels::{
     DType, Forward, HostBatch, LabelAlignment, Labels, Logit, PairInputs, PairLoss, Pairs, Sequences,
     Transform, cpu, reference,
@@ -181,9 +182,8 @@ impl Problem {
                 PairLayout::Interleaved => Pairs::Interleaved,
                 PairLayout::Indexed(chosen, rejected) => Pairs::Indexed { chosen, rejected },
             },
-            label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
-            ..HostBatch::new(self.vocab, sequences)
+            ..HostBatch::new(self.vocab, sequences, self.label_alignment)
         }
     }
 
@@ -243,9 +243,8 @@ impl Problem {
             )
             .unwrap();
             let mut dlogits = vec![T::from_f32(0.0); logits.len()];
-            let logsumexp = (&forward.logps).into();
-            let coef = &forward.pairs.coef;
-            cpu::backward(batch, logits, labels, logsumexp, coef, self.upstream, &mut dlogits).unwrap();
+            let inputs = BackwardInputs::from(&forward).with_upstream(self.upstream);
+            cpu::backward(batch, logits, labels, inputs, &mut dlogits).unwrap();
             Outputs { forward, dlogits }
         })
     }
@@ -430,7 +429,14 @@ fn rows_stand_alone<T: Logit + Element>(problem: &Problem) -> Result<(), TestCas
 
         let mut dlogits = vec![T::from_f32(0.0); logits.len()];
         let coef = &together.forward.pairs.coef[s..=s];
-        cpu::backward(&batch, logits, labels, (&alone).into(), coef, problem.upstream, &mut dlogits).unwrap();
+        cpu::backward(
+            &batch,
+            logits,
+            labels,
+            BackwardInputs::new(&alone, coef).with_upstream(problem.upstream),
+            &mut dlogits,
+        )
+        .unwrap();
         let pattern = |dlogits: &[T]| -> Vec<u64> { dlogits.iter().map(|g| g.pattern()).collect() };
         prop_assert_eq!(pattern(&dlogits), pattern(&together.dlogits[elements]));
     }
@@ -445,9 +451,8 @@ fn in_place_equals_out_of_place<T: Logit + Element>(problem: &Problem) -> Result
     let apart = problem.outputs_of(&batch, &logits);
     let mut within = logits.clone();
     problem.with_labels(|labels| {
-        let logsumexp = (&apart.forward.logps).into();
-        let coef = &apart.forward.pairs.coef;
-        cpu::backward_in_place(&batch, &mut within, labels, logsumexp, coef, problem.upstream).unwrap();
+        let inputs = BackwardInputs::from(&apart.forward).with_upstream(problem.upstream);
+        cpu::backward_in_place(&batch, &mut within, labels, inputs).unwrap();
     });
     for (i, (apart, within)) in apart.dlogits.iter().zip(&within).enumerate() {
         if i % problem.row_stride < problem.vocab {
@@ -535,7 +540,7 @@ proptest! {
         label_smoothing in 0.0..=0.5f64,
     ) {
         let loss = PairLoss::sigmoid(beta).unwrap().with_label_smoothing(label_smoothing).unwrap();
-        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0], rejected: &[1] }, ..HostBatch::padded(2, 1, 1) };
+        let batch = HostBatch { pairs: Pairs::Indexed { chosen: &[0], rejected: &[1] }, ..HostBatch::for_pair_loss(2) };
         let swapped = HostBatch { pairs: Pairs::Indexed { chosen: &[1], rejected: &[0] }, ..batch };
         let [one, other] = [batch, swapped].map(|batch| {
             let mut out = PairOutputs::default();

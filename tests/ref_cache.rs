@@ -31,7 +31,9 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 fn keys(ids: std::ops::Range<u32>) -> Vec<SequenceKey> {
     let ids: Vec<u32> = ids.collect();
     let labels = vec![1i64; ids.len()];
-    HostBatch::padded(ids.len(), 1, 5).sequence_keys(&ids, labels[..].into()).unwrap()
+    HostBatch::padded(ids.len(), 1, 5, LabelAlignment::Aligned)
+        .sequence_keys(&ids, labels[..].into())
+        .unwrap()
 }
 
 /// The log-probs of `keys`, which must be known.
@@ -122,7 +124,8 @@ mod round_trip {
     #[test]
     fn the_policy_at_step_0_is_the_cached_reference() {
         let (_folder, path) = place();
-        let (batch, loss) = (HostBatch::padded(4, 3, 7), PairLoss::sigmoid(0.1).unwrap());
+        let (batch, loss) =
+            (HostBatch::padded(4, 3, 7, LabelAlignment::Aligned), PairLoss::sigmoid(0.1).unwrap());
         let logits: Vec<f32> = (0..4 * 3 * 7).map(|i| (i * 37 % 101) as f32 * 0.1 - 5.0).collect();
         let ids: Vec<u32> = (0..12).map(|i| i * 5 % 7).collect();
         let labels: Vec<i64> = (0..12).map(|i| if i % 3 == 2 { -100 } else { i * 3 % 7 }).collect();
@@ -593,7 +596,7 @@ mod sequence_keys {
 
     /// Two sequences of four rows, with Hugging Face's labels.
     fn batch() -> HostBatch<'static> {
-        HostBatch { label_alignment: LabelAlignment::NextToken, ..HostBatch::padded(2, 4, 9) }
+        HostBatch::padded(2, 4, 9, LabelAlignment::NextToken)
     }
 
     fn of(batch: &HostBatch<'_>, ids: &[u32], labels: &[i64]) -> Vec<SequenceKey> {
@@ -606,13 +609,15 @@ mod sequence_keys {
         let scored: Vec<u32> = of(&batch(), &IDS, &LABELS).iter().map(SequenceKey::scored).collect();
         assert_eq!(scored, [3, 2]);
         assert_eq!(scored, out.scored);
+        assert_eq!(batch().scored_tokens(LABELS[..].into()).unwrap(), out.scored);
     }
 
     #[test]
     fn are_of_what_is_scored_and_not_of_how_that_is_said() {
         let expected = of(&batch(), &IDS, &LABELS);
         let aligned = [2i64, 3, 4, 8, 2, 4, 8, 8];
-        let other_words = HostBatch { ignore_index: 8, ..HostBatch::padded(2, 4, 9) };
+        let other_words =
+            HostBatch { ignore_index: 8, ..HostBatch::padded(2, 4, 9, LabelAlignment::Aligned) };
         assert_eq!(of(&other_words, &IDS, &aligned), expected);
         let narrow = LABELS.map(|label| label as i32);
         assert_eq!(batch().sequence_keys(&IDS, narrow[..].into()).unwrap(), expected);

@@ -4,7 +4,7 @@ use dpo_kernels::theory::{
     bradley_terry, gibbs_policy, kl_divergence, log_partition, reward_difference, reward_from_policy,
     rlhf_objective,
 };
-use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu, reference};
+use dpo_kernels::{Forward, HostBatch, LabelAlignment, PairInputs, PairLoss, cpu, reference};
 use proptest::prelude::*;
 
 /// A policy from unnormalised log-probs.
@@ -123,8 +123,7 @@ fn with_cpu(
     let mut out = Forward::default();
     cpu::forward(batch, &gradient, labels.into(), &PairInputs::reference(&narrow(ref_logps)), loss, &mut out)
         .unwrap();
-    let logsumexp = (&out.logps).into();
-    cpu::backward_in_place(batch, &mut gradient, labels.into(), logsumexp, &out.pairs.coef, 1.0).unwrap();
+    cpu::backward_in_place(batch, &mut gradient, labels.into(), &out).unwrap();
     gradient.into_iter().map(f64::from).collect()
 }
 
@@ -136,7 +135,7 @@ fn with_cpu(
 fn descend(gradient: Gradient, steps: usize) -> Vec<f64> {
     const RATE: f64 = 2.0;
     const K: usize = REWARDS.len();
-    let batch = HostBatch::padded(2, 1, K);
+    let batch = HostBatch::padded(2, 1, K, LabelAlignment::Aligned);
     let mut logits = REFERENCE.map(f64::ln);
     for _ in 0..steps {
         let mut total = [0.0; K];

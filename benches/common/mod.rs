@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use criterion::Criterion;
-use dpo_kernels::{HostBatch, IGNORE_INDEX, Logit};
+use dpo_kernels::{HostBatch, IGNORE_INDEX, LabelAlignment, Logit};
 
 /// `[rows, vocab]` logits of two padded sequences per pair.
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ pub struct Shape {
 impl Shape {
     /// Sequences of 32 rows, concatenated pairs.
     pub fn batch(self) -> HostBatch<'static> {
-        HostBatch::padded(self.rows / 32, 32, self.vocab)
+        HostBatch::padded(self.rows / 32, 32, self.vocab, LabelAlignment::Aligned)
     }
 
     /// S, the bytes of the logits.

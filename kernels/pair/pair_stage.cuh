@@ -102,7 +102,10 @@ struct PairStage {
         return lengths ? float(lengths[s]) : 1.0f;
     }
 
-    __device__ float beta(u32 index) const { return loss.betas ? positive(loss.betas[index]) : loss.beta; }
+    // Of a pair: its own, or else the usual one, of a term or of the rewards.
+    __device__ float beta(u32 index, float usual) const {
+        return loss.betas ? positive(loss.betas[index]) : usual;
+    }
 
     __device__ float scale(float beta, u32 s, u32 length_normalized) const {
         return length_normalized ? beta / fmaxf(length(s), 1.0f) : beta;
@@ -149,30 +152,30 @@ struct PairStage {
     // What the losses that sort compare: policy with reference margins, and chosen with rejected rewards.
     enum Key { POLICY_MARGIN, REFERENCE_MARGIN, CHOSEN_REWARD, REJECTED_REWARD };
 
-    __device__ float key_of(Key key, u32 length_normalized, u32 index) const {
+    __device__ float key_of(Key key, const DpoLossTerm &term, u32 index) const {
         const Pair pair = pair_at(index);
         if (!pair.in_range) return not_a_number();
-        const float pair_beta = beta(index);
+        const float pair_beta = beta(index, term.beta);
         const auto scaled = [&](u32 s) {
             const float number = key == POLICY_MARGIN ? logps[s] : key == REFERENCE_MARGIN ? ref_logp(s) : log_ratio(s);
-            return scale(pair_beta, s, length_normalized) * number;
+            return scale(pair_beta, s, term.length_normalized) * number;
         };
         const float of_chosen = scaled(pair.chosen), of_rejected = scaled(pair.rejected);
         return key == CHOSEN_REWARD ? of_chosen : key == REJECTED_REWARD ? of_rejected : of_chosen - of_rejected;
     }
 
-    __device__ u32 rank_of(float own, Key key, u32 length_normalized, u32 index) const {
+    __device__ u32 rank_of(float own, Key key, const DpoLossTerm &term, u32 index) const {
         u32 before = 0;
 #pragma unroll 1
         for (u32 other = 0; other < loss.pairs; ++other)
-            before += precedes(key_of(key, length_normalized, other), other, own, index);
+            before += precedes(key_of(key, term, other), other, own, index);
         return before;
     }
 
     // Gives each pair its partner: of all numbers of the key `other`, the one of the same rank as the pair's own. A pair that
     // is not a number there has none. Until there are losses, their buffer holds the sorted numbers; the ranks are a
     // permutation, so none is left out.
-    __device__ void find_partners(Key own, Key other, u32 length_normalized, float *partners) const {
+    __device__ void find_partners(Key own, Key other, const DpoLossTerm &term, float *partners) const {
         float *const sorted = loss.pair_losses;
 #pragma unroll 1
         for (int step = 0; step < 2; ++step) {
@@ -180,8 +183,8 @@ struct PairStage {
             const Key key = sorts ? other : own;
 #pragma unroll 1
             for (u32 index = threadIdx.x; index < loss.pairs; index += blockDim.x) {
-                const float number = key_of(key, length_normalized, index);
-                const u32 rank = rank_of(number, key, length_normalized, index);
+                const float number = key_of(key, term, index);
+                const u32 rank = rank_of(number, key, term, index);
                 if (sorts) sorted[rank] = partners[index] = number;
                 else if (!isnan(partners[index])) partners[index] = sorted[rank];
             }
@@ -193,15 +196,16 @@ struct PairStage {
     __device__ void find_partners() const {
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) {
-            const bool aot = loss.terms[t].kind == DPO_LOSS_AOT;
-            if (!aot && loss.terms[t].kind != DPO_LOSS_AOT_UNPAIRED) continue;
+            const DpoLossTerm &term = loss.terms[t];
+            const bool aot = term.kind == DPO_LOSS_AOT;
+            if (!aot && term.kind != DPO_LOSS_AOT_UNPAIRED) continue;
 #pragma unroll 1
             for (int side = aot ? 1 : 0; side < 2; ++side) {
                 const bool of_chosen = side == 1; // the only side of margins
                 const Key own = aot ? POLICY_MARGIN : of_chosen ? CHOSEN_REWARD : REJECTED_REWARD;
                 const Key other = aot ? REFERENCE_MARGIN : of_chosen ? REJECTED_REWARD : CHOSEN_REWARD;
                 float *const partners = aot ? loss.margins : of_chosen ? loss.chosen_rewards : loss.rejected_rewards;
-                find_partners(own, other, loss.terms[t].length_normalized, partners);
+                find_partners(own, other, term, partners);
             }
         }
     }
@@ -223,7 +227,7 @@ struct PairStage {
 
     __device__ Slopes of_term(u32 index, const Pair &pair, const DpoLossTerm &term, const BatchScalars &scalars) const {
         PairNumbers numbers;
-        numbers.beta = beta(index);
+        numbers.beta = beta(index, term.beta);
         numbers.chosen = side(numbers.beta, pair.chosen, pair.has_chosen, term.length_normalized);
         numbers.rejected = side(numbers.beta, pair.rejected, pair.has_rejected, term.length_normalized);
         if (term.kind == DPO_LOSS_AOT) numbers.chosen.sorted_partner = loss.margins[index];
@@ -259,7 +263,7 @@ struct PairStage {
     __device__ bool reads_numbers(u32 index, const Pair &pair, const BatchScalars &scalars) const {
         // 0 times a number is 0, unless it is infinite or NaN.
         float zero = 0.0f * ref_logp(pair.chosen) + 0.0f * ref_logp(pair.rejected);
-        zero += 0.0f * weight(index, pair) + 0.0f * beta(index) + 0.0f * gamma(index);
+        zero += 0.0f * weight(index, pair) + 0.0f * beta(index, loss.beta) + 0.0f * gamma(index);
         zero += 0.0f * scalars.per_normalizer + 0.0f * scalars.per_token + 0.0f * scalars.baseline;
 #pragma unroll 1
         for (u32 t = 0; t < loss.term_count; ++t) zero += 0.0f * label_smoothing(index, loss.terms[t]);
@@ -291,7 +295,7 @@ struct PairStage {
     // The reward of one side of a pair, 0 where the pair has no such side.
     __device__ float reward(u32 index, const Pair &pair, u32 s, bool present) const {
         if (!pair.in_range) return not_a_number();
-        return present ? scale(beta(index), s, loss.length_normalized) * log_ratio(s) : 0.0f;
+        return present ? scale(beta(index, loss.beta), s, loss.length_normalized) * log_ratio(s) : 0.0f;
     }
 
     // Runs in one block. `progress` collects bad pairs, and is complete for thread 0 at the end: the reduction's barrier

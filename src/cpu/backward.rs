@@ -2,41 +2,16 @@
 
 use rayon::prelude::*;
 
+use super::backward_inputs::BackwardInputs;
 use super::row::row_kernels;
 use super::row_gradient::{RowGradient, Source};
 use super::tasks::{STREAM_BYTES, task_rows};
 use super::transform::TransformKind;
 use crate::batch::HostBatch;
-use crate::coef::Coef;
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
-use crate::results::Logps;
 use crate::status::GradientStatus;
-
-/// What `backward` needs of `logps`: log Σ exp of each row.
-///
-/// ```
-/// use dpo_kernels::Logps;
-/// use dpo_kernels::cpu::Logsumexp;
-///
-/// let logps = Logps { logsumexp: vec![1.5; 4], logsumexp_residual: vec![0.0; 4], ..Logps::default() };
-/// assert_eq!(Logsumexp::from(&logps).values, [1.5; 4]);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Logsumexp<'a> {
-    /// `[rows]`: log Σ exp, rounded to f32. Entries of ignored rows are not read.
-    pub values: &'a [f32],
-    /// `[rows]`: what that rounding took away ([`Logps::logsumexp_residual`]). Without it every gradient of a row
-    /// has a relative error of up to |logsumexp|·2⁻²⁴.
-    pub residual: Option<&'a [f32]>,
-}
-
-impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
-    fn from(logps: &'a Logps<f32>) -> Self {
-        Logsumexp { values: &logps.logsumexp, residual: Some(&logps.logsumexp_residual) }
-    }
-}
 
 /// `backward`: the gradient of the loss by the logits.
 ///
@@ -44,8 +19,9 @@ impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
 /// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
 /// ```
 ///
-/// `logits` and `dlogits` are laid out as for [`logps`]; `logsumexp` is what that gave for them. `coef` is the `[S]`
-/// of [`PairOutputs`], a caller's own ∂loss/∂logp_s, or a [`Coef`] that also knows factors of tokens and what to skip.
+/// `logits` and `dlogits` are laid out as for [`logps`]. `inputs` are what [`forward`] gave for them, or
+/// [`BackwardInputs`] of what [`logps`] gave and of coefficients: a caller's own `[S]` of ∂loss/∂logp_s, or a
+/// [`Coef`](crate::Coef) that also knows factors of tokens and what to skip.
 /// Ignored rows become exactly 0 and are not read, so they may hold NaN; so do skipped ones and the columns from
 /// [`valid_vocab`](crate::Transform::valid_vocab) on. Elements between `vocab` and `row_stride` are not touched.
 /// Values are rounded once to the type of the logits, the nearest one; for f16 and bf16 the exponential has a relative
@@ -60,23 +36,21 @@ impl<'a> From<&'a Logps<f32>> for Logsumexp<'a> {
 /// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
 /// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
 ///
+/// [`forward`]: super::forward()
 /// [`logps`]: super::logps()
-/// [`PairOutputs`]: crate::PairOutputs
 pub fn backward<'a, T: Logit>(
     batch: &HostBatch<'_>,
     logits: &[T],
     labels: Labels<'_>,
-    logsumexp: Logsumexp<'_>,
-    coef: impl Into<Coef<'a>>,
-    upstream: f32,
+    inputs: impl Into<BackwardInputs<'a>>,
     dlogits: &mut [T],
 ) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
-    let coef = coef.into();
-    check_backward(batch, logsumexp, &coef)?;
+    let inputs = inputs.into();
+    check_inputs(batch, &inputs)?;
     batch.check_logits("dlogits", dlogits.len())?;
     let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.columns()]);
-    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, dlogits, source))
+    Ok(gradient_rows(batch, labels, inputs, dlogits, source))
 }
 
 /// [`backward`] that leaves the gradient where the logits were, bit for bit the same.
@@ -88,17 +62,16 @@ pub fn backward_in_place<'a, T: Logit>(
     batch: &HostBatch<'_>,
     logits: &mut [T],
     labels: Labels<'_>,
-    logsumexp: Logsumexp<'_>,
-    coef: impl Into<Coef<'a>>,
-    upstream: f32,
+    inputs: impl Into<BackwardInputs<'a>>,
 ) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
-    let coef = coef.into();
-    check_backward(batch, logsumexp, &coef)?;
-    Ok(gradient_rows(batch, labels, logsumexp, coef, upstream, logits, |_| Source::InPlace))
+    let inputs = inputs.into();
+    check_inputs(batch, &inputs)?;
+    Ok(gradient_rows(batch, labels, inputs, logits, |_| Source::InPlace))
 }
 
-fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'_>) -> Result<()> {
+fn check_inputs(batch: &HostBatch<'_>, inputs: &BackwardInputs<'_>) -> Result<()> {
+    let BackwardInputs { logsumexp, coef, .. } = inputs;
     Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
     if let Some(residual) = logsumexp.residual {
         Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
@@ -110,12 +83,11 @@ fn check_backward(batch: &HostBatch<'_>, logsumexp: Logsumexp<'_>, coef: &Coef<'
 fn gradient_rows<'a, T: Logit>(
     batch: &HostBatch<'_>,
     labels: Labels<'_>,
-    logsumexp: Logsumexp<'_>,
-    coef: Coef<'_>,
-    upstream: f32,
+    inputs: BackwardInputs<'_>,
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
+    let BackwardInputs { logsumexp, coef, upstream } = inputs;
     let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {

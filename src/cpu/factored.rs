@@ -41,9 +41,9 @@ use crate::results::ForwardTensors;
 /// [`token_weights`](crate::Logps::token_weights).
 ///
 /// ```
-/// use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu};
+/// use dpo_kernels::{Forward, HostBatch, LabelAlignment, PairInputs, PairLoss, cpu};
 ///
-/// let batch = HostBatch::padded(2, 1, 3);
+/// let batch = HostBatch::padded(2, 1, 3, LabelAlignment::Aligned);
 /// let (logits, labels) = ([1.0f32, 0.0, -1.0, 0.5, 0.5, 0.5], [0i64, 2]);
 /// let loss = PairLoss::sigmoid(0.1)?;
 /// let (mut out, mut gradient) = (Forward::default(), vec![0.0; 6]);
@@ -52,8 +52,7 @@ use crate::results::ForwardTensors;
 /// assert!((gradient[5] - (1.0 - 1.0 / 3.0)).abs() < 1e-6);
 ///
 /// let mut dlogits = vec![0.0; 6];
-/// let logsumexp = (&out.logps).into();
-/// cpu::backward(&batch, &logits, labels[..].into(), logsumexp, &out.pairs.coef, 1.0, &mut dlogits)?;
+/// cpu::backward(&batch, &logits, labels[..].into(), &out, &mut dlogits)?;
 /// assert!((dlogits[5] - out.pairs.coef[1] * gradient[5]).abs() < 1e-8);
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```

@@ -22,9 +22,9 @@
 //! One training step with two pairs of three tokens, over a vocabulary of five:
 //!
 //! ```
-//! use dpo_kernels::{Forward, HostBatch, PairInputs, PairLoss, cpu};
+//! use dpo_kernels::{Forward, HostBatch, LabelAlignment, PairInputs, PairLoss, cpu};
 //!
-//! let batch = HostBatch::padded(4, 3, 5);
+//! let batch = HostBatch::padded(4, 3, 5, LabelAlignment::Aligned);
 //! let logits: Vec<f32> = (0..4 * 3 * 5).map(|i| (i * 7 % 11) as f32 * 0.1).collect();
 //! let labels: [i64; 12] = [0, 1, 2, 3, 4, -100, 0, 0, 1, -100, 2, 3];
 //! let ref_logps = [-5.0, -3.5, -4.5, -3.0];
@@ -36,8 +36,7 @@
 //! assert!(out.pairs.metrics.loss > 0.0);
 //!
 //! let mut dlogits = vec![0.0; logits.len()];
-//! let logsumexp = (&out.logps).into();
-//! cpu::backward(&batch, &logits, labels[..].into(), logsumexp, &out.pairs.coef, 1.0, &mut dlogits)?;
+//! cpu::backward(&batch, &logits, labels[..].into(), &out, &mut dlogits)?;
 //! assert_eq!(dlogits[5 * 5..6 * 5], [0.0; 5]); // row 5 is ignored
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
@@ -59,12 +58,14 @@ mod tasks;
 mod transform;
 
 mod backward;
+mod backward_inputs;
 mod factored;
 mod forward;
 mod logps;
 mod pair_loss;
 
-pub use backward::{Logsumexp, backward, backward_in_place};
+pub use backward::{backward, backward_in_place};
+pub use backward_inputs::{BackwardInputs, Logsumexp};
 pub use factored::{factored, factored_in_place};
 pub use forward::forward;
 pub use logps::logps;

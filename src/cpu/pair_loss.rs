@@ -19,7 +19,7 @@ use crate::status::Status;
 /// ```
 /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, PairOutputs, cpu};
 ///
-/// let (batch, loss) = (HostBatch::padded(2, 1, 1), PairLoss::sigmoid(0.5)?);
+/// let (batch, loss) = (HostBatch::for_pair_loss(2), PairLoss::sigmoid(0.5)?);
 /// let mut out = PairOutputs::default();
 /// cpu::pair_loss(&batch, &[-3.0, -7.0], None, &PairInputs::reference(&[-4.0, -6.0]), &loss, &mut out)?;
 /// assert_eq!((out.chosen_rewards[0], out.rejected_rewards[0], out.margins[0]), (0.5, -0.5, 1.0));

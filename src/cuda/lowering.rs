@@ -109,6 +109,7 @@ fn lower_term(term: &Term) -> Result<DpoLossTerm> {
         kind: term.kind.id,
         length_normalized: u32::from(term.length_normalized),
         weight: narrow("weight", Range::ABOVE_ZERO, term.weight)?,
+        beta: narrow("beta", Range::ABOVE_ZERO, term.beta)?,
         label_smoothing: match term.kind.label_smoothing {
             Some(epsilon) => narrow("label_smoothing", epsilon.range, term.label_smoothing)?,
             None => 0.0,

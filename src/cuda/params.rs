@@ -221,12 +221,13 @@ pub struct DpoLossTerm {
     pub kind: ::core::ffi::c_uint,
     pub length_normalized: ::core::ffi::c_uint,
     pub weight: f32,
+    pub beta: f32,
     pub label_smoothing: f32,
     pub parameters: [f32; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoLossTerm"][::core::mem::size_of::<DpoLossTerm>() - 24usize];
+    ["Size of DpoLossTerm"][::core::mem::size_of::<DpoLossTerm>() - 28usize];
     ["Alignment of DpoLossTerm"][::core::mem::align_of::<DpoLossTerm>() - 4usize];
     [
         "Offset of field: DpoLossTerm::kind",
@@ -238,11 +239,14 @@ const _: () = {
         "Offset of field: DpoLossTerm::weight",
     ][::core::mem::offset_of!(DpoLossTerm, weight) - 8usize];
     [
+        "Offset of field: DpoLossTerm::beta",
+    ][::core::mem::offset_of!(DpoLossTerm, beta) - 12usize];
+    [
         "Offset of field: DpoLossTerm::label_smoothing",
-    ][::core::mem::offset_of!(DpoLossTerm, label_smoothing) - 12usize];
+    ][::core::mem::offset_of!(DpoLossTerm, label_smoothing) - 16usize];
     [
         "Offset of field: DpoLossTerm::parameters",
-    ][::core::mem::offset_of!(DpoLossTerm, parameters) - 16usize];
+    ][::core::mem::offset_of!(DpoLossTerm, parameters) - 20usize];
 };
 /// A loss over pairs: parameters, what it reads besides logps, and where its results go.
 #[repr(C)]
@@ -256,7 +260,7 @@ pub struct DpoPairLoss {
     pub rejected: ::core::ffi::c_ulonglong,
     /// [sequences], or null: the numbers of scored rows
     pub lengths: ::core::ffi::c_ulonglong,
-    /// [pairs], or null: beta
+    /// [pairs], or null: those of the terms and of the rewards
     pub betas: ::core::ffi::c_ulonglong,
     /// [pairs], or null: gamma
     pub gammas: ::core::ffi::c_ulonglong,
@@ -294,6 +298,7 @@ pub struct DpoPairLoss {
     pub normalizer_kind: ::core::ffi::c_uint,
     pub kl_count: ::core::ffi::c_uint,
     pub term_count: ::core::ffi::c_uint,
+    /// of the rewards; terms have their own
     pub beta: f32,
     pub gamma: f32,
     /// n of an f' that is (e^(n x) - 1) / n: -1 for the forward KL, alpha - 1; otherwise 0
@@ -306,7 +311,7 @@ pub struct DpoPairLoss {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 304usize];
+    ["Size of DpoPairLoss"][::core::mem::size_of::<DpoPairLoss>() - 320usize];
     ["Alignment of DpoPairLoss"][::core::mem::align_of::<DpoPairLoss>() - 8usize];
     [
         "Offset of field: DpoPairLoss::ref_logps",
@@ -679,7 +684,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 560usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 576usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
@@ -731,10 +736,10 @@ const _: () = {
     ][::core::mem::offset_of!(DpoForward, loss) - 248usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 552usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 568usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 556usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 572usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -748,17 +753,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 576usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 592usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 560usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 576usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 568usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 584usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -774,7 +779,7 @@ pub struct DpoPairLossAlone {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 336usize];
+    ["Size of DpoPairLossAlone"][::core::mem::size_of::<DpoPairLossAlone>() - 352usize];
     [
         "Alignment of DpoPairLossAlone",
     ][::core::mem::align_of::<DpoPairLossAlone>() - 8usize];
@@ -792,7 +797,7 @@ const _: () = {
     ][::core::mem::offset_of!(DpoPairLossAlone, loss) - 24usize];
     [
         "Offset of field: DpoPairLossAlone::sequences",
-    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 328usize];
+    ][::core::mem::offset_of!(DpoPairLossAlone, sequences) - 344usize];
 };
 /// backward.
 #[repr(C)]

@@ -110,8 +110,7 @@ impl PairLoss {
     /// [`Error::Value`](crate::Error::Value) for `beta`, and for `alpha` unless it is finite and not negative.
     pub fn rpo(beta: impl Into<f64>, alpha: impl Into<f64>) -> Result<Self> {
         let dpo = PairLoss::sigmoid(beta)?;
-        let alpha = ALPHA.check(alpha.into())?;
-        dpo.and(PairLoss::nll(dpo.beta())?, alpha)
+        dpo.and(PairLoss::nll(), ALPHA.check(alpha.into())?)
     }
 
     /// ORPO (Hong et al. 2024, arXiv:2403.07691, eq. 6 and 7): [`nll`](Self::nll) + λ [`odds_ratio`](Self::odds_ratio).
@@ -134,9 +133,9 @@ impl PairLoss {
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
     pub fn orpo(lambda: impl Into<f64>) -> Result<Self> {
-        let odds_ratio = PairLoss::odds_ratio(lambda)?;
-        let lambda = odds_ratio.beta();
-        let nll = PairLoss::nll(lambda)?.with_length_normalization();
-        Ok(nll.and(odds_ratio, lambda)?.without_reference())
+        let lambda = Range::ABOVE_ZERO.check("beta", lambda.into())?;
+        let nll = PairLoss::nll().with_length_normalization();
+        let orpo = nll.and(PairLoss::odds_ratio(), lambda)?.without_reference();
+        Ok(PairLoss { beta: lambda, ..orpo })
     }
 }

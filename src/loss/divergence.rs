@@ -1,7 +1,7 @@
 //! f-divergences: what a log-ratio is worth to a loss of the margin.
 
 use super::math::{sigmoid, vanishing};
-use super::range::Range;
+use super::range::{Range, same_in_f32};
 use crate::error::Result;
 
 /// The f-divergence that regularises the policy (Wang et al. 2023, "Beyond Reverse KL", arXiv:2309.16240).
@@ -53,6 +53,14 @@ impl Power {
 }
 
 impl Divergence {
+    /// Whether the two are one to the kernels.
+    pub(super) fn is_same_in_f32(self, other: Divergence) -> bool {
+        match (self, other) {
+            (Divergence::Alpha(one), Divergence::Alpha(other)) => same_in_f32(one, other),
+            _ => self == other,
+        }
+    }
+
     pub(super) fn check(self) -> Result<Self> {
         match self {
             Divergence::Alpha(alpha) => Range::FINITE.check("alpha", alpha).map(Divergence::Alpha),

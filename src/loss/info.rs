@@ -20,7 +20,7 @@ pub struct LossInfo {
     pub needs: &'static str,
     /// Sensible ranges of its parameters.
     pub ranges: &'static str,
-    /// The usual β.
+    /// The usual β; of the rewards alone, where the loss is of log-probs.
     pub beta: f64,
     /// The numbers of its own, besides those that all losses have.
     pub parameters: &'static [Parameter],

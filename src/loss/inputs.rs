@@ -18,7 +18,7 @@ pub struct PairTensors<Floats, Counts, Number> {
     /// `[S]`: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
     /// as 1. TRL's n, for one, also counts a completion's first token, which no row predicts.
     pub lengths: Option<Counts>,
-    /// `[N]`: β, finite and above 0, for a loss that reads it.
+    /// `[N]`: β, finite and above 0, for a loss that reads it, or losses that have the same.
     pub beta: Option<Floats>,
     /// `[N]`: γ, the target margin that rewards are to be won by: the difference of ground-truth rewards, say
     /// (Touvron et al. 2023, arXiv:2307.09288, eq. 2; Amini et al. 2024, "DPO with an offset", arXiv:2402.10571).
@@ -52,7 +52,7 @@ pub struct PairTensors<Floats, Counts, Number> {
 /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, PairOutputs, cpu};
 ///
 /// // Two pairs; the second is worth half, and is to be won by a margin of 1.
-/// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.5)?);
+/// let (batch, loss) = (HostBatch::for_pair_loss(4), PairLoss::sigmoid(0.5)?);
 /// let reference = PairInputs::reference(&[-4.0f32; 4]);
 /// let inputs = PairInputs { weight: Some(&[1.0, 0.5]), gamma: Some(&[0.0, 1.0]), ..reference };
 /// let mut out = PairOutputs::default();

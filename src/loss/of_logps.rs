@@ -4,7 +4,6 @@ use super::function::{FunctionOf, Slopes};
 use super::kind::Kind;
 use super::math::{ValueSlope, complement, softplus};
 use super::pair_loss::PairLoss;
-use crate::error::Result;
 
 pub(super) static LOSSES: [&Kind; 3] = [&SFT, &NLL, &ODDS_RATIO];
 
@@ -43,36 +42,36 @@ fn odds_ratio(x: f64, y: f64) -> Slopes {
 
 /// # Losses of log-probs, without a reference
 ///
-/// β only scales the rewards that are reported; pairs with a β of their own are refused.
+/// They read no β, and pairs with a β of their own are refused. Alone, they report rewards at the table's β, 0.1, or at that
+/// of [`named`](Self::named).
 impl PairLoss {
     /// Supervised fine-tuning on the chosen: −(sum of their log-probs)/(number of their scored tokens), both over the
     /// batch. Its sum is divided by that number whatever the [`Normalizer`](super::Normalizer) is;
     /// [`PairInputs::chosen_tokens`](super::PairInputs) gives that of a larger batch. 0 where there is no such token.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Value`](crate::Error::Value) for `beta`.
-    pub fn sft(beta: impl Into<f64>) -> Result<Self> {
-        PairLoss::of(&SFT, beta, &[])
+    pub fn sft() -> Self {
+        PairLoss::of_logps(&SFT)
     }
 
     /// Negative log-likelihood of the chosen per token, each pair with the same weight: −logp_w/n_w.
     ///
-    /// # Errors
+    /// # Examples
     ///
-    /// [`Error::Value`](crate::Error::Value) for `beta`.
-    pub fn nll(beta: impl Into<f64>) -> Result<Self> {
-        PairLoss::of(&NLL, beta, &[])
+    /// ```
+    /// use dpo_kernels::PairLoss;
+    /// use dpo_kernels::loss::Sequence;
+    ///
+    /// let sequence = |logp, length| Sequence { logp, ref_logp: None, length };
+    /// assert_eq!(PairLoss::nll().pair(sequence(-6.0, 4), sequence(-1.0, 2))?.loss, 1.5);
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    pub fn nll() -> Self {
+        PairLoss::of_logps(&NLL)
     }
 
     /// The second term of [`orpo`](Self::orpo): −log σ(log odds(p_w) − log odds(p_l)) with odds(p) = p/(1 − p) and
     /// p = e^(logp/n). Infinite where a rejected sequence has probability 1; 0 where a sequence has a length of 0, and
     /// so no probability.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Value`](crate::Error::Value) for `beta`.
-    pub fn odds_ratio(beta: impl Into<f64>) -> Result<Self> {
-        PairLoss::of(&ODDS_RATIO, beta, &[])
+    pub fn odds_ratio() -> Self {
+        PairLoss::of_logps(&ODDS_RATIO)
     }
 }

@@ -182,7 +182,7 @@ impl PairLoss {
     /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, Pairs, reference};
     ///
     /// // Two sequences of one token, judged one by one: the first is desirable, the second is not.
-    /// let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::padded(2, 1, 1) };
+    /// let batch = HostBatch { pairs: Pairs::Unpaired { desirable: &[1, 0] }, ..HostBatch::for_pair_loss(2) };
     /// let loss = PairLoss::kto(0.1)?.with_kto_weights(1.0, 1.5)?.with_baseline(0.0)?;
     /// let inputs = PairInputs::reference(&[-3.0, -5.0]);
     /// let out = reference::pair_loss(&batch, &[-3.0, -5.0], None, &inputs, &loss)?;

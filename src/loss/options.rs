@@ -4,7 +4,7 @@ use super::divergence::Divergence;
 use super::kind::Kind;
 use super::normalizer::Normalizer;
 use super::pair_loss::{MAX_TERMS, PairLoss, Term};
-use super::range::Range;
+use super::range::{Range, same_in_f32};
 use crate::error::{Error, Result};
 
 /// # Options
@@ -20,44 +20,42 @@ impl PairLoss {
         Ok(self)
     }
 
-    /// Adds `weight` times another loss: mixed preference optimisation (Wang et al. 2024, arXiv:2411.10442). Rewards
-    /// stay those of `self`, whose normaliser and KTO baseline count unless only `other` has one. Where one of the two has
-    /// [WPO's weights](Self::with_wpo_weights), so has the sum. A weight of 0 adds nothing.
+    /// Adds `weight` times another loss: mixed preference optimisation (Wang et al. 2024, arXiv:2411.10442). Each loss keeps
+    /// its β. Rewards stay those of `self`, unless it is of log-probs and reads no β and `other` does. The normaliser and KTO
+    /// baseline are those of `self` unless only `other` has one. Where one of the two has
+    /// [WPO's weights](Self::with_wpo_weights), so has the sum. A weight of 0 adds no loss.
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] that names `weight` unless it is finite and not negative; `beta`, `gamma` or `divergence`
-    /// where the two differ in what both have, `terms` for more than [`MAX_TERMS`] or a second loss that sorts the
-    /// same, and `loss` where one has a reference to look at and the other must not have one. Losses of log-probs go with either.
+    /// [`Error::Value`] that names `weight` unless it is finite and not negative; `gamma` or `divergence` where the two
+    /// differ, as f32, in what both have; `terms` for more than [`MAX_TERMS`] or a second loss that sorts the same; and
+    /// `loss` where one has a reference to look at and the other must not have one. Losses of log-probs go with either.
     ///
     /// # Examples
     ///
     /// ```
     /// use dpo_kernels::PairLoss;
     ///
-    /// let mpo = PairLoss::sigmoid(0.1)?.weighted(0.8)?.and(PairLoss::bco_pair(0.1)?, 0.2)?;
-    /// let names: Vec<&str> = mpo.terms().iter().map(|term| term.kind.name()).collect();
-    /// assert_eq!(names, ["sigmoid", "bco_pair"]);
-    /// // All losses of a sum have the same β.
-    /// assert!(mpo.and(PairLoss::sft(0.2)?, 1.0).is_err());
+    /// let mpo = PairLoss::sigmoid(0.1)?.weighted(0.8)?.and(PairLoss::bco_pair(0.25)?, 0.2)?.and(PairLoss::sft(), 1.0)?;
+    /// let terms: Vec<_> = mpo.terms().iter().map(|term| (term.kind.name(), term.weight)).collect();
+    /// assert_eq!(terms, [("sigmoid", 0.8), ("bco_pair", 0.2), ("sft", 1.0)]);
+    /// // Each loss has a β of its own; the rewards that are reported are those of the first.
+    /// assert_eq!((mpo.terms()[1].beta, mpo.beta()), (0.25, 0.1));
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
     pub fn and(mut self, other: PairLoss, weight: impl Into<f64>) -> Result<Self> {
         let weight = Range::FROM_ZERO.check("weight", weight.into())?;
-        let alike = |argument, one: f64, other: f64| {
-            if one == other {
-                Ok(())
-            } else {
-                Err(Error::value(argument, format!("{one}, as before"), other))
-            }
-        };
-        alike("beta", self.beta, other.beta)?;
+        if !self.any(Kind::reads_beta) && other.any(Kind::reads_beta) {
+            self.beta = other.beta;
+        }
         match [self, other].map(|loss| loss.any(Kind::is_of_margin)) {
-            [true, true] => alike("gamma", self.gamma, other.gamma)?,
+            [true, true] if !same_in_f32(self.gamma, other.gamma) => {
+                return Err(Error::value("gamma", format!("{}, as before", self.gamma), other.gamma));
+            }
             [false, true] => self.gamma = other.gamma,
             _ => (),
         }
-        if self.divergence != other.divergence {
+        if !self.divergence.is_same_in_f32(other.divergence) {
             let expected = format!("{:?}, as before", self.divergence);
             return Err(Error::value("divergence", expected, format!("{:?}", other.divergence)));
         }
@@ -110,7 +108,7 @@ impl PairLoss {
     /// ```
     /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
     ///
-    /// let (batch, dpo) = (HostBatch::padded(2, 1, 1), PairLoss::sigmoid(0.5)?);
+    /// let (batch, dpo) = (HostBatch::for_pair_loss(2), PairLoss::sigmoid(0.5)?);
     /// let loss_of = |loss| reference::pair_loss(&batch, &[-3.0, -5.0], None, &PairInputs::NONE, &loss);
     /// assert!(loss_of(dpo).is_err(), "DPO compares with a reference");
     /// // The margin is that of the log-probs alone: 2 nats at β = 0.5.
@@ -208,7 +206,7 @@ impl PairLoss {
     /// use dpo_kernels::{HostBatch, PairInputs, PairLoss, reference};
     ///
     /// // The answers of the first pair are as likely as any that the policy samples, and more; those of the second less.
-    /// let (batch, loss) = (HostBatch::padded(4, 1, 1), PairLoss::sigmoid(0.1)?.with_wpo_weights());
+    /// let (batch, loss) = (HostBatch::for_pair_loss(4), PairLoss::sigmoid(0.1)?.with_wpo_weights());
     /// let log_weights = Some(&[0.5, -0.5, 0.25, -0.5][..]);
     /// let inputs = PairInputs { sequence_log_weights: log_weights, ..PairInputs::reference(&[-3.0; 4]) };
     /// let out = reference::pair_loss(&batch, &[-3.0; 4], None, &inputs, &loss)?;

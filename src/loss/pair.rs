@@ -59,7 +59,7 @@ impl PairLoss {
     /// # Ok::<(), dpo_kernels::Error>(())
     /// ```
     pub fn pair(&self, chosen: Sequence, rejected: Sequence) -> Result<PairTerms> {
-        let batch = HostBatch::padded(2, 1, 1);
+        let batch = HostBatch::for_pair_loss(2);
         let ref_logps: Vec<f64> = [chosen.ref_logp, rejected.ref_logp].into_iter().flatten().collect();
         let ref_logps = (!ref_logps.is_empty()).then_some(&ref_logps[..]);
         let inputs = PairInputs { ref_logps, normalizer: Some(1.0), ..PairInputs::NONE };

@@ -23,7 +23,7 @@ pub const MAX_TERMS: usize = 4;
 /// let conservative = dpo.with_label_smoothing(0.05)?;
 /// let jensen_shannon = dpo.with_divergence(Divergence::JensenShannon)?;
 /// // MPO: a weighted sum.
-/// let mpo = dpo.weighted(0.8)?.and(PairLoss::bco_pair(0.1)?, 0.2)?.and(PairLoss::sft(0.1)?, 1.0)?;
+/// let mpo = dpo.weighted(0.8)?.and(PairLoss::bco_pair(0.1)?, 0.2)?.and(PairLoss::sft(), 1.0)?;
 /// assert_eq!(mpo.terms().len(), 3);
 /// // By name, as TRL spells it.
 /// assert_eq!(PairLoss::named("ipo", 0.1)?, PairLoss::ipo(0.1)?);
@@ -55,6 +55,9 @@ pub struct Term {
     pub kind: &'static Kind,
     /// Its weight, finite and not negative.
     pub weight: f64,
+    /// Its temperature β, which pairs may replace by [their own](super::PairInputs::beta). A loss of log-probs does not read
+    /// it.
+    pub beta: f64,
     /// ε, where the loss takes it.
     pub label_smoothing: f64,
     /// Whether it divides log-ratios by lengths.
@@ -75,14 +78,32 @@ impl PairLoss {
         let term = Term {
             kind,
             weight: 1.0,
+            beta,
             label_smoothing: kind.label_smoothing.map_or(0.0, |epsilon| epsilon.usual),
             length_normalized: kind.length_normalized,
             parameters: values,
         };
-        Ok(PairLoss {
+        Ok(PairLoss::of_term(term))
+    }
+
+    /// The same for a loss that does not read β, at its row's value, and so without a parameter that could be wrong.
+    pub(super) fn of_logps(kind: &'static Kind) -> Self {
+        let term = Term {
+            kind,
+            weight: 1.0,
+            beta: kind.beta,
+            label_smoothing: 0.0,
+            length_normalized: kind.length_normalized,
+            parameters: [0.0; MAX_PARAMETERS],
+        };
+        PairLoss::of_term(term)
+    }
+
+    fn of_term(term: Term) -> Self {
+        PairLoss {
             terms: [term; MAX_TERMS],
             term_count: 1,
-            beta,
+            beta: term.beta,
             gamma: 0.0,
             divergence: Divergence::ReverseKl,
             length_normalized: false,
@@ -90,7 +111,7 @@ impl PairLoss {
             normalizer: Normalizer::Pairs,
             baseline: None,
             wpo_weights: false,
-        })
+        }
     }
 
     pub(super) fn terms_mut(&mut self) -> &mut [Term] {
@@ -117,7 +138,8 @@ impl PairLoss {
         &self.terms[..self.term_count]
     }
 
-    /// The temperature β.
+    /// The temperature β of the rewards that are reported: that of the first loss of the sum that reads one. Each loss
+    /// has [its own](Term::beta).
     pub fn beta(&self) -> f64 {
         self.beta
     }

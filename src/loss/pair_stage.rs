@@ -100,12 +100,13 @@ impl<F: Number> PairStage<'_, F> {
         self.inputs.lengths.or(self.scored).is_some_and(|lengths| lengths[s] == 0)
     }
 
-    fn beta(&self, i: usize) -> f64 {
-        self.inputs.beta.map_or(self.loss.beta, |beta| beta[i].into())
+    /// The pair's own β, or else the usual one, of a loss of the sum or of the rewards.
+    fn beta(&self, i: usize, usual: f64) -> f64 {
+        self.inputs.beta.map_or(usual, |beta| beta[i].into())
     }
 
-    fn scale(&self, i: usize, s: usize, length_normalized: bool) -> f64 {
-        if length_normalized { self.beta(i) / self.length(s) } else { self.beta(i) }
+    fn scale(&self, beta: f64, s: usize, length_normalized: bool) -> f64 {
+        if length_normalized { beta / self.length(s) } else { beta }
     }
 
     fn logp(&self, s: usize) -> f64 {
@@ -116,8 +117,8 @@ impl<F: Number> PairStage<'_, F> {
         self.inputs.ref_logps.map_or(0.0, |ref_logps| ref_logps[s].into())
     }
 
-    fn reward(&self, i: usize, s: usize, length_normalized: bool) -> f64 {
-        self.scale(i, s, length_normalized) * (self.logp(s) - self.ref_logp(s))
+    fn log_ratio(&self, s: usize) -> f64 {
+        self.logp(s) - self.ref_logp(s)
     }
 
     /// Whether the pair is part of the batch at all: one of weight 0 is not.
@@ -171,10 +172,9 @@ impl<F: Number> PairStage<'_, F> {
                 .collect()
         };
         for term in self.loss.terms() {
-            let normalized = term.length_normalized;
-            let margin = |i, w, l, of: &dyn Fn(usize) -> f64| {
-                self.scale(i, w, normalized) * of(w) - self.scale(i, l, normalized) * of(l)
-            };
+            let scaled =
+                |i, s, number: f64| self.scale(self.beta(i, term.beta), s, term.length_normalized) * number;
+            let margin = |i, w, l, of: &dyn Fn(usize) -> f64| scaled(i, w, of(w)) - scaled(i, l, of(l));
             match term.kind.sorts() {
                 Some(Sorts::Margins) => {
                     let policy = each(&|i, w, l| margin(i, w, l, &|s| self.logp(s)));
@@ -182,8 +182,8 @@ impl<F: Number> PairStage<'_, F> {
                     all.of_margins = partners(&policy, &reference);
                 }
                 Some(Sorts::Rewards) => {
-                    let chosen = each(&|i, w, _| self.reward(i, w, normalized));
-                    let rejected = each(&|i, _, l| self.reward(i, l, normalized));
+                    let chosen = each(&|i, w, _| scaled(i, w, self.log_ratio(w)));
+                    let rejected = each(&|i, _, l| scaled(i, l, self.log_ratio(l)));
                     all.of_chosen = partners(&chosen, &rejected);
                     all.of_rejected = partners(&rejected, &chosen);
                 }
@@ -195,20 +195,21 @@ impl<F: Number> PairStage<'_, F> {
 
     fn term(&self, i: usize, term: &Term, scalars: &BatchScalars, partners: &Partners) -> Slopes {
         let (w, l) = self.members(i);
+        let beta = self.beta(i, term.beta);
         let partner = |partners: &[f64]| partners.get(i).copied().unwrap_or(f64::NAN);
         let side = |s: usize, sorted_partner: f64| Side {
             logp: self.logp(s),
-            log_ratio: self.logp(s) - self.ref_logp(s),
+            log_ratio: self.log_ratio(s),
             length: self.length(s),
             is_empty: self.is_empty(s),
-            scale: self.scale(i, s, term.length_normalized),
+            scale: self.scale(beta, s, term.length_normalized),
             sorted_partner,
         };
         let given = self.inputs.label_smoothing.filter(|_| term.kind.takes_label_smoothing());
         let pair = PairNumbers {
             chosen: w.map(|w| side(w, partner(&partners.of_chosen))),
             rejected: l.map(|l| side(l, partner(&partners.of_rejected))),
-            beta: self.beta(i),
+            beta,
             gamma: self.inputs.gamma.map_or(self.loss.gamma, |gamma| gamma[i].into()),
             label_smoothing: given.map_or(term.label_smoothing, |epsilon| epsilon[i].into()),
             parameters: term.parameters,
@@ -282,7 +283,10 @@ impl<F: Number> PairStage<'_, F> {
         for i in 0..self.count() {
             let (w, l) = self.members(i);
             let slopes = self.slopes(i, &scalars, &partners);
-            let reward = |s: Option<usize>| s.map_or(0.0, |s| self.reward(i, s, self.loss.length_normalized));
+            let beta = self.beta(i, self.loss.beta);
+            let reward = |s: Option<usize>| {
+                s.map_or(0.0, |s| self.scale(beta, s, self.loss.length_normalized) * self.log_ratio(s))
+            };
             let (chosen_reward, rejected_reward) = (reward(w), reward(l));
             let margin = chosen_reward - rejected_reward;
             for (to, value) in [

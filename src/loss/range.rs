@@ -23,3 +23,8 @@ impl Range {
         if (self.contains)(value) { Ok(value) } else { Err(Error::value(argument, self.words, value)) }
     }
 }
+
+/// Whether two numbers are one to the kernels: one of them may have been an f32, and the other written out in f64.
+pub(super) fn same_in_f32(one: f64, other: f64) -> bool {
+    one as f32 == other as f32
+}

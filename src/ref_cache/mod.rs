@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use dpo_kernels::ref_cache::{Fingerprint, RefCache};
-//! use dpo_kernels::{Error, HostBatch, Logps, cpu};
+//! use dpo_kernels::{Error, HostBatch, LabelAlignment, Logps, cpu};
 //!
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let path = folder.path().join("ref_logps.cache");
@@ -13,7 +13,7 @@
 //! let mut cache = RefCache::open(&path, reference)?; // refuses a file of another reference
 //!
 //! // For every batch of the data set, token ids and labels as the model gets them.
-//! let batch = HostBatch::padded(2, 3, 5);
+//! let batch = HostBatch::padded(2, 3, 5, LabelAlignment::Aligned);
 //! let (ids, labels) = ([1, 2, 3, 1, 2, 4], [2i64, 3, -100, 2, 4, -100]);
 //! let keys = batch.sequence_keys(&ids, labels[..].into())?;
 //! let ref_logps = cache.ref_logps(&keys, || {

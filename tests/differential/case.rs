@@ -157,9 +157,12 @@ fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
     if !spec.tensors {
         return tensors;
     }
-    let beta = spec.loss.beta() as f32;
+    let mut betas =
+        spec.loss.terms().iter().filter(|term| term.kind.reads_beta()).map(|term| term.beta as f32);
+    let beta = betas.next();
+    let beta = beta.filter(|&beta| betas.all(|other| other == beta));
     if !of_any(Kind::couples_pairs) {
-        tensors.beta = draw(pairs, beta, 0.5 * beta).filter(|_| of_any(Kind::reads_beta));
+        tensors.beta = beta.and_then(|beta| draw(pairs, beta, 0.5 * beta));
         tensors.weight = draw(pairs, 1.0, 1.0);
         tensors.sequence_log_weights = draw(spec.sequences, -1.0, 1.0);
         if of_any(Kind::takes_label_smoothing) {
@@ -288,10 +291,9 @@ impl<T: Logit> Case<T> {
                 PairKind::Indexed => Pairs::Indexed { chosen: &self.chosen, rejected: &self.rejected },
                 PairKind::Unpaired => Pairs::Unpaired { desirable: &self.desirable },
             },
-            label_alignment: spec.alignment,
             transform: spec.transform,
             ld_alpha: spec.ld_alpha,
-            ..Batch::new(spec.vocab, sequences)
+            ..Batch::new(spec.vocab, sequences, spec.alignment)
         }
     }
 

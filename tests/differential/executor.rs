@@ -1,6 +1,6 @@
 //! The ways to run a case. The kernels' plans run on anything that can hold device memory and take a launch.
 
-use dpo_kernels::cpu::{self, Logsumexp};
+use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::loss::PairTensors;
 use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{
@@ -183,12 +183,23 @@ impl Executor for Cpu {
         let upstream = spec.upstream;
         let (dlogits, gradient) = if spec.gradient_phase.is_none() {
             let mut dlogits = self.place(&case.logits);
-            let status = cpu::backward_in_place(&batch, &mut dlogits, labels, logsumexp, coef, upstream);
+            let status = cpu::backward_in_place(
+                &batch,
+                &mut dlogits,
+                labels,
+                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
+            );
             (dlogits, status.unwrap())
         } else {
             let mut dlogits = self.place(&vec![untouched(); case.logits.len()]);
             let logits = &placed.logits;
-            let status = cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, &mut dlogits);
+            let status = cpu::backward(
+                &batch,
+                logits,
+                labels,
+                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
+                &mut dlogits,
+            );
             (dlogits, status.unwrap())
         };
         Outcome {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice};
 use dpo_kernels::PairInputs;
+use dpo_kernels::cpu::BackwardInputs;
 use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::{self, BatchMetrics, DeviceLabels, DpoPass, Kernels, PairSlices};
 use dpo_kernels::{Error, Forward, Logit, MetricsLevel, PairLoss, cpu};
@@ -130,17 +131,8 @@ fn convenience(context: &Arc<CudaContext>) {
     pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5).unwrap();
     let (apart, in_place) = (stream.clone_dtoh(&apart).unwrap(), stream.clone_dtoh(&logits).unwrap());
     let mut gradient = vec![bf16::ZERO; case.logits.len()];
-    let logsumexp = (&expected.logps).into();
-    cpu::backward(
-        &case.batch(),
-        &case.logits,
-        case.labels(),
-        logsumexp,
-        &expected.pairs.coef,
-        1.5,
-        &mut gradient,
-    )
-    .unwrap();
+    let backward_inputs = BackwardInputs::from(&expected).with_upstream(1.5);
+    cpu::backward(&case.batch(), &case.logits, case.labels(), backward_inputs, &mut gradient).unwrap();
     assert_eq!(apart, in_place);
     for (found, expected) in apart.iter().zip(&gradient) {
         // One rounding apart at most, where the f32 values straddle a tie.

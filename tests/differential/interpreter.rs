@@ -14,7 +14,7 @@ use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
 };
 use dpo_kernels::cuda::tuning::FactoredPartition;
-use dpo_kernels::{Batch, LabelType, Logit, PairLoss, Pairs};
+use dpo_kernels::{Batch, LabelAlignment, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
@@ -223,7 +223,11 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
     let rows = [0, 1].map(|row| device.upload(bytes_of(&case.logits[row * vocab..][..vocab]), 0));
     let row_stride = (rows[1] - rows[0]) as usize / size_of::<T>();
     assert!(row_stride > 1 << 31);
-    let batch: DeviceBatch = Batch { row_stride, pairs: Pairs::Concatenated, ..Batch::padded(2, 1, vocab) };
+    let batch: DeviceBatch = Batch {
+        row_stride,
+        pairs: Pairs::Concatenated,
+        ..Batch::padded(2, 1, vocab, LabelAlignment::Aligned)
+    };
     let labels: Vec<i64> =
         case.targets().iter().map(|target| target.expect("all are scored") as i64).collect();
     let inputs = Inputs {

@@ -27,6 +27,14 @@ fn losses() -> Vec<PairLoss> {
     let mpo = named("sigmoid").weighted(0.75).unwrap();
     losses.extend([
         mpo.and(named("bco_pair"), 0.25).unwrap().and(named("sft"), 1.0).unwrap(),
+        // Each with a temperature of its own.
+        mpo.and(PairLoss::bco_pair(0.5).unwrap(), 0.25)
+            .unwrap()
+            .and(PairLoss::ipo(1.0).unwrap(), 0.5)
+            .unwrap(),
+        PairLoss::kto(1.0).unwrap().and(PairLoss::sppo_hard(0.25).unwrap(), 0.5).unwrap(),
+        PairLoss::aot(1.0).unwrap().and(PairLoss::aot_unpaired(0.25).unwrap(), 0.5).unwrap(),
+        PairLoss::nll().and(PairLoss::hinge(0.5).unwrap(), 2.0).unwrap(),
         named("ipo").and(named("hinge"), 2.0).unwrap().with_gamma(0.5).unwrap(),
         named("aot").and(named("aot_unpaired"), 0.5).unwrap().with_label_smoothing(0.125).unwrap(),
         named("aot_unpaired").with_length_normalization(),

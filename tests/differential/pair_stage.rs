@@ -48,7 +48,7 @@ impl PairCall {
             }
             Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: &desirable[..] },
         };
-        HostBatch { pairs, ..HostBatch::padded(self.logps.len(), 1, 1) }
+        HostBatch { pairs, ..HostBatch::for_pair_loss(self.logps.len()) }
     }
 
     pub fn inputs(&self) -> PairInputs<'_, f32> {
@@ -322,11 +322,8 @@ fn one_minus_sigma_by_subtraction(executor: &mut impl PairExecutor) {
         check(PairLoss::bco_pair(1.0).unwrap(), [u, -1e4], log_rest);
     }
     // 1 - p of two probabilities near 1: odds of e^27 to 1 and of e^13 to 1.
-    let [found, ..] = of_one_pair(
-        executor,
-        PairLoss::odds_ratio(1.0).unwrap(),
-        [-3.0 * 2f32.powi(-40), -3.0 * 2f32.powi(-20)],
-    );
+    let [found, ..] =
+        of_one_pair(executor, PairLoss::odds_ratio(), [-3.0 * 2f32.powi(-40), -3.0 * 2f32.powi(-20)]);
     let log_odds = |logp: f64| logp - (-logp.exp_m1()).ln();
     let expected = (log_odds(-(2f64.powi(-20))) - log_odds(-(2f64.powi(-40)))).exp().ln_1p();
     assert_close(executor, "odds ratio of probabilities near 1", found, expected);
@@ -465,13 +462,13 @@ fn counts_of_zero(executor: &mut impl PairExecutor) {
         assert!(found.coef.iter().all(|x| x.is_finite()), "{loss:?}: {found:?}");
     }
     // Without tokens, sft has no loss: of its own batch, whatever the normaliser.
-    let mut sft = PairCall::new(PairLoss::sft(0.25).unwrap(), &[0.0; 4]);
+    let mut sft = PairCall::new(PairLoss::sft(), &[0.0; 4]);
     sft.scored = Some(vec![0; 4]);
     let (found, _) = executor.pair_loss(&sft);
     assert_eq!((found.pair_losses, found.coef), (vec![0.0; 2], vec![0.0; 4]));
     // An answer without a token has no odds: its pair is left out, and the other is as it would be.
     for empty in [0, 2] {
-        let mut call = PairCall::new(PairLoss::odds_ratio(0.25).unwrap(), &[-1.0, -2.0, -3.0, -4.0]);
+        let mut call = PairCall::new(PairLoss::odds_ratio(), &[-1.0, -2.0, -3.0, -4.0]);
         let (expected, _) = executor.pair_loss(&call);
         call.logps[empty] = 0.0;
         call.scored = Some((0..4).map(|s| if s == empty { 0 } else { 3 }).collect());

@@ -15,15 +15,10 @@ pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
         DPO_BATCH_IGNORE_INDEX => "ignore_index": batch.ignore_index,
         DPO_BATCH_LD_ALPHA => "ld_alpha": batch.ld_alpha,
     ];
-    let defaults = Batch::new(batch.vocab, sequences(batch)?);
+    let defaults = Batch::new(batch.vocab, sequences(batch)?, label_alignment(batch)?);
     let batch = Batch {
         row_stride: row_stride.unwrap_or(defaults.row_stride),
         pairs: pairs(batch)?,
-        label_alignment: match batch.label_alignment {
-            DPO_ALIGNED => LabelAlignment::Aligned,
-            DPO_NEXT_TOKEN => LabelAlignment::NextToken,
-            other => return Err(value("label_alignment", "a dpo_label_alignment", other)),
-        },
         ignore_index: ignore_index.unwrap_or(defaults.ignore_index),
         transform: transform(&batch.transform)?,
         ld_alpha: ld_alpha.unwrap_or(defaults.ld_alpha),
@@ -35,7 +30,7 @@ pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
 
 /// What `pair_loss` needs of a batch: one row a sequence, the pairs, a valid shape.
 pub(crate) fn paired_sequences(batch: &dpo_batch) -> Result<Batch<Indices>> {
-    let batch = Batch { pairs: pairs(batch)?, ..Batch::padded(batch.sequences, 1, 1) };
+    let batch = Batch { pairs: pairs(batch)?, ..Batch::for_pair_loss(batch.sequences) };
     batch.validate_shape()?;
     Ok(batch)
 }
@@ -60,6 +55,14 @@ fn sequences(batch: &dpo_batch) -> Result<Sequences<Indices>> {
     zero("sequence_len", batch.sequence_len, "in a packed batch, whose cu_seqlens is given")?;
     let array = Array { pointer: batch.cu_seqlens, len: batch.sequences.saturating_add(1) };
     Ok(Sequences::Packed { cu_seqlens: Indices { argument: "cu_seqlens", array }, rows: batch.rows })
+}
+
+fn label_alignment(batch: &dpo_batch) -> Result<LabelAlignment> {
+    match batch.label_alignment {
+        DPO_ALIGNED => Ok(LabelAlignment::Aligned),
+        DPO_NEXT_TOKEN => Ok(LabelAlignment::NextToken),
+        other => Err(value("label_alignment", "a dpo_label_alignment", other)),
+    }
 }
 
 fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {

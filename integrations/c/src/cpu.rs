@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use dpo_kernels::cpu::{self, Logsumexp};
+use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::memory::Extent;
 use dpo_kernels::{Coef, DType, ForwardTensors, HostBatch, PairInputs, PairLoss};
 use half::{bf16, f16};
@@ -248,7 +248,8 @@ pub unsafe extern "C" fn dpo_cpu_backward(
             threshold: numbers.threshold,
         };
         let upstream = optional_slice("upstream", gradient.upstream, 1)?.map_or(1.0, |factor| factor[0]);
-        let upstream = upstream * numbers.upstream_scale;
+        let inputs_of_stages =
+            BackwardInputs::new(logsumexp, coef).with_upstream(upstream * numbers.upstream_scale);
         let nonfinite_row = gradient.nonfinite_row;
         let nonfinite_row =
             (!nonfinite_row.is_null()).then(|| pointer("nonfinite_row", nonfinite_row)).transpose()?;
@@ -260,10 +261,10 @@ pub unsafe extern "C" fn dpo_cpu_backward(
             let logits = pointer::<T>("logits", inputs.logits.cast())?;
             let dlogits = slice_mut::<T>("dlogits", gradient.dlogits.cast(), len)?;
             if ptr::eq(logits.as_ptr(), dlogits.as_ptr()) {
-                cpu::backward_in_place(&batch, dlogits, labels, logsumexp, coef, upstream)?
+                cpu::backward_in_place(&batch, dlogits, labels, inputs_of_stages)?
             } else {
                 let logits = slice("logits", logits.as_ptr(), len)?;
-                cpu::backward(&batch, logits, labels, logsumexp, coef, upstream, dlogits)?
+                cpu::backward(&batch, logits, labels, inputs_of_stages, dlogits)?
             }
         });
         if let (Some(row), Some(to)) = (status.nonfinite_row, nonfinite_row) {

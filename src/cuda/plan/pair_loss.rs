@@ -32,7 +32,7 @@ pub fn pair_loss(
     status: DeviceAddress,
 ) -> Result<Plan> {
     // One row a sequence: the shape checks of a batch, without its rows.
-    let shape = Batch { pairs: *pairs, ..Batch::padded(sequences, 1, 1) };
+    let shape = Batch { pairs: *pairs, ..Batch::for_pair_loss(sequences) };
     shape.validate_shape()?;
     let params = DpoPairLossAlone {
         logps: address("logps", 4, logps)?,

@@ -47,11 +47,12 @@ impl PairArguments<'_> {
 
     fn sizes_of(&self, term: &Term, pair: usize, (w, l): Members) -> Sizes {
         let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
-        let scale = |s: Option<usize>| s.map_or(0.0, |s| self.scale(pair, s, term.length_normalized));
+        let beta = self.beta(pair, term.beta);
+        let scale = |s: Option<usize>| s.map_or(0.0, |s| self.scale(beta, s, term.length_normalized));
         let ratio = |s: Option<usize>| finite(s.map_or(0.0, |s| self.log_ratio(s)));
         let logp = |s: Option<usize>| finite(s.map_or(0.0, |s| self.logps[s].abs()));
         let ((scale_w, scale_l), (a, b)) = ((scale(w), scale(l)), (ratio(w), ratio(l)));
-        let (beta, inputs) = (self.beta(pair), &self.inputs);
+        let inputs = &self.inputs;
         let epsilon = inputs.label_smoothing.map_or(term.label_smoothing, |given| given[pair]);
         let gamma = inputs.gamma.map_or(self.loss.gamma(), |given| given[pair]);
 

@@ -40,19 +40,21 @@ impl PairArguments<'_> {
         f64::from(lengths[s].max(1))
     }
 
-    pub(super) fn beta(&self, pair: usize) -> f64 {
-        self.inputs.beta.map_or(self.loss.beta(), |beta| beta[pair])
+    /// The pair's own, or else the usual one: of a loss of the sum, or of the rewards.
+    pub(super) fn beta(&self, pair: usize, usual: f64) -> f64 {
+        self.inputs.beta.map_or(usual, |beta| beta[pair])
     }
 
     /// What a log-ratio is multiplied by: β, or β/n.
-    pub(super) fn scale(&self, pair: usize, s: usize, length_normalized: bool) -> f64 {
-        if length_normalized { self.beta(pair) / self.length(s) } else { self.beta(pair) }
+    pub(super) fn scale(&self, beta: f64, s: usize, length_normalized: bool) -> f64 {
+        if length_normalized { beta / self.length(s) } else { beta }
     }
 
     /// The least that a log-ratio is multiplied by.
     pub(super) fn least_scale(&self) -> f64 {
         let count = self.batch.pairs.count(self.logps.len());
-        let least_beta = (0..count).map(|pair| self.beta(pair)).fold(f64::INFINITY, f64::min);
+        let of_terms = self.loss.terms().iter().map(|term| term.beta).fold(f64::INFINITY, f64::min);
+        let least_beta = (0..count).map(|pair| self.beta(pair, of_terms)).fold(f64::INFINITY, f64::min);
         let longest = (0..self.logps.len()).map(|s| self.length(s)).fold(1.0, f64::max);
         least_beta / longest
     }
@@ -118,7 +120,7 @@ impl PairArguments<'_> {
             lengths: lengths.as_deref(),
             ..self.inputs
         };
-        let batch = HostBatch::padded(2 * pairs.len(), 1, 1);
+        let batch = HostBatch::for_pair_loss(2 * pairs.len());
         let (logps, scored) = (copy(self.logps), count(self.scored));
         let copies = PairArguments { batch: &batch, inputs, logps: &logps, scored: &scored, ..*self };
         let coef = copies.evaluate(&logps).coef;

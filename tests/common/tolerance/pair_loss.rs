@@ -184,7 +184,8 @@ impl RewardErrors {
         exact: &PairOutputs<f64>,
     ) -> Self {
         let scaled = |pair: usize, s: Option<usize>| {
-            let scale = |s| arguments.scale(pair, s, arguments.loss.length_normalized());
+            let beta = arguments.beta(pair, arguments.loss.beta());
+            let scale = |s| arguments.scale(beta, s, arguments.loss.length_normalized());
             s.map_or(Uncertain::default(), |s| log_ratios[s] * scale(s))
         };
         // Three roundings come before that of the product: β as an f32, β/n, and the log-ratio.
