@@ -11,7 +11,7 @@ WITH_TOOLS = . ./$(TOOLS) &&
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
 	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params readme lint
+.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params readme package lint
 
 help:
 	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
@@ -21,6 +21,7 @@ help:
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
 	@echo "make kernels-report  registers, occupancy, and instructions per element: of the main loops, and executed"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
+	@echo "make package      packs the crates, and compiles them and their tests from what was packed"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
 	@echo "make readme       the README's table of losses anew"
@@ -48,6 +49,9 @@ mutants: $(TOOLS)
 
 kernels-report: $(TOOLS)
 	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code --test executed
+
+package: $(TOOLS)
+	$(WITH_TOOLS) scripts/package.sh
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-bindings

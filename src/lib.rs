@@ -37,7 +37,8 @@
 //! **The coefficient contract.** Everything between the sums and the backward pass is one number per sequence, c_s.
 //! The work is three stages: (1) logits to log-probs, (2) log-probs to loss, metrics and c_s, (3) logits, logsumexp
 //! and c_s to the gradient. `logps` and `pair_loss` fuse into one pass over the logits, `backward` is another, and each is also
-//! callable alone, so a [loss of your own](bring_your_own_loss) needs `logps` and `backward` only.
+//! callable alone, so a [loss of your own](bring_your_own_loss) needs `logps` and `backward` only. [`recipes`] has what a
+//! trainer does around them: gradient accumulation, data parallelism, the last batch.
 //!
 //! | module | what |
 //! |---|---|
@@ -100,6 +101,9 @@ pub use transform::Transform;
 
 #[doc = include_str!("../docs/bring-your-own-loss.md")]
 pub mod bring_your_own_loss {}
+
+#[doc = include_str!("../docs/recipes.md")]
+pub mod recipes {}
 
 /// The README's examples, compiled and run as tests.
 #[cfg(all(doctest, feature = "cuda"))]

@@ -397,6 +397,24 @@ pub const MUTANTS: &[Mutant] = &[
         "side(numbers.beta, pair.chosen, pair.has_chosen,",
         "side(numbers.beta, pair.rejected, pair.has_chosen,",
     ),
+    mutant(
+        "all losses of a sum have one β",
+        "pair/pair_stage.cuh",
+        "numbers.beta = beta(index, term.beta);",
+        "numbers.beta = beta(index, loss.beta);",
+    ),
+    mutant(
+        "all sorting losses of a sum have one β",
+        "pair/pair_stage.cuh",
+        "pair_beta = beta(index, term.beta);",
+        "pair_beta = beta(index, loss.beta);",
+    ),
+    mutant(
+        "rewards have the β of the first loss, which reads none",
+        "pair/pair_stage.cuh",
+        "scale(beta(index, loss.beta), s,",
+        "scale(beta(index, loss.terms[0].beta), s,",
+    ),
     mutant("an empty sequence divides by zero", "pair/pair_stage.cuh", "fmaxf(length(s), 1.0f)", "length(s)"),
     mutant("a tie counts as right", "pair/pair_stage.cuh", "w > l ? 1.0 : 0.0", "w >= l ? 1.0 : 0.0"),
     mutant(
