@@ -3,6 +3,17 @@
 use crate::sequences::IndexArray;
 
 /// Which sequences are chosen and which rejected.
+///
+/// ```
+/// use dpo_kernels::{HostBatch, LabelAlignment, Pairs};
+///
+/// // A prompt with one chosen answer, sequence 0, and two rejected ones.
+/// let pairs = Pairs::Indexed { chosen: &[0, 0][..], rejected: &[1, 2][..] };
+/// let batch = HostBatch { pairs, ..HostBatch::padded(3, 16, 100, LabelAlignment::NextToken) };
+/// batch.validate()?;
+/// assert_eq!(batch.pair_count(), 2);
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairs<A> {
     /// No pairs: a pass that only computes log-probs, such as the reference model's.

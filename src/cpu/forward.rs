@@ -13,6 +13,23 @@ use crate::results::ForwardTensors;
 ///
 /// [`logps`] and [`pair_loss`] one after the other; a length-normalised loss divides by the numbers of scored rows.
 ///
+/// ```
+/// use dpo_kernels::{Forward, HostBatch, LabelAlignment, PairInputs, PairLoss, cpu};
+///
+/// // One pair of one token each: the chosen one is e times as likely as under the reference.
+/// let batch = HostBatch::padded(2, 1, 2, LabelAlignment::Aligned);
+/// let (logits, labels) = ([1.0f32, 0.0, 0.0, 0.0], [0i64, 1]);
+/// let ref_logps = [-1.0 - (1.0 + (-1f32).exp()).ln(), 0.5f32.ln()];
+/// let mut out = Forward::default();
+/// let loss = PairLoss::sigmoid(0.5)?;
+/// cpu::forward(&batch, &logits, labels[..].into(), &PairInputs::reference(&ref_logps), &loss, &mut out)?;
+/// assert!((out.pairs.margins[0] - 0.5).abs() < 1e-6);
+///
+/// let mut dlogits = [0.0; 4];
+/// cpu::backward(&batch, &logits, labels[..].into(), &out, &mut dlogits)?.check()?;
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// Those of [`logps`] and [`pair_loss`], all before any work is done.

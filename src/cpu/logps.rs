@@ -35,6 +35,18 @@ use crate::status::Status;
 /// A NaN in a scored row, a row of −∞, and a label outside the vocabulary give NaN; a label at a logit of −∞ gives
 /// −∞ (PyTorch's `log_softmax` semantics). All are recorded in [`Logps::status`], with the first place.
 ///
+/// ```
+/// use dpo_kernels::{HostBatch, LabelAlignment, Logps, Pairs, cpu};
+///
+/// // One sequence of a reference model: equal logits over four tokens, at two rows of which one is scored.
+/// let batch = HostBatch { pairs: Pairs::None, ..HostBatch::padded(1, 2, 4, LabelAlignment::Aligned) };
+/// let mut out = Logps::default();
+/// cpu::logps(&batch, &[0.5f32; 8], [3i64, -100][..].into(), &mut out)?;
+/// out.status.check()?;
+/// assert_eq!((out.scored[0], out.logps[0]), (1, -(4f32.ln())));
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// Those of [`validate`](crate::Batch::validate), and [`Error::Length`] that names `logits` or `labels`. `out` is
