@@ -116,7 +116,7 @@ fn convenience(context: &Arc<CudaContext>) {
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
     let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
     let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::NONE };
-    pass.forward(&logits, DeviceLabels::I64(&labels), &inputs, &loss).unwrap();
+    pass.forward(&logits, &labels, &inputs, &loss).unwrap();
     let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
     assert!(logps.status.is_clean());
     close(&logps.logps, &expected.logps.logps);
@@ -126,8 +126,8 @@ fn convenience(context: &Arc<CudaContext>) {
 
     let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
     let upstream = stream.clone_htod(&[3.0f32]).unwrap();
-    pass.backward(&logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5, &mut apart).unwrap();
-    pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5).unwrap();
+    pass.backward(&logits, &labels, Some(&upstream), 0.5, &mut apart).unwrap();
+    pass.backward_in_place(&mut logits, &labels, Some(&upstream), 0.5).unwrap();
     let (apart, in_place) = (stream.clone_dtoh(&apart).unwrap(), stream.clone_dtoh(&logits).unwrap());
     let mut gradient = vec![bf16::ZERO; case.logits.len()];
     let logsumexp = (&expected.logps).into();
@@ -165,7 +165,7 @@ fn figures(context: &Arc<CudaContext>) {
     let mut pass = pass.with_token_metrics(MetricsLevel::All).unwrap();
     let logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
-    pass.forward(&logits, DeviceLabels::I64(&labels), &PairSlices::NONE, &loss).unwrap();
+    pass.forward(&logits, &labels, &PairSlices::NONE, &loss).unwrap();
     let BatchMetrics { status, pairs, tokens } = pass.read_metrics().unwrap();
     assert_eq!(status, expected.logps.status);
     // The bad label's pair is NaN, and its row in every mean but the accuracy.
@@ -186,7 +186,7 @@ fn figures(context: &Arc<CudaContext>) {
 
     let labels = vec![5i64; labels_of(&case).len()];
     let labels = stream.clone_htod(&labels).unwrap();
-    pass.logps(&logits, DeviceLabels::I64(&labels)).unwrap();
+    pass.logps(&logits, &labels).unwrap();
     let logps = pass.read_logps().unwrap();
     let metrics = logps.metrics.unwrap();
     let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
@@ -210,7 +210,7 @@ fn factored_convenience(context: &Arc<CudaContext>) {
     let mut logits = stream.clone_htod(&case.logits).unwrap();
     let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
-    let labels = DeviceLabels::I64(&labels);
+    let labels = &labels;
     let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
     let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::default() };
     pass.factored(&logits, labels, &inputs, &loss, &mut apart).unwrap();
@@ -242,8 +242,8 @@ fn refusals(context: &Arc<CudaContext>) {
         Error::Length { argument, .. } => argument,
         other => panic!("not a length error: {other}"),
     };
-    assert_eq!(argument(pass.logps(&short, DeviceLabels::I64(&labels))), "logits");
-    assert_eq!(argument(pass.logps(&logits, DeviceLabels::I32(&few))), "labels");
+    assert_eq!(argument(pass.logps(&short, &labels)), "logits");
+    assert_eq!(argument(pass.logps(&logits, &few)), "labels");
     let available = cuda::device_count().unwrap();
     assert_eq!(cuda::context(available).unwrap_err(), Error::NoDevice { ordinal: available, available });
 }
@@ -283,7 +283,7 @@ fn replay(
     stream.synchronize().unwrap();
 
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
-    launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
+    launch(&mut pass, &mut logits, &labels);
     let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(instantiate).unwrap().expect("launches were captured");
     for seed in 1..4 {
@@ -293,7 +293,7 @@ fn replay(
         graph.launch().unwrap();
         let replayed = (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap());
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
-        launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
+        launch(&mut pass, &mut logits, &labels);
         assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
     }
     // SAFETY: one stream, as above, and what it was given has been read back.

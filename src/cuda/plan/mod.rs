@@ -6,8 +6,10 @@
 
 mod backward;
 mod batch;
+mod capacity;
 mod factored;
 mod forward;
+mod index_arrays;
 mod launch;
 mod loss_arguments;
 mod pair_loss;
@@ -22,11 +24,13 @@ pub use super::address::{
 pub use super::properties::{Device, MAX_CLUSTER};
 pub use backward::{GradientBuffers, backward};
 pub use batch::{DeviceBatch, Inputs};
+pub use capacity::Capacity;
 pub use factored::factored;
 pub use forward::forward;
+pub use index_arrays::pack_index_arrays;
 pub use launch::{Arguments, Launch};
 pub use loss_arguments::{DevicePairInputs, PairLossArguments};
 pub use pair_loss::pair_loss;
 pub use steps::{Plan, Step};
 pub use window::RowWindow;
-pub use workspace::workspace_bytes;
+pub use workspace::{Workspace, workspace_bytes};
