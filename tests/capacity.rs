@@ -29,7 +29,8 @@ fn inputs(dtype: DType) -> Inputs {
     Inputs { dtype, logits: LOGITS, label_type: LabelType::I64, labels: 0x2000, window: None }
 }
 
-/// What must be given, and a mean of token metrics, by which everything that is summed goes through the workspace.
+/// What must be given, and a mean of token metrics, by which everything that is summed goes through the
+/// workspace.
 fn out() -> ForwardBuffers {
     ForwardBuffers {
         logps: LogpsBuffers {
@@ -171,8 +172,9 @@ fn forward_params(plan: &Plan) -> DpoForward {
 }
 
 proptest! {
-    /// The workspace: what a launch leaves in it is never where a launch over another batch counts, on any device and for
-    /// any dtype, and everything lies within it. The other buffers: they are as long as the longest needs.
+    /// The workspace: what a launch leaves in it is never where a launch over another batch counts, on any
+    /// device and for any dtype, and everything lies within it. The other buffers: they are as long as the
+    /// longest needs.
     #[test]
     fn one_capacity_serves_every_batch_within_it(all in prop::collection::vec(owned(), 1..5)) {
         let capacity = all.iter().map(|owned| Capacity::of(&owned.batch())).reduce(Capacity::max).unwrap();
@@ -194,7 +196,8 @@ proptest! {
             }
             // An address that is aligned to 4, and no more.
             let workspace = Workspace { address: WORKSPACE + 4, capacity: Some(capacity) };
-            for (device, dtype) in devices::ALL.iter().flat_map(|device| DType::ALL.map(|dtype| (device, dtype))) {
+            let all_dtypes = |device| DType::ALL.map(|dtype| (device, dtype));
+            for (device, dtype) in devices::ALL.iter().flat_map(all_dtypes) {
                 let plan = plan::forward(device, &on_device, &inputs(dtype), &out().logps, None, workspace);
                 let (own_counters, own_rest) = regions(&forward_params(&plan.unwrap()));
                 let own: Vec<_> = own_counters.iter().chain(&own_rest).collect();
@@ -265,7 +268,8 @@ fn an_address_is_a_workspace_for_one_shape() {
     assert_ne!(plan(Workspace { address: WORKSPACE, capacity: Some(larger) }), alone);
 }
 
-/// A graph replays after another batch with the same counts is bound: everything that was captured is the same.
+/// A graph replays after another batch with the same counts is bound: everything that was captured is the
+/// same.
 #[test]
 fn equal_counts_are_launched_alike() {
     let capacity = Capacity { sequences: 6, rows: 100, pairs: 9, vocab: 70_000 };

@@ -17,9 +17,10 @@ use crate::results::{ForwardTensors, MetricsLevel, TokenMetricTensors};
 
 /// Forward and backward passes over batches, of one shape or of any within a [`Capacity`].
 ///
-/// A pass always has a batch. Everything it needs is allocated when it is made, and the passes themselves only launch.
-/// Results stay on the device until [`read_metrics`](Self::read_metrics), [`read_logps`](Self::read_logps) or
-/// [`read_pairs`](Self::read_pairs) fetches them, or are looked at there through views, which have the batch's lengths:
+/// A pass always has a batch. Everything it needs is allocated when it is made, and the passes themselves
+/// only launch. Results stay on the device until [`read_metrics`](Self::read_metrics),
+/// [`read_logps`](Self::read_logps) or [`read_pairs`](Self::read_pairs) fetches them, or are looked at there
+/// through views, which have the batch's lengths:
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -69,8 +70,8 @@ use crate::results::{ForwardTensors, MetricsLevel, TokenMetricTensors};
 /// # }
 /// ```
 ///
-/// The pass orders what it does on its own stream. Work on another stream that reads a view, or writes to one, and the pass's
-/// launches wait for each other only if they are told to.
+/// The pass orders what it does on its own stream. Work on another stream that reads a view, or writes to
+/// one, and the pass's launches wait for each other only if they are told to.
 ///
 /// The pass keeps the memory that its launches write. What it hands out are views, which cannot be exchanged for other
 /// memory:
@@ -106,8 +107,8 @@ pub struct DpoPass {
 }
 
 impl DpoPass {
-    /// A pass for batches of one shape: [`with_capacity`](Self::with_capacity) of what this batch takes. Another batch may be
-    /// [bound](Self::bind) later, if it takes no more.
+    /// A pass for batches of one shape: [`with_capacity`](Self::with_capacity) of what this batch takes.
+    /// Another batch may be [bound](Self::bind) later, if it takes no more.
     ///
     /// # Errors
     ///
@@ -119,13 +120,13 @@ impl DpoPass {
 
     /// A pass for batches of any shape within a capacity, `batch` being the first.
     ///
-    /// Allocates outputs, workspace and memory for index arrays, once: about 44 bytes a row, 72 a sequence and 24 a pair, and
-    /// for a vocabulary whose rows are read in slices, 28 more for each slice of a row.
+    /// Allocates outputs, workspace and memory for index arrays, once: about 44 bytes a row, 72 a sequence
+    /// and 24 a pair, and for a vocabulary whose rows are read in slices, 28 more for each slice of a row.
     ///
     /// # Errors
     ///
-    /// Those of [`Batch::validate`](crate::Batch::validate) and of [`Capacity::check`]; [`Error::Value`] for a stream of
-    /// another context than the kernels'; [`Error::Driver`].
+    /// Those of [`Batch::validate`](crate::Batch::validate) and of [`Capacity::check`]; [`Error::Value`] for
+    /// a stream of another context than the kernels'; [`Error::Driver`].
     pub fn with_capacity(
         kernels: &Arc<Kernels>,
         stream: &Arc<CudaStream>,
@@ -157,23 +158,25 @@ impl DpoPass {
         })
     }
 
-    /// Makes this the pass's batch from here on: of any shape, layout of pairs, transform and alignment of labels within the
-    /// [capacity](Self::capacity).
+    /// Makes this the pass's batch from here on: of any shape, layout of pairs, transform and alignment of
+    /// labels within the [capacity](Self::capacity).
     ///
-    /// Allocates nothing. The index arrays (cu_seqlens, chosen, rejected, desirable) go to the device by one small copy, in
-    /// the order of the stream: launches before still see the batch before. The options of the pass stay as they are. The
-    /// results of the last batch do not outlive it: launch before you look at any, or call [`backward`](Self::backward).
+    /// Allocates nothing. The index arrays (cu_seqlens, chosen, rejected, desirable) go to the device by one
+    /// small copy, in the order of the stream: launches before still see the batch before. The options of the
+    /// pass stay as they are. The results of the last batch do not outlive it: launch before you look at any,
+    /// or call [`backward`](Self::backward).
     ///
-    /// A batch with as many sequences, rows and pairs in the same layout, and the same vocabulary, stride and further
-    /// description, is launched with the same arguments and addresses. A captured graph of launches over one thus replays
-    /// with the index arrays of the other; `bind` is called between replays, not in the graph. A graph of another shape stays
-    /// as good as it was, for a replay after a batch of its shape is bound again.
+    /// A batch with as many sequences, rows and pairs in the same layout, and the same vocabulary, stride and
+    /// further description, is launched with the same arguments and addresses. A captured graph of launches
+    /// over one thus replays with the index arrays of the other; `bind` is called between replays, not in the
+    /// graph. A graph of another shape stays as good as it was, for a replay after a batch of its shape is
+    /// bound again.
     ///
     /// # Errors
     ///
-    /// Those of [`Batch::validate`](crate::Batch::validate) and of [`Capacity::check`], which name what there is too much of
-    /// and both numbers; [`Error::Value`] that names `stream` where it is being captured and there is something to copy;
-    /// [`Error::Driver`]. The pass keeps the batch that it had then.
+    /// Those of [`Batch::validate`](crate::Batch::validate) and of [`Capacity::check`], which name what there
+    /// is too much of and both numbers; [`Error::Value`] that names `stream` where it is being captured and
+    /// there is something to copy; [`Error::Driver`]. The pass keeps the batch that it had then.
     pub fn bind(&mut self, batch: &HostBatch<'_>) -> Result<()> {
         self.capacity.check(batch)?;
         self.batch = self.indices.load(&self.stream, batch)?;
@@ -185,9 +188,10 @@ impl DpoPass {
         self.capacity
     }
 
-    /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch, and their mean,
-    /// for [`read_metrics`](Self::read_metrics); allocates 16 bytes a row of the capacity for them. At [`MetricsLevel::Entropy`], which
-    /// costs less, only the entropies of the rows are computed; the others stay 0, and there is no mean.
+    /// Makes every forward pass compute token metrics too, for [`read_logps`](Self::read_logps) to fetch, and
+    /// their mean, for [`read_metrics`](Self::read_metrics); allocates 16 bytes a row of the capacity for
+    /// them. At [`MetricsLevel::Entropy`], which costs less, only the entropies of the rows are computed; the
+    /// others stay 0, and there is no mean.
     ///
     /// # Errors
     ///

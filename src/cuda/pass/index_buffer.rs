@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct IndexBuffer {
     on_device: CudaSlice<i32>,
-    /// What is copied there, kept so that no batch after the first allocates. The driver has copied it elsewhere when its
-    /// call returns, since this memory is not pinned.
+    /// What is copied there, kept so that no batch after the first allocates. The driver has copied it
+    /// elsewhere when its call returns, since this memory is not pinned.
     entries: Vec<i32>,
 }
 
@@ -26,8 +26,8 @@ impl IndexBuffer {
         Ok(IndexBuffer { on_device: allocate.zeros(len)?, entries: Vec::with_capacity(len) })
     }
 
-    /// Checks a batch within the capacity and copies its index arrays here, all by one copy, after what `stream` has to do.
-    /// They take the place of the last batch's only where no error is returned.
+    /// Checks a batch within the capacity and copies its index arrays here, all by one copy, after what
+    /// `stream` has to do. They take the place of the last batch's only where no error is returned.
     pub fn load(&mut self, stream: &Arc<CudaStream>, batch: &HostBatch<'_>) -> Result<DeviceBatch> {
         let address = self.on_device.device_ptr(stream).0;
         let batch = pack_index_arrays(batch, address, &mut self.entries)?;

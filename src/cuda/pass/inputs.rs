@@ -6,8 +6,8 @@ use crate::loss::PairTensors;
 
 /// Labels in device memory, one per row.
 ///
-/// A slice of either type, or a view of one, turns into it by itself: the labels of a micro-batch may be a part of a larger
-/// buffer.
+/// A slice of either type, or a view of one, turns into it by itself: the labels of a micro-batch may be a
+/// part of a larger buffer.
 ///
 /// ```no_run
 /// use dpo_kernels::cuda::{DeviceLabels, context};
@@ -66,7 +66,8 @@ labels_of!(I32, i32);
 labels_of!(I64, i64);
 
 /// [`PairTensors`] in views of cudarc's slices; single numbers are `[1]`. A whole slice is its
-/// [`as_view`](CudaSlice::as_view), and a part of one, such as a micro-batch's, its [`slice`](CudaSlice::slice).
+/// [`as_view`](CudaSlice::as_view), and a part of one, such as a micro-batch's, its
+/// [`slice`](CudaSlice::slice).
 ///
 /// Only the kernels see the values: see [`DevicePairInputs`](crate::cuda::plan::DevicePairInputs).
 ///

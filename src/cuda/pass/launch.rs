@@ -275,9 +275,9 @@ impl DpoPass {
 
     fn run(&self, plan: &Plan) -> Result<()> {
         driver("cuCtxSetCurrent", self.stream.context().bind_to_thread())?;
-        // SAFETY: the plan was made for buffers of this value, all of the sizes that the capacity asks for, which the batch
-        // is within, and for slices whose lengths and context were checked; all are on this stream, so a launch has them to
-        // itself.
+        // SAFETY: the plan was made for buffers of this value, all of the sizes that the capacity asks for,
+        // which the batch is within, and for slices whose lengths and context were checked; all are on this
+        // stream, so a launch has them to itself.
         unsafe { self.kernels.run(plan, self.stream.cu_stream()) }
     }
 

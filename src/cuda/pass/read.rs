@@ -86,8 +86,9 @@ impl DpoPass {
         Ok(self.read_metrics()?.status)
     }
 
-    /// Waits for the stream and fetches what the backward passes found since the last time that this was asked. They may have
-    /// been over several batches: the row is the first of its own batch then, and which one that was is not said.
+    /// Waits for the stream and fetches what the backward passes found since the last time that this was
+    /// asked. They may have been over several batches: the row is the first of its own batch then, and which
+    /// one that was is not said.
     ///
     /// # Errors
     ///

@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 use crate::memory::Extent;
 use crate::sequences::IndexArray;
 
-/// How large the batches may be that memory was allocated for, so that shapes can change from launch to launch.
+/// How large the batches may be that memory was allocated for, so that shapes can change from launch to
+/// launch.
 ///
-/// A [`Workspace`](super::Workspace) and a [`DpoPass`](crate::cuda::DpoPass) take any batch that is [within](Self::check)
-/// their capacity.
+/// A [`Workspace`](super::Workspace) and a [`DpoPass`](crate::cuda::DpoPass) take any batch that is
+/// [within](Self::check) their capacity.
 ///
 /// ```
 /// use dpo_kernels::HostBatch;
@@ -34,13 +35,15 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What a batch takes, and no more. Meaningful for a batch that [`validate_shape`](Batch::validate_shape) accepts.
+    /// What a batch takes, and no more. Meaningful for a batch that [`validate_shape`](Batch::validate_shape)
+    /// accepts.
     pub fn of<A: IndexArray>(batch: &Batch<A>) -> Self {
         let Extent { sequences, rows, pairs } = batch.extent();
         Capacity { sequences, rows, pairs, vocab: batch.vocab }
     }
 
-    /// The least capacity for what either is one for: folded over the batches of a data set, one for all of them.
+    /// The least capacity for what either is one for: folded over the batches of a data set, one for all of
+    /// them.
     #[must_use]
     pub fn max(self, other: Capacity) -> Self {
         Capacity {
@@ -78,8 +81,8 @@ impl Capacity {
     ///
     /// # Errors
     ///
-    /// Those of [`validate`](Self::validate) and of [`Batch::validate_shape`]; [`Error::Value`] that names `sequences`,
-    /// `rows`, `pairs` or `vocab` where the batch has more of them.
+    /// Those of [`validate`](Self::validate) and of [`Batch::validate_shape`]; [`Error::Value`] that names
+    /// `sequences`, `rows`, `pairs` or `vocab` where the batch has more of them.
     pub fn check<A: IndexArray>(&self, batch: &Batch<A>) -> Result<()> {
         self.validate()?;
         batch.validate_shape()?;
@@ -102,10 +105,11 @@ impl Capacity {
         Extent { sequences: self.sequences, rows: self.rows, pairs: self.pairs }
     }
 
-    /// Entries of all index arrays of a batch within this capacity at most: cu_seqlens, and chosen and rejected, or
-    /// desirable. [`pack_index_arrays`](super::pack_index_arrays) puts no more of them together.
+    /// Entries of all index arrays of a batch within this capacity at most: cu_seqlens, and chosen and
+    /// rejected, or desirable. [`pack_index_arrays`](super::pack_index_arrays) puts no more of them together.
     pub fn index_entries(&self) -> usize {
-        // There are as many pairs as sequences where those are unpaired, so desirable takes the place of chosen.
+        // There are as many pairs as sequences where those are unpaired, so desirable takes the place of
+        // chosen.
         self.sequences.saturating_add(1).saturating_add(self.pairs.saturating_mul(2))
     }
 }

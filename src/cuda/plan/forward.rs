@@ -22,9 +22,9 @@ use crate::results::{LogpsTensors, MetricsLevel};
 ///
 /// # Errors
 ///
-/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window without rows or
-/// beyond the batch, for a loss over a batch without pairs that it needs, and for a batch beyond the workspace's
-/// [`Capacity`]; [`Error::Missing`] for what the loss needs of [`DevicePairInputs`].
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window
+/// without rows or beyond the batch, for a loss over a batch without pairs that it needs, and for a batch
+/// beyond the workspace's [`Capacity`]; [`Error::Missing`] for what the loss needs of [`DevicePairInputs`].
 ///
 /// [`Batch::validate_shape`]: crate::Batch::validate_shape
 /// [`Error::Value`]: crate::Error::Value

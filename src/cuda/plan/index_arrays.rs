@@ -7,13 +7,13 @@ use crate::batch::HostBatch;
 use crate::cuda::address::{DeviceAddress, DeviceArray};
 use crate::error::Result;
 
-/// Checks a batch, and puts its index arrays one after the other into `entries`, so that one copy of these to `address`
-/// brings all of them to the device; the batch that is returned finds them there. A batch without index arrays leaves
-/// `entries` empty, and there is nothing to copy.
+/// Checks a batch, and puts its index arrays one after the other into `entries`, so that one copy of these to
+/// `address` brings all of them to the device; the batch that is returned finds them there. A batch without
+/// index arrays leaves `entries` empty, and there is nothing to copy.
 ///
-/// [`Capacity::index_entries`](super::Capacity::index_entries) says how many there can be. Batches whose arrays have the
-/// same lengths have them at the same addresses, so that everything planned with one is planned alike with the other: a
-/// captured graph replays with the new entries.
+/// [`Capacity::index_entries`](super::Capacity::index_entries) says how many there can be. Batches whose
+/// arrays have the same lengths have them at the same addresses, so that everything planned with one is
+/// planned alike with the other: a captured graph replays with the new entries.
 ///
 /// ```
 /// use dpo_kernels::cuda::plan::{DeviceArray, pack_index_arrays};

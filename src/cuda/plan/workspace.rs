@@ -10,15 +10,17 @@ use crate::cuda::tuning::most_slices;
 use crate::error::Result;
 use crate::sequences::IndexArray;
 
-/// The workspace of a forward launch: memory of the caller's, with what blocks count and pass on to each other.
+/// The workspace of a forward launch: memory of the caller's, with what blocks count and pass on to each
+/// other.
 ///
-/// It is zeroed once, after allocation. A launch finds its counters at zero and leaves them so, but leaves anything behind
-/// them, and where they end depends on what the workspace is laid out for:
+/// It is zeroed once, after allocation. A launch finds its counters at zero and leaves them so, but leaves
+/// anything behind them, and where they end depends on what the workspace is laid out for:
 ///
-/// - An address alone, which turns into a workspace by itself, is laid out for the batch of the launch, and has
-///   [`workspace_bytes`]. Before a launch over a batch with other numbers of sequences or rows, it is zeroed again.
-/// - With a [`Capacity`], it has [`Capacity::workspace_bytes`], and serves batches of any shape within that, one launch
-///   after the other.
+/// - An address alone, which turns into a workspace by itself, is laid out for the batch of the launch, and
+///   has [`workspace_bytes`]. Before a launch over a batch with other numbers of sequences or rows, it is
+///   zeroed again.
+/// - With a [`Capacity`], it has [`Capacity::workspace_bytes`], and serves batches of any shape within that,
+///   one launch after the other.
 ///
 /// ```
 /// use dpo_kernels::HostBatch;
@@ -58,8 +60,8 @@ impl Workspace {
     }
 }
 
-/// Where a workspace has what: completion counters first, then what the caller did not ask for but the kernel needs to
-/// pass on between blocks.
+/// Where a workspace has what: completion counters first, then what the caller did not ask for but the kernel
+/// needs to pass on between blocks.
 pub(super) struct Places {
     pub progress: DeviceAddress,
     pub sequence_rows_done: DeviceAddress,
@@ -106,8 +108,8 @@ impl Places {
 }
 
 impl Capacity {
-    /// Bytes of a [`Workspace`] of this capacity, aligned to 4: enough for every batch within it, on any device and for any
-    /// dtype.
+    /// Bytes of a [`Workspace`] of this capacity, aligned to 4: enough for every batch within it, on any
+    /// device and for any dtype.
     ///
     /// # Errors
     ///
@@ -118,11 +120,11 @@ impl Capacity {
     }
 }
 
-/// Bytes of [`Workspace`] that [`forward`](super::forward()) and [`factored`](super::factored()) need for a batch, aligned
-/// to 4: enough on any device and for any dtype.
+/// Bytes of [`Workspace`] that [`forward`](super::forward()) and [`factored`](super::factored()) need for a
+/// batch, aligned to 4: enough on any device and for any dtype.
 ///
-/// Zero it once, after allocation; every launch over a batch of this shape leaves it ready for the next, so a captured graph
-/// replays. A workspace for batches of changing shapes has a [`Capacity`].
+/// Zero it once, after allocation; every launch over a batch of this shape leaves it ready for the next, so a
+/// captured graph replays. A workspace for batches of changing shapes has a [`Capacity`].
 ///
 /// # Errors
 ///
