@@ -1,7 +1,9 @@
-//! A loss of one's own on a GPU: log-probs from `logps`, coefficients into `coef_mut`, the gradient from `backward`.
+//! A loss of one's own on a GPU: log-probs from `logps`, coefficients into `coef_mut`, the gradient from
+//! `backward`.
 //!
-//! Of K answers to a prompt, the first is the best: with r̂_k = β (logp_k − ref_logp_k), its probability under a softmax over the
-//! rewards is to rise (InfoNCA with one answer that is right, Chen et al. 2024, arXiv:2402.05369).
+//! Of K answers to a prompt, the first is the best: with r̂_k = β (logp_k − ref_logp_k), its probability
+//! under a softmax over the rewards is to rise (InfoNCA with one answer that is right, Chen et al. 2024,
+//! arXiv:2402.05369).
 //!
 //! ```text
 //! loss = −log softmax(r̂)[0]        ∂loss/∂logp_k = β (softmax(r̂)[k] − 1[k = 0])

@@ -1,8 +1,9 @@
 //! DPO on a GPU over packed sequences, with other cu_seqlens in every micro-batch: one pass for all of them.
 //!
-//! The policy is a table of logits by the token before, which is what a model would be here. Micro-batches are parts of one
-//! buffer of labels and one of reference log-probs; the loss is divided by the pairs of the whole step, so that the losses and
-//! the gradients of micro-batches add up; and the gradient of the logits takes their place.
+//! The policy is a table of logits by the token before, which is what a model would be here. Micro-batches
+//! are parts of one buffer of labels and one of reference log-probs; the loss is divided by the pairs of the
+//! whole step, so that the losses and the gradients of micro-batches add up; and the gradient of the logits
+//! takes their place.
 //!
 //! `cargo run --release --example cuda_packed`
 

@@ -7,8 +7,8 @@ use dpo_kernels::{Logit, MetricsLevel, Transform};
 use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Device, Executor, OnDevice, Outcome, Uploaded};
 
-/// Shapes that follow each other from small to large, with all that goes through a workspace: several rows to a block, rows
-/// of several slices, packed and empty sequences, and token metrics.
+/// Shapes that follow each other from small to large, with all that goes through a workspace: several rows to
+/// a block, rows of several slices, packed and empty sequences, and token metrics.
 fn cases<T: Logit>() -> Vec<Case<T>> {
     let plain = Spec { mask: Mask::Holes, ..Spec::plain(33) };
     let packed = Spec { packed: true, sequences: 10, longest: 7, mask: Mask::EmptySequence, ..plain };
@@ -28,8 +28,8 @@ fn printed<T: Logit>(outcome: &Outcome<T>) -> String {
     format!("{:?} {:?}", outcome.logps, outcome.pairs)
 }
 
-/// The results of each launch are those that it has in a workspace of its own, whatever launch was there before, and the
-/// counters of the largest batch are at zero after every one.
+/// The results of each launch are those that it has in a workspace of its own, whatever launch was there
+/// before, and the counters of the largest batch are at zero after every one.
 pub fn batches_take_turns<T: Logit>(executor: &mut OnDevice<impl Device>) {
     let cases = cases::<T>();
     let takes_factored =

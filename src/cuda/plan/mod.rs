@@ -23,7 +23,7 @@
 //! let kernels = Kernels::new(&context)?;
 //! let device = kernels.device();
 //!
-//! // Two pairs, chosen first: 4 sequences of 512 rows. Index arrays, if there were any, would be on the device.
+//! // Two pairs, chosen first: 4 sequences of 512 rows. Index arrays, where there are any, are on the GPU.
 //! let batch = Batch::<DeviceArray>::padded(4, 512, 128_256);
 //! let extent = batch.extent();
 //!
@@ -75,11 +75,11 @@
 //! };
 //! let backward = plan::backward(device, &batch, &inputs, &gradient)?;
 //!
-//! // Plans are made once, and each step runs them. They allocate, copy and wait for nothing, also in a graph.
+//! // Plans are made once, and each step runs them. They allocate, copy and wait for nothing.
 //! let raw = stream.cu_stream();
-//! // SAFETY: the context is current on this thread and the stream its own; every address is of a live buffer of
-//! // the size that the documentation gives it, and none overlaps another; the workspace is zero, and no other
-//! // stream's.
+//! // SAFETY: the context is current on this thread and the stream its own; every address is of a live buffer
+//! // of the size that the documentation gives it, and none overlaps another; the workspace is zero, and no
+//! // other stream's.
 //! unsafe {
 //!     kernels.run(&forward, raw)?;
 //!     kernels.run(&backward, raw)?;
