@@ -18,7 +18,7 @@ mod device {
     use criterion::{Criterion, Throughput};
     use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
     use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-    use dpo_kernels::cuda::{self, DeviceLabels, DpoPass, Kernels, PairSlices};
+    use dpo_kernels::cuda::{self, DpoPass, Kernels, PairSlices};
     use dpo_kernels::{Logit, PairLoss};
     use half::{bf16, f16};
 
@@ -83,8 +83,7 @@ mod device {
         let mut logits = upload::<T>(&stream, shape);
         let mut dlogits = stream.alloc_zeros::<T>(shape.rows * shape.vocab).expect("device memory");
         let host_labels = labels(shape, false);
-        let labels = stream.clone_htod(&host_labels).expect("a copy");
-        let labels = DeviceLabels::I64(&labels);
+        let labels = &stream.clone_htod(&host_labels).expect("a copy");
         let inputs = PairSlices::default();
         let mut group = criterion.benchmark_group(shape.name::<T>());
         // Bytes that have to move: the copy reads S and writes S.

@@ -13,7 +13,7 @@ use crate::sequences::{IndexArray, Sequences};
 use crate::transform::Transform;
 
 /// Rows, sequences and vocabulary are counted in 31 bits, as labels and index arrays are; offsets are 64 bits wide.
-const COUNT_LIMIT: usize = i32::MAX as usize;
+pub(crate) const COUNT_LIMIT: usize = i32::MAX as usize;
 
 /// A batch of labelled sequences of logits, without the logits.
 ///

@@ -72,6 +72,39 @@ pub(super) fn driver<T>(call: &'static str, result: std::result::Result<T, Drive
 ///
 /// Loading picks, for each source, the embedded image that fits the device best. A value may be shared between
 /// threads; it is to be dropped before its context is destroyed.
+///
+/// A [`DpoPass`](super::DpoPass) launches them on buffers of its own; a [`plan`](super::plan) is for those of
+/// others:
+///
+/// ```no_run
+/// use dpo_kernels::cuda::plan::{self, Inputs, LogpsBuffers};
+/// use dpo_kernels::cuda::{CUstream, Kernels, context};
+/// use dpo_kernels::Error;
+///
+/// /// The log-probs of sequences, on a stream of whoever made the context.
+/// ///
+/// /// # Safety
+/// ///
+/// /// That of [`Kernels::run`].
+/// unsafe fn logps(
+///     kernels: &Kernels,
+///     batch: &plan::DeviceBatch,
+///     inputs: &Inputs,
+///     out: &LogpsBuffers,
+///     workspace: plan::DeviceAddress,
+///     stream: CUstream,
+/// ) -> Result<(), Error> {
+///     let plan = plan::forward(kernels.device(), batch, inputs, out, None, workspace)?;
+///     // SAFETY: the caller's promise.
+///     unsafe { kernels.run(&plan, stream) }
+/// }
+///
+/// // Into cudarc's context, or with `load_current` into the one that a framework has made current.
+/// let context = context(0)?;
+/// let kernels = Kernels::new(&context)?;
+/// println!("{:?}", kernels.device());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Kernels {
     context: CUcontext,

@@ -29,7 +29,7 @@ unsafe impl DeviceRepr for DpoBatchMetrics {}
 // SAFETY: 0 is a value of each of them.
 unsafe impl ValidAsZeroBits for DpoBatchMetrics {}
 
-/// Makes arrays for a batch of an extent.
+/// Makes arrays for batches of an extent at most.
 pub(super) struct Allocate<'a> {
     pub stream: &'a Arc<CudaStream>,
     pub extent: Extent,
@@ -103,9 +103,10 @@ impl RecordKind {
     }
 }
 
-/// Waits for the stream and brings everything to the host.
+/// Waits for the stream and brings everything of a batch to the host.
 pub(super) struct Download<'a> {
     pub stream: &'a Arc<CudaStream>,
+    /// The batch's, which may be smaller than what there is room for.
     pub extent: Extent,
     /// The records, which are there already.
     pub records: DpoBatchMetrics,
@@ -113,9 +114,11 @@ pub(super) struct Download<'a> {
 
 impl Download<'_> {
     fn array<T: DeviceRepr>(&self, field: Field, from: &CudaSlice<T>) -> Result<Vec<T>> {
-        let mut values = driver("cuMemcpyDtoHAsync", self.stream.clone_dtoh(from))?;
-        values.truncate(field.shape.len(&self.extent));
-        Ok(values)
+        match field.shape.len(&self.extent) {
+            // A copy of no bytes is not worth a call.
+            0 => Ok(Vec::new()),
+            len => driver("cuMemcpyDtoHAsync", self.stream.clone_dtoh(&from.slice(..len))),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The CUDA backend, from the outside in:
 //!
-//! - [`DpoPass`]: one batch shape on one stream, with buffers of its own, over cudarc's slices;
+//! - [`DpoPass`]: batches on one stream, with buffers of its own, over cudarc's slices and views;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Plan`] on a raw stream handle;
 //! - [`plan`]: from shapes and device addresses to steps, without a device;
 //! - [`kernel`]: the table of kernels;
@@ -28,6 +28,7 @@ mod pass;
 pub use cudarc::driver::sys::CUstream;
 pub use device::{Kernels, context, device_count};
 pub use pass::{BatchMetrics, DeviceLabels, DpoPass, PairSlices};
+pub use plan::Capacity;
 
 #[cfg(doc)]
 use crate::Error;

@@ -125,8 +125,9 @@ impl RowPartition {
     }
 }
 
-/// The most slices that a forward launch has of a row of `vocab` elements, on any device and in any dtype: what the
-/// workspace has room for.
+/// The most slices that a forward launch has of a row of `vocab` elements, on any device and in any dtype:
+/// what the workspace has room for. A longer row never has fewer, so that a workspace for the longest has
+/// room for all.
 pub fn most_slices(vocab: usize) -> u32 {
     let slices = |(capability, dtype)| {
         let capability: u32 = capability;

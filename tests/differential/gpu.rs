@@ -3,16 +3,19 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaSlice};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView};
 use dpo_kernels::PairInputs;
 use dpo_kernels::cpu::BackwardInputs;
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::{self, BatchMetrics, DeviceLabels, DpoPass, Kernels, PairSlices};
-use dpo_kernels::{Error, Forward, Logit, MetricsLevel, PairLoss, cpu};
+use dpo_kernels::cuda::{self, BatchMetrics, Capacity, DeviceLabels, DpoPass, Kernels, PairSlices};
+use dpo_kernels::{
+    Error, Forward, HostBatch, LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Pairs, Transform,
+    cpu,
+};
 use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
 
-use crate::case::{Case, OwnedLabels, Spec};
+use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec};
 use crate::executor::{Cuda, Executor, OnDevice};
 use crate::expected::Expected;
 use crate::interpreter::{Interpreter, samples};
@@ -20,7 +23,7 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 13] = [
     ("pair_loss at its limits", pair_stage),
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
@@ -30,7 +33,13 @@ const TESTS: [(&str, Test); 10] = [
     ("figures of the batch come by one copy, and are where they are said to be", figures),
     ("wrong lengths are refused before any launch", refusals),
     ("the convenience of the factored forward gives the CPU backend's numbers", factored_convenience),
-    ("forward and backward, and the factored forward, replay from a graph with changed inputs", graph),
+    (
+        "the passes replay from a graph with changed inputs, and cu_seqlens after another batch is bound",
+        graph,
+    ),
+    ("a pass that is bound to batch after batch gives the bits of a pass of each batch's own", rebinding),
+    ("a batch that a pass refuses leaves it as it was", refused_batches),
+    ("micro-batches that are views of one buffer give the bits of buffers of their own", micro_batches),
 ];
 
 /// Runs every test on the first GPU, or says how many were skipped and why. DPO_REQUIRE_GPU makes that a failure.
@@ -116,8 +125,8 @@ fn convenience(context: &Arc<CudaContext>) {
     let mut logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
     let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
-    let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::NONE };
-    pass.forward(&logits, DeviceLabels::I64(&labels), &inputs, &loss).unwrap();
+    let inputs = PairSlices::reference(ref_logps.as_view());
+    pass.forward(&logits, &labels, &inputs, &loss).unwrap();
     let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
     assert!(logps.status.is_clean());
     close(&logps.logps, &expected.logps.logps);
@@ -127,8 +136,8 @@ fn convenience(context: &Arc<CudaContext>) {
 
     let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
     let upstream = stream.clone_htod(&[3.0f32]).unwrap();
-    pass.backward(&logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5, &mut apart).unwrap();
-    pass.backward_in_place(&mut logits, DeviceLabels::I64(&labels), Some(&upstream), 0.5).unwrap();
+    pass.backward(&logits, &labels, Some(upstream.as_view()), 0.5, &mut apart).unwrap();
+    pass.backward_in_place(&mut logits, &labels, Some(upstream.as_view()), 0.5).unwrap();
     let (apart, in_place) = (stream.clone_dtoh(&apart).unwrap(), stream.clone_dtoh(&logits).unwrap());
     let mut gradient = vec![bf16::ZERO; case.logits.len()];
     let backward_inputs = BackwardInputs::from(&expected).with_upstream(1.5);
@@ -157,7 +166,7 @@ fn figures(context: &Arc<CudaContext>) {
     let mut pass = pass.with_token_metrics(MetricsLevel::All).unwrap();
     let logits = stream.clone_htod(&case.logits).unwrap();
     let labels = stream.clone_htod(labels_of(&case)).unwrap();
-    pass.forward(&logits, DeviceLabels::I64(&labels), &PairSlices::NONE, &loss).unwrap();
+    pass.forward(&logits, &labels, &PairSlices::NONE, &loss).unwrap();
     let BatchMetrics { status, pairs, tokens } = pass.read_metrics().unwrap();
     assert_eq!(status, expected.logps.status);
     // The bad label's pair is NaN, and its row in every mean but the accuracy.
@@ -178,7 +187,7 @@ fn figures(context: &Arc<CudaContext>) {
 
     let labels = vec![5i64; labels_of(&case).len()];
     let labels = stream.clone_htod(&labels).unwrap();
-    pass.logps(&logits, DeviceLabels::I64(&labels)).unwrap();
+    pass.logps(&logits, &labels).unwrap();
     let logps = pass.read_logps().unwrap();
     let metrics = logps.metrics.unwrap();
     let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
@@ -201,10 +210,9 @@ fn factored_convenience(context: &Arc<CudaContext>) {
     let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
     let mut logits = stream.clone_htod(&case.logits).unwrap();
     let mut apart = stream.alloc_zeros::<bf16>(case.logits.len()).unwrap();
-    let labels = stream.clone_htod(labels_of(&case)).unwrap();
-    let labels = DeviceLabels::I64(&labels);
+    let labels = &stream.clone_htod(labels_of(&case)).unwrap();
     let ref_logps = stream.clone_htod(case.ref_logps.as_ref().unwrap()).unwrap();
-    let inputs = PairSlices { ref_logps: Some(&ref_logps), ..PairSlices::default() };
+    let inputs = PairSlices::reference(ref_logps.as_view());
     pass.factored(&logits, labels, &inputs, &loss, &mut apart).unwrap();
     let (logps, pairs) = (pass.read_logps().unwrap(), pass.read_pairs().unwrap());
     pass.factored_in_place(&mut logits, labels, &inputs, &loss).unwrap();
@@ -234,8 +242,8 @@ fn refusals(context: &Arc<CudaContext>) {
         Error::Length { argument, .. } => argument,
         other => panic!("not a length error: {other}"),
     };
-    assert_eq!(argument(pass.logps(&short, DeviceLabels::I64(&labels))), "logits");
-    assert_eq!(argument(pass.logps(&logits, DeviceLabels::I32(&few))), "labels");
+    assert_eq!(argument(pass.logps(&short, &labels)), "logits");
+    assert_eq!(argument(pass.logps(&logits, &few)), "labels");
     let available = cuda::device_count().unwrap();
     assert_eq!(cuda::context(available).unwrap_err(), Error::NoDevice { ordinal: available, available });
 }
@@ -255,11 +263,21 @@ fn graph(context: &Arc<CudaContext>) {
     }
 }
 
-/// What `launch` leaves in the pass and in the logits, captured and replayed, and at once.
+/// Packed sequences of as many rows in all, whichever the seed, but not each.
+fn packed(vocab: usize, seed: u64) -> Case<bf16> {
+    let mut case = Case::<bf16>::draw(Spec { seed, ..Spec::plain(vocab) });
+    let cu_seqlens = [[0, 3, 6, 9, 12], [0, 1, 4, 5, 12], [0, 6, 7, 11, 12], [0, 2, 2, 10, 12]];
+    case.cu_seqlens = cu_seqlens[seed as usize % cu_seqlens.len()].to_vec();
+    case.spec.packed = true;
+    case
+}
+
+/// What `launch` leaves in the pass and in the logits: captured, and replayed after another batch of the same
+/// counts is bound; at once; and in a pass of that batch's own.
 fn replay(
     context: &Arc<CudaContext>,
     vocab: usize,
-    launch: impl Fn(&mut DpoPass, &mut CudaSlice<bf16>, DeviceLabels<'_>),
+    launch: impl Fn(&mut DpoPass, &mut CudaSlice<bf16>, &CudaSlice<i64>),
 ) {
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -268,26 +286,197 @@ fn replay(
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().unwrap();
     let kernels = Arc::new(Kernels::new(context).unwrap());
-    let first = Case::<bf16>::draw(Spec::plain(vocab));
-    let mut pass = DpoPass::new(&kernels, &stream, &first.batch()).unwrap();
+    let first = packed(vocab, 0);
+    let capacity = Capacity { sequences: 7, rows: 50, pairs: 5, vocab: vocab + 5 };
+    let mut pass = DpoPass::with_capacity(&kernels, &stream, capacity, &first.batch()).unwrap();
     let mut logits = stream.clone_htod(&first.logits).unwrap();
     let mut labels = stream.clone_htod(labels_of(&first)).unwrap();
     stream.synchronize().unwrap();
 
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
-    launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
+    launch(&mut pass, &mut logits, &labels);
+    let refused = pass.bind(&packed(vocab, 1).batch()).unwrap_err();
+    assert!(matches!(refused, Error::Value { argument: "stream", .. }), "{refused}");
     let instantiate = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(instantiate).unwrap().expect("launches were captured");
     for seed in 1..4 {
-        let case = Case::<bf16>::draw(Spec { seed, ..Spec::plain(vocab) });
+        let case = packed(vocab, seed);
+        // A batch of another shape in between, which goes through the same memory.
+        let other = Case::<bf16>::draw(Spec { sequences: 6, longest: 8, ..Spec::plain(vocab + 5) });
+        pass.bind(&other.batch()).unwrap();
+        let (mut other_logits, other_labels) =
+            (stream.clone_htod(&other.logits).unwrap(), stream.clone_htod(labels_of(&other)).unwrap());
+        launch(&mut pass, &mut other_logits, &other_labels);
+
+        pass.bind(&case.batch()).unwrap();
         stream.memcpy_htod(&case.logits, &mut logits).unwrap();
         stream.memcpy_htod(labels_of(&case), &mut labels).unwrap();
         graph.launch().unwrap();
         let replayed = (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap());
-        stream.memcpy_htod(&case.logits, &mut logits).unwrap();
-        launch(&mut pass, &mut logits, DeviceLabels::I64(&labels));
-        assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
+        let mut own = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+        for pass in [&mut pass, &mut own] {
+            stream.memcpy_htod(&case.logits, &mut logits).unwrap();
+            launch(pass, &mut logits, &labels);
+            assert_eq!(replayed, (pass.read_logps().unwrap(), stream.clone_dtoh(&logits).unwrap()));
+        }
     }
     // SAFETY: one stream, as above, and what it was given has been read back.
     unsafe { context.enable_event_tracking() };
+}
+
+/// What a pass that a case is bound to gives, every bit of it: by `forward` and `backward`, and by `factored`
+/// where there are no token metrics.
+fn given(
+    pass: &mut DpoPass,
+    stream: &Arc<CudaStream>,
+    case: &Case<bf16>,
+    logits: &CudaView<'_, bf16>,
+    labels: &DeviceLabels<'_>,
+    ref_logps: CudaView<'_, f32>,
+) -> String {
+    let (inputs, loss) = (PairSlices::reference(ref_logps), &case.spec.loss);
+    let mut gradient = stream.clone_htod(&vec![bf16::ZERO; case.logits.len()]).unwrap();
+    let upstream = stream.clone_htod(&[7.0f32, 3.0]).unwrap();
+    pass.forward(logits, labels, &inputs, loss).unwrap();
+    pass.backward(logits, labels, Some(upstream.slice(1..)), 0.5, &mut gradient).unwrap();
+    let mut found = format!("{:?} {:?}", pass.read_logps().unwrap(), pass.read_pairs().unwrap());
+    found +=
+        &format!("{:?} {:?}", stream.clone_dtoh(&gradient).unwrap(), pass.take_gradient_status().unwrap());
+    if pass.device_mean_token_metrics().is_none() && case.spec.transform == Transform::default() {
+        pass.factored(logits, labels, &inputs, loss, &mut gradient).unwrap();
+        found += &format!("{:?} {:?}", pass.read_logps().unwrap(), pass.read_pairs().unwrap());
+        found += &format!("{:?}", stream.clone_dtoh(&gradient).unwrap());
+    }
+    found
+}
+
+/// [`given`] in buffers of the case's own.
+fn given_alone(pass: &mut DpoPass, stream: &Arc<CudaStream>, case: &Case<bf16>) -> String {
+    let (narrow, wide);
+    let labels = match &case.labels {
+        OwnedLabels::I32(labels) => {
+            narrow = stream.clone_htod(labels).unwrap();
+            DeviceLabels::from(&narrow)
+        }
+        OwnedLabels::I64(labels) => {
+            wide = stream.clone_htod(labels).unwrap();
+            DeviceLabels::from(&wide)
+        }
+    };
+    let logits = stream.clone_htod(&case.logits).unwrap();
+    let ref_logps = stream.clone_htod(case.ref_logps.as_ref().expect("the loss has a reference")).unwrap();
+    given(pass, stream, case, &logits.as_view(), &labels, ref_logps.as_view())
+}
+
+/// Batches of every layout, from small to large and back, with rows of several to a block and of several
+/// slices.
+fn rebound_cases() -> Vec<Case<bf16>> {
+    let plain = Spec { mask: Mask::Holes, ..Spec::plain(1003) };
+    let packed = Spec { packed: true, sequences: 10, longest: 7, mask: Mask::EmptySequence, ..plain };
+    let small = Spec { sequences: 2, longest: 1, ..plain };
+    let long = Spec { sequences: 4, longest: 2, row_stride: 128_259, ..Spec::plain(128_256) };
+    let kto = PairLoss::kto(0.1).unwrap().with_baseline(0.5).unwrap();
+    let softcap = Transform { softcap: Some(20.0), valid_vocab: Some(900), ..Transform::default() };
+    let next_token = LabelAlignment::NextToken;
+    [
+        small,
+        Spec { pairs: PairKind::Interleaved, alignment: next_token, ..packed },
+        Spec { pairs: PairKind::Indexed, sequences: 16, label_type: LabelType::I32, seed: 2, ..packed },
+        long,
+        Spec { pairs: PairKind::Unpaired, loss: kto, ..packed },
+        Spec { sequences: 12, longest: 9, ld_alpha: 0.5, ..plain },
+        Spec { packed: false, transform: softcap, row_stride: 1024, ..packed },
+        small,
+    ]
+    .map(Case::draw)
+    .into()
+}
+
+fn rebinding(context: &Arc<CudaContext>) {
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let cases = rebound_cases();
+    let capacity = cases.iter().map(|case| Capacity::of(&case.batch())).reduce(Capacity::max).unwrap();
+    for level in [MetricsLevel::None, MetricsLevel::All] {
+        let first = DpoPass::with_capacity(&kernels, &stream, capacity, &cases[0].batch()).unwrap();
+        let mut pass = first.with_token_metrics(level).unwrap();
+        for case in cases.iter().chain(cases.iter().rev()) {
+            let batch = case.batch();
+            pass.bind(&batch).unwrap();
+            let own = DpoPass::new(&kernels, &stream, &batch).unwrap();
+            let mut own = own.with_token_metrics(level).unwrap();
+            let found = given_alone(&mut pass, &stream, case);
+            assert_eq!(found, given_alone(&mut own, &stream, case), "{:?}", case.spec);
+
+            let (sequences, rows) = (case.spec.sequences, case.rows());
+            assert_eq!((pass.device_logps().len(), pass.coef_mut().len()), (sequences, sequences));
+            let weighted = (case.spec.ld_alpha != 1.0).then_some(rows);
+            assert_eq!(pass.token_coef_mut().map(|view| view.len()), weighted);
+            let log_weights = pass.device_sequence_log_weights().map(|view| view.len());
+            assert_eq!(log_weights, (level == MetricsLevel::All).then_some(sequences));
+        }
+        assert_eq!(pass.capacity(), capacity);
+    }
+}
+
+fn refused_batches(context: &Arc<CudaContext>) {
+    let stream = context.default_stream();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let case = packed(1003, 1);
+    let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+    let before = given_alone(&mut pass, &stream, &case);
+    let batch = case.batch();
+    let all = [0, 1, 2, 3];
+    let pairs = Pairs::Indexed { chosen: &all[..3], rejected: &all[1..] };
+    for (refused, said) in [
+        (
+            HostBatch::padded(6, 2, 1003, LabelAlignment::Aligned),
+            "sequences: expected at most 4, the capacity, found 6",
+        ),
+        (
+            HostBatch::padded(4, 4, 1003, LabelAlignment::Aligned),
+            "rows: expected at most 12, the capacity, found 16",
+        ),
+        (
+            HostBatch::padded(4, 3, 1004, LabelAlignment::Aligned),
+            "vocab: expected at most 1003, the capacity, found 1004",
+        ),
+        (HostBatch { pairs, ..batch }, "pairs: expected at most 2, the capacity, found 3"),
+        (
+            HostBatch::packed(&[0, 3, 2, 9, 12], 12, 1003, LabelAlignment::Aligned),
+            "cu_seqlens[2]: expected between 3 and 12, found 2",
+        ),
+    ] {
+        assert_eq!(pass.bind(&refused).unwrap_err().to_string(), said);
+        assert_eq!(given_alone(&mut pass, &stream, &case), before, "after {said}");
+    }
+    let capacity = Capacity { rows: 11, ..pass.capacity() };
+    let refused = DpoPass::with_capacity(&kernels, &stream, capacity, &batch).unwrap_err();
+    assert_eq!(refused.to_string(), "rows: expected at most 11, the capacity, found 12");
+}
+
+fn micro_batches(context: &Arc<CudaContext>) {
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let cases = [1, 2, 3].map(|seed| packed(1003, seed));
+    let mut pass = DpoPass::new(&kernels, &stream, &cases[0].batch()).unwrap();
+    let labels: Vec<i64> = cases.iter().flat_map(labels_of).copied().collect();
+    let labels = stream.clone_htod(&labels).unwrap();
+    let logits: Vec<bf16> = cases.iter().flat_map(|case| case.logits.clone()).collect();
+    let logits = stream.clone_htod(&logits).unwrap();
+    let ref_logps: Vec<f32> = cases.iter().flat_map(|case| case.ref_logps.clone().unwrap()).collect();
+    let ref_logps = stream.clone_htod(&ref_logps).unwrap();
+    for (at, case) in cases.iter().enumerate() {
+        pass.bind(&case.batch()).unwrap();
+        let (rows, elements) = (case.rows(), case.logits.len());
+        let part = |len: usize| at * len..(at + 1) * len;
+        let labels = labels.slice(part(rows));
+        let (logits, ref_logps) = (logits.slice(part(elements)), ref_logps.slice(part(case.spec.sequences)));
+        let found = given(&mut pass, &stream, case, &logits, &labels.slice(..).into(), ref_logps);
+        let mut own = DpoPass::new(&kernels, &stream, &case.batch()).unwrap();
+        assert_eq!(found, given_alone(&mut own, &stream, case));
+        // A view is as long as what it shows.
+        let refused = pass.logps(&logits, labels.slice(1..)).unwrap_err();
+        assert!(matches!(refused, Error::Length { argument: "labels", .. }), "{refused}");
+    }
 }

@@ -30,6 +30,8 @@ mod nvrtc;
 mod pair_stage;
 #[cfg(feature = "cuda")]
 mod row_partition;
+#[cfg(feature = "cuda")]
+mod shared_workspace;
 #[path = "../common/tolerance/mod.rs"]
 #[allow(dead_code)] // tests/golden.rs and tests/properties.rs use the rest
 mod tolerance;
@@ -198,6 +200,7 @@ fn run_checks_on_device<T: Logit + Element + Into<f64>>(
     device_trouble::bad_pair_values::<T>(executor);
     run_checks::<T>(executor);
     windows::windows_give_the_bits_of_one_launch::<T>(executor);
+    shared_workspace::batches_take_turns::<T>(executor);
 }
 
 /// The kinds of trouble that `pair_loss` meets, on the judge itself.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
 use super::dpo_pass::DpoPass;
 use super::inputs::{DeviceLabels, PairSlices};
@@ -10,13 +10,12 @@ use crate::cuda::address::{DeviceAddress, DeviceArray, ForwardBuffers};
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::Locate;
 use crate::cuda::plan::{
-    self, Addresses, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan,
+    self, Addresses, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
 };
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
 use crate::labels::LabelType;
 use crate::loss::PairLoss;
-use crate::memory::Extent;
 use crate::results::{MetricsLevel, TokenMetricTensors};
 
 impl DpoPass {
@@ -25,10 +24,14 @@ impl DpoPass {
     /// # Errors
     ///
     /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
-    pub fn logps<T: Logit>(&mut self, logits: &impl DevicePtr<T>, labels: DeviceLabels<'_>) -> Result<()> {
+    pub fn logps<'a, T: Logit>(
+        &mut self,
+        logits: &impl DevicePtr<T>,
+        labels: impl Into<DeviceLabels<'a>>,
+    ) -> Result<()> {
         self.check_logits("logits", logits)?;
         let (logits, _guard) = logits.device_ptr(&self.stream);
-        self.with_labels(labels, |label_type, labels| {
+        self.with_labels(labels.into(), |label_type, labels| {
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
             self.plan_forward(&inputs, None, None)
         })
@@ -41,16 +44,16 @@ impl DpoPass {
     /// [`Error::Length`] for buffers of the wrong length; [`Error::Value`] for a batch without pairs, for an input that
     /// the loss has no use for, and for a buffer of another context; [`Error::Missing`] for an input that it needs;
     /// [`Error::Driver`].
-    pub fn forward<T: Logit>(
+    pub fn forward<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
-        labels: DeviceLabels<'_>,
+        labels: impl Into<DeviceLabels<'a>>,
         inputs: &PairSlices<'_>,
         loss: &PairLoss,
     ) -> Result<()> {
         self.check_logits("logits", logits)?;
         let (logits, _guard) = logits.device_ptr(&self.stream);
-        self.launch_forward::<T>(logits, None, labels, inputs, loss)
+        self.launch_forward::<T>(logits, None, labels.into(), inputs, loss)
     }
 
     /// [`forward`](Self::forward), and the gradient without its coefficients, into a buffer apart from the logits; with
@@ -60,10 +63,10 @@ impl DpoPass {
     /// # Errors
     ///
     /// Those of [`forward`](Self::forward); [`Error::Length`] that names `gradient`.
-    pub fn factored<T: Logit>(
+    pub fn factored<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
-        labels: DeviceLabels<'_>,
+        labels: impl Into<DeviceLabels<'a>>,
         inputs: &PairSlices<'_>,
         loss: &PairLoss,
         gradient: &mut impl DevicePtrMut<T>,
@@ -73,7 +76,7 @@ impl DpoPass {
         let stream = self.stream.clone();
         let (from, _guard) = logits.device_ptr(&stream);
         let (to, _guard_mut) = gradient.device_ptr_mut(&stream);
-        self.launch_forward::<T>(from, Some(to), labels, inputs, loss)
+        self.launch_forward::<T>(from, Some(to), labels.into(), inputs, loss)
     }
 
     /// [`factored`](Self::factored) over the logits themselves, which become the gradient.
@@ -81,17 +84,17 @@ impl DpoPass {
     /// # Errors
     ///
     /// As [`factored`](Self::factored).
-    pub fn factored_in_place<T: Logit>(
+    pub fn factored_in_place<'a, T: Logit>(
         &mut self,
         logits: &mut impl DevicePtrMut<T>,
-        labels: DeviceLabels<'_>,
+        labels: impl Into<DeviceLabels<'a>>,
         inputs: &PairSlices<'_>,
         loss: &PairLoss,
     ) -> Result<()> {
         self.check_logits("logits", logits)?;
         let stream = self.stream.clone();
         let (address, _guard) = logits.device_ptr_mut(&stream);
-        self.launch_forward::<T>(address, Some(address), labels, inputs, loss)
+        self.launch_forward::<T>(address, Some(address), labels.into(), inputs, loss)
     }
 
     fn launch_forward<T: Logit>(
@@ -117,12 +120,13 @@ impl DpoPass {
         loss: Option<(&PairLoss, DevicePairInputs)>,
         gradient: Option<DeviceAddress>,
     ) -> Result<()> {
-        let (device, batch, out) = (self.kernels.device(), self.device_batch(), self.addresses());
+        let (device, batch, out) = (self.kernels.device(), &self.batch, self.addresses());
         let loss = loss.map(|(loss, inputs)| PairLossArguments { loss, inputs, out: &out.pairs });
-        let (loss, workspace) = (loss.as_ref(), self.workspace.device_ptr(&self.stream).0);
+        let address = self.workspace.device_ptr(&self.stream).0;
+        let (loss, workspace) = (loss.as_ref(), Workspace { address, capacity: Some(self.capacity) });
         self.run(&match gradient {
-            None => plan::forward(device, &batch, inputs, &out.logps, loss, workspace)?,
-            Some(gradient) => plan::factored(device, &batch, inputs, &out.logps, loss, gradient, workspace)?,
+            None => plan::forward(device, batch, inputs, &out.logps, loss, workspace)?,
+            Some(gradient) => plan::factored(device, batch, inputs, &out.logps, loss, gradient, workspace)?,
         })
     }
 
@@ -132,11 +136,11 @@ impl DpoPass {
     /// # Errors
     ///
     /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
-    pub fn backward<T: Logit>(
+    pub fn backward<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
-        labels: DeviceLabels<'_>,
-        upstream: Option<&CudaSlice<f32>>,
+        labels: impl Into<DeviceLabels<'a>>,
+        upstream: Option<CudaView<'_, f32>>,
         upstream_scale: f32,
         dlogits: &mut impl DevicePtrMut<T>,
     ) -> Result<()> {
@@ -145,7 +149,7 @@ impl DpoPass {
         let stream = self.stream.clone();
         let (from, _guard) = logits.device_ptr(&stream);
         let (to, _guard_mut) = dlogits.device_ptr_mut(&stream);
-        self.launch_backward::<T>(from, to, labels, upstream, upstream_scale)
+        self.launch_backward::<T>(from, to, labels.into(), upstream, upstream_scale)
     }
 
     /// `backward` over the logits themselves, which become the gradient; otherwise as [`backward`](Self::backward).
@@ -153,17 +157,17 @@ impl DpoPass {
     /// # Errors
     ///
     /// As [`backward`](Self::backward).
-    pub fn backward_in_place<T: Logit>(
+    pub fn backward_in_place<'a, T: Logit>(
         &mut self,
         logits: &mut impl DevicePtrMut<T>,
-        labels: DeviceLabels<'_>,
-        upstream: Option<&CudaSlice<f32>>,
+        labels: impl Into<DeviceLabels<'a>>,
+        upstream: Option<CudaView<'_, f32>>,
         upstream_scale: f32,
     ) -> Result<()> {
         self.check_logits("logits", logits)?;
         let stream = self.stream.clone();
         let (address, _guard) = logits.device_ptr_mut(&stream);
-        self.launch_backward::<T>(address, address, labels, upstream, upstream_scale)
+        self.launch_backward::<T>(address, address, labels.into(), upstream, upstream_scale)
     }
 
     fn launch_backward<T: Logit>(
@@ -171,20 +175,20 @@ impl DpoPass {
         logits: DeviceAddress,
         dlogits: DeviceAddress,
         labels: DeviceLabels<'_>,
-        upstream: Option<&CudaSlice<f32>>,
+        upstream: Option<CudaView<'_, f32>>,
         upstream_scale: f32,
     ) -> Result<()> {
-        if let Some(upstream) = upstream {
+        if let Some(upstream) = &upstream {
             Error::check_len("upstream", "[1]", 1, upstream.len())?;
             self.check_context("upstream", upstream.stream())?;
         }
-        let guarded = upstream.map(|slice| slice.device_ptr(&self.stream));
+        let guarded = upstream.as_ref().map(|view| view.device_ptr(&self.stream));
         let out = self.addresses();
         let buffers = GradientBuffers {
             logsumexp: out.logps.logsumexp.unwrap_or(0),
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
-            token_coef: out.logps.token_weights.filter(|_| self.token_coef),
+            token_coef: out.logps.token_weights.filter(|_| self.uses_token_coef()),
             threshold: self.threshold,
             nonfinite_row: Some(self.nonfinite_row.device_ptr(&self.stream).0),
             upstream: guarded.as_ref().map(|(address, _)| *address),
@@ -193,7 +197,7 @@ impl DpoPass {
         };
         self.with_labels(labels, |label_type, labels| {
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
-            self.run(&plan::backward(self.kernels.device(), &self.device_batch(), &inputs, &buffers)?)
+            self.run(&plan::backward(self.kernels.device(), &self.batch, &inputs, &buffers)?)
         })
     }
 
@@ -211,18 +215,6 @@ impl DpoPass {
         out
     }
 
-    fn device_batch(&self) -> DeviceBatch {
-        let array = |place: usize| {
-            let array = &self.indices[place];
-            Ok(DeviceArray { address: array.device_ptr(&self.stream).0, len: array.len() })
-        };
-        self.batch.try_map_indices(array).expect("every place has an array")
-    }
-
-    pub(super) fn host_batch_extent(&self) -> Extent {
-        self.device_batch().extent()
-    }
-
     /// Hands the addresses of `inputs` to `f`, and keeps those for as long as it runs.
     fn with_pair_inputs(
         &self,
@@ -231,15 +223,15 @@ impl DpoPass {
     ) -> Result<()> {
         fn hold<'a, T>(
             guards: &RefCell<Vec<SyncOnDrop<'a>>>,
-            slice: &'a CudaSlice<T>,
+            view: &'a CudaView<'_, T>,
             stream: &'a CudaStream,
         ) -> DeviceArray {
-            let (address, guard) = slice.device_ptr(stream);
+            let (address, guard) = view.device_ptr(stream);
             guards.borrow_mut().push(guard);
-            DeviceArray { address, len: slice.len() }
+            DeviceArray { address, len: view.len() }
         }
         let (stream, guards) = (&self.stream, RefCell::default());
-        let inputs = inputs.try_map(
+        let inputs = inputs.as_ref().try_map(
             |argument, floats| {
                 self.check_context(argument, floats.stream())?;
                 Ok(hold(&guards, floats, stream))
@@ -264,18 +256,18 @@ impl DpoPass {
         f: impl FnOnce(LabelType, DeviceAddress) -> Result<()>,
     ) -> Result<()> {
         let check = |found, stream| {
-            Error::check_len("labels", "[rows]", self.host_batch_extent().rows, found)?;
+            Error::check_len("labels", "[rows]", self.batch.rows(), found)?;
             self.check_context("labels", stream)
         };
         match labels {
-            DeviceLabels::I32(slice) => {
-                check(slice.len(), slice.stream())?;
-                let (address, _guard) = slice.device_ptr(&self.stream);
+            DeviceLabels::I32(view) => {
+                check(view.len(), view.stream())?;
+                let (address, _guard) = view.device_ptr(&self.stream);
                 f(LabelType::I32, address)
             }
-            DeviceLabels::I64(slice) => {
-                check(slice.len(), slice.stream())?;
-                let (address, _guard) = slice.device_ptr(&self.stream);
+            DeviceLabels::I64(view) => {
+                check(view.len(), view.stream())?;
+                let (address, _guard) = view.device_ptr(&self.stream);
                 f(LabelType::I64, address)
             }
         }
@@ -283,14 +275,15 @@ impl DpoPass {
 
     fn run(&self, plan: &Plan) -> Result<()> {
         driver("cuCtxSetCurrent", self.stream.context().bind_to_thread())?;
-        // SAFETY: the plan was made for buffers of this value, all of the sizes that the batch asks for, and for
-        // slices whose lengths and context were checked; all are on this stream, so a launch has them to itself.
+        // SAFETY: the plan was made for buffers of this value, all of the sizes that the capacity asks for,
+        // which the batch is within, and for slices whose lengths and context were checked; all are on this
+        // stream, so a launch has them to itself.
         unsafe { self.kernels.run(plan, self.stream.cu_stream()) }
     }
 
     fn check_logits<T>(&self, argument: &'static str, slice: &impl DeviceSlice<T>) -> Result<()> {
         self.check_context(argument, slice.stream())?;
-        self.device_batch().check_logits(argument, slice.len())
+        self.batch.check_logits(argument, slice.len())
     }
 
     /// An address means something in its own context alone.

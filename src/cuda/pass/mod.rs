@@ -1,6 +1,7 @@
-//! The convenience over cudarc: one batch shape on one stream, with outputs and workspace allocated once.
+//! The convenience over cudarc: batches on one stream, with outputs and workspace allocated once.
 
 mod dpo_pass;
+mod index_buffer;
 mod inputs;
 mod launch;
 mod read;

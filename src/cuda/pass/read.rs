@@ -59,7 +59,7 @@ impl DpoPass {
         })
     }
 
-    /// Waits for the stream and copies what `logps` gave to the host.
+    /// Waits for the stream and copies what `logps` gave of the batch to the host.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl DpoPass {
         self.out.logps.convert(&mut self.download()?)
     }
 
-    /// Waits for the stream and copies what `pair_loss` gave to the host.
+    /// Waits for the stream and copies what `pair_loss` gave of the batch to the host.
     ///
     /// # Errors
     ///
@@ -86,7 +86,9 @@ impl DpoPass {
         Ok(self.read_metrics()?.status)
     }
 
-    /// Waits for the stream and fetches what the backward passes found since the last time that this was asked.
+    /// Waits for the stream and fetches what the backward passes found since the last time that this was
+    /// asked. They may have been over several batches: the row is the first of its own batch then, and which
+    /// one that was is not said.
     ///
     /// # Errors
     ///
@@ -99,7 +101,7 @@ impl DpoPass {
 
     fn download(&self) -> Result<Download<'_>> {
         let records = self.read_records()?;
-        Ok(Download { stream: &self.stream, extent: self.host_batch_extent(), records })
+        Ok(Download { stream: &self.stream, extent: self.batch.extent(), records })
     }
 
     fn read_records(&self) -> Result<DpoBatchMetrics> {

@@ -5,6 +5,7 @@ use super::forward::{forward_params, metrics_level};
 use super::launch::{Arguments, Launch, grid};
 use super::loss_arguments::PairLossArguments;
 use super::steps::Plan;
+use super::workspace::Workspace;
 use crate::cuda::address::{DeviceAddress, LogpsBuffers};
 use crate::cuda::kernel::Kernel;
 use crate::cuda::params::DpoFactored;
@@ -39,7 +40,7 @@ pub fn factored(
     out: &LogpsBuffers,
     loss: Option<&PairLossArguments<'_>>,
     gradient: DeviceAddress,
-    workspace: DeviceAddress,
+    workspace: impl Into<Workspace>,
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     batch.check_factored(metrics_level(out))?;
@@ -47,7 +48,7 @@ pub fn factored(
     let partition = &factored.rows;
     let logits = logits_address(batch, inputs, window)?;
     let gradient = gradient_address(batch, inputs, window, "gradient", gradient)?;
-    let forward = forward_params(kernel_batch, batch, logits, out, loss, partition, workspace)?;
+    let forward = forward_params(kernel_batch, batch, logits, out, loss, partition, workspace.into())?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Factored { dtype: inputs.dtype },
         grid: grid(partition, window)?,

@@ -4,7 +4,7 @@ use super::batch::{DeviceBatch, Inputs, kernel_batch, logits_address};
 use super::launch::{Arguments, Launch, grid};
 use super::loss_arguments::PairLossArguments;
 use super::steps::Plan;
-use super::workspace::Workspace;
+use super::workspace::{Places, Workspace};
 use crate::cuda::address::{
     Check, DeviceAddress, KernelAddresses, LogpsBuffers, TokenMetricBuffers, address,
 };
@@ -22,11 +22,13 @@ use crate::results::{LogpsTensors, MetricsLevel};
 ///
 /// # Errors
 ///
-/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window without rows or
-/// beyond the batch, and for a loss over a batch without pairs that it needs; [`Error::Missing`] for what it needs of [`DevicePairInputs`].
+/// Those of [`Batch::validate_shape`]; [`Error::Value`] for a null or misaligned address, for a window
+/// without rows or beyond the batch, for a loss over a batch without pairs that it needs, and for a batch
+/// beyond the workspace's [`Capacity`]; [`Error::Missing`] for what the loss needs of [`DevicePairInputs`].
 ///
 /// [`Batch::validate_shape`]: crate::Batch::validate_shape
 /// [`Error::Value`]: crate::Error::Value
+/// [`Capacity`]: super::Capacity
 /// [`DevicePairInputs`]: super::DevicePairInputs
 /// [`Error::Missing`]: crate::Error::Missing
 pub fn forward(
@@ -35,12 +37,12 @@ pub fn forward(
     inputs: &Inputs,
     out: &LogpsBuffers,
     loss: Option<&PairLossArguments<'_>>,
-    workspace: DeviceAddress,
+    workspace: impl Into<Workspace>,
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
     let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
     let logits = logits_address(batch, inputs, window)?;
-    let params = forward_params(kernel_batch, batch, logits, out, loss, &partition, workspace)?;
+    let params = forward_params(kernel_batch, batch, logits, out, loss, &partition, workspace.into())?;
     Ok(Plan::of(Launch {
         kernel: Kernel::Forward {
             metrics: metrics_level(out),
@@ -69,28 +71,27 @@ pub(super) fn forward_params(
     out: &LogpsBuffers,
     loss: Option<&PairLossArguments<'_>>,
     partition: &RowPartition,
-    workspace: DeviceAddress,
+    workspace: Workspace,
 ) -> Result<DpoForward> {
     let sequences = batch.sequences.count();
-    let offsets = Workspace::of(batch);
-    let workspace = address("workspace", 4, workspace)?;
+    let workspace = workspace.places(batch)?;
     // The kernel counts the scored rows itself.
     let loss = loss.map(|loss| kernel_loss(&batch.pairs, sequences, loss, Some(sequences)));
     let out: LogpsTensors<KernelAddresses> = out.convert(&mut Check)?;
-    let (logsumexp, metrics) = token_metrics(&out, workspace, &offsets);
+    let (logsumexp, metrics) = token_metrics(&out, &workspace);
     Ok(DpoForward {
         batch: kernel_batch,
         partition: partition.params,
         logits,
-        token_logps: or(out.token_logps, workspace + offsets.token_logps),
+        token_logps: or(out.token_logps, workspace.token_logps),
         logsumexp,
         logsumexp_residual: out.logsumexp_residual,
         logps: address("logps", 4, out.logps)?,
-        scored: or(out.scored, workspace + offsets.scored),
-        sequence_rows_done: workspace + offsets.sequence_rows_done,
-        row_slices_done: workspace + offsets.row_slices_done,
-        slice_sums: workspace + offsets.slice_sums,
-        progress: workspace,
+        scored: or(out.scored, workspace.scored),
+        sequence_rows_done: workspace.sequence_rows_done,
+        row_slices_done: workspace.row_slices_done,
+        slice_sums: workspace.slice_sums,
+        progress: workspace.progress,
         status: address("status", 4, out.status)?,
         token_weights: out.token_weights,
         metrics,
@@ -112,19 +113,18 @@ fn or(given: DeviceAddress, otherwise: DeviceAddress) -> DeviceAddress {
 /// the caller does not want it.
 fn token_metrics(
     out: &LogpsTensors<KernelAddresses>,
-    workspace: DeviceAddress,
-    offsets: &Workspace,
+    workspace: &Places,
 ) -> (DeviceAddress, DpoTokenMetrics) {
     let Some(wanted) = &out.metrics else { return (out.logsumexp, DpoTokenMetrics::default()) };
     let summed = wanted.mean != 0 || wanted.sequence_log_weights != 0;
-    let in_workspace = |offset: u64| if summed { workspace + offset } else { 0 };
-    let [logsumexp, entropy, correct, mean_logit, sum_p2] = offsets.summed.map(in_workspace);
+    let in_workspace = |place: DeviceAddress| if summed { place } else { 0 };
+    let [logsumexp, entropy, correct, mean_logit, sum_p2] = workspace.summed.map(in_workspace);
     let metrics = DpoTokenMetrics {
         entropy: or(wanted.entropy, entropy),
         correct: or(wanted.correct, correct),
         mean_logit: or(wanted.mean_logit, mean_logit),
         sum_p2: or(wanted.sum_p2, sum_p2),
-        sums: in_workspace(offsets.token_sums).next_multiple_of(8),
+        sums: in_workspace(workspace.token_sums).next_multiple_of(8),
         sequence_log_weights: wanted.sequence_log_weights,
         mean: wanted.mean,
     };

@@ -1,0 +1,46 @@
+//! Where a pass has the index arrays of its batch.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUstreamCaptureStatus;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+
+use crate::batch::HostBatch;
+use crate::cuda::device::driver;
+use crate::cuda::device_buffers::Allocate;
+use crate::cuda::plan::{Capacity, DeviceBatch, pack_index_arrays};
+use crate::error::{Error, Result};
+
+/// Device memory for the index arrays of any batch within a capacity.
+#[derive(Debug)]
+pub(super) struct IndexBuffer {
+    on_device: CudaSlice<i32>,
+    /// What is copied there, kept so that no batch after the first allocates. The driver has copied it
+    /// elsewhere when its call returns, since this memory is not pinned.
+    entries: Vec<i32>,
+}
+
+impl IndexBuffer {
+    pub fn new(allocate: &Allocate<'_>, capacity: &Capacity) -> Result<Self> {
+        let len = capacity.index_entries();
+        Ok(IndexBuffer { on_device: allocate.zeros(len)?, entries: Vec::with_capacity(len) })
+    }
+
+    /// Checks a batch within the capacity and copies its index arrays here, all by one copy, after what
+    /// `stream` has to do. They take the place of the last batch's only where no error is returned.
+    pub fn load(&mut self, stream: &Arc<CudaStream>, batch: &HostBatch<'_>) -> Result<DeviceBatch> {
+        let address = self.on_device.device_ptr(stream).0;
+        let batch = pack_index_arrays(batch, address, &mut self.entries)?;
+        if !self.entries.is_empty() {
+            let status = driver("cuStreamIsCapturing", stream.capture_status())?;
+            if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+                let expected =
+                    "one that is not captured while a batch is bound: a graph would copy this batch again";
+                return Err(Error::value("stream", expected, "one that is"));
+            }
+            let copy = stream.memcpy_htod(&self.entries[..], &mut self.on_device);
+            driver("cuMemcpyHtoDAsync", copy)?;
+        }
+        Ok(batch)
+    }
+}
