@@ -12,9 +12,10 @@ use crate::tensors::{Pending, Tensors};
 /// [`loss`](Self::loss) and [`logps`](Self::logps) have a gradient by the logits, and keep them while they
 /// are kept. No other tensor has one. Where the logits have one, a `backward()` that comes upon one of the
 /// others is an error that names it, since the part of the gradient that came from there would be missing;
-/// [`detach`](Tensor::detach) those that are to be constants of a loss, such as a weight made of the margins.
-/// A loss that is not among [`ALL`](crate::ALL) is made of `logps`, or of
-/// [`sequence_logps`](crate::sequence_logps) and [`token_logps`](crate::token_logps).
+/// [`detach`](Tensor::detach) those that are to be constants of a loss, such as a weight made of the margins,
+/// and those that go into a running mean, whose graph would grow with every step. A loss that is not among
+/// [`ALL`](crate::ALL) is made of `logps`, or of [`sequence_logps`](crate::sequence_logps) and
+/// [`token_logps`](crate::token_logps).
 #[derive(Debug, Clone)]
 pub struct DpoOutput {
     /// Scalar: Σ `pair_losses` ÷ normaliser. Its `backward()` is the fused gradient.
