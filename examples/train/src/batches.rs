@@ -1,7 +1,7 @@
 //! From tokenised conversations to the tensors of a step.
 
 use candle_core::{Device, Result, Tensor};
-use dpo_kernels_candle::{IGNORE_INDEX, Targets};
+use dpo_kernels_candle::{IGNORE_INDEX, LabelAlignment, Targets};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -66,7 +66,8 @@ pub fn collate(sequences: &[&Tokens], device: &Device) -> Result<(Tensor, Target
     }
     let shape = (sequences.len(), len);
     let labels = Tensor::from_vec(labels, shape, device)?;
-    Ok((Tensor::from_vec(ids, shape, device)?, Targets::padded(&labels)?))
+    let targets = Targets::padded(&labels, LabelAlignment::NextToken)?;
+    Ok((Tensor::from_vec(ids, shape, device)?, targets))
 }
 
 /// [`collate`] for pairs: all chosen sequences, then all rejected ones.

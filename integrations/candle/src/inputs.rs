@@ -9,21 +9,22 @@ use crate::targets::Targets;
 /// What a loss can be given besides log-probs, as tensors on the device of the logits: arrays are
 /// f32, `lengths` is u32, single numbers are scalars of f32.
 ///
-/// [`PairInputs::reference`](PairTensors::reference) is the log-probs of the reference and nothing else; a loss that compares
-/// with a reference needs them, unless it is [without one](crate::PairLoss::without_reference). What the loss has no use for
-/// is refused. No gradient runs to any of them. WPO
-/// ([`with_wpo_weights`](crate::PairLoss::with_wpo_weights)) takes
+/// [`PairInputs::reference`](PairTensors::reference) is the log-probs of the reference and nothing else; a
+/// loss that compares with a reference needs them, unless it is [without
+/// one](crate::PairLoss::without_reference). What the loss has no use for is refused. No gradient runs to any
+/// of them. WPO ([`with_wpo_weights`](crate::PairLoss::with_wpo_weights)) takes
 /// [`TokenMetrics::sequence_log_weights`](crate::TokenMetrics) as they are.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use dpo_kernels_candle::{PairInputs, PairLoss, Targets, dpo_loss};
+/// use dpo_kernels_candle::{LabelAlignment, PairInputs, PairLoss, Targets, dpo_loss};
 ///
 /// // Two pairs; the second is worth half, and is to be won by a margin of 1.
 /// let device = Device::Cpu;
 /// let (weight, gamma) = (Tensor::new(&[1f32, 0.5], &device)?, Tensor::new(&[0f32, 1.0], &device)?);
 /// let inputs = PairInputs { weight: Some(&weight), gamma: Some(&gamma), ..PairInputs::default() };
-/// let targets = Targets::padded(&Tensor::new(&[[0i64, 1], [0, 2], [0, 3], [0, 4]], &device)?)?;
+/// let labels = Tensor::new(&[[0i64, 1], [0, 2], [0, 3], [0, 4]], &device)?;
+/// let targets = Targets::padded(&labels, LabelAlignment::NextToken)?;
 /// let logits = Tensor::zeros((4, 2, 5), DType::F32, &device)?;
 /// let output = dpo_loss(&logits, &targets, &inputs, &PairLoss::sigmoid(0.1)?.without_reference())?;
 /// let pair_losses: Vec<f32> = output.pair_losses.to_vec1()?;

@@ -1,6 +1,6 @@
 //! Logits of any rank as rows of a vocabulary.
 
-use candle_core::{DType, Layout, Result, Tensor};
+use candle_core::{DType, Device, Error, Layout, Result, Tensor};
 
 use crate::checks;
 use crate::targets::Targets;
@@ -16,7 +16,8 @@ pub(crate) struct Logits {
 }
 
 impl Logits {
-    /// Checks `logits` against `targets`, and makes them contiguous if their rows do not lie at equal distances.
+    /// Checks `logits` against `targets`, and makes them contiguous if their rows do not lie at equal
+    /// distances.
     pub(crate) fn new(logits: &Tensor, targets: &Targets) -> Result<Self> {
         checks::dtype("logits (f32, f16 or bf16)", logits, &[DType::F32, DType::F16, DType::BF16])?;
         checks::same_device("logits", logits, &targets.labels)?;
@@ -28,6 +29,30 @@ impl Logits {
             None => Logits { tensor: logits.contiguous()?, vocab, stride: vocab },
         })
     }
+
+    /// Whether there is a variable in candle's graph that a gradient by these logits may run to.
+    pub(crate) fn has_gradient(&self) -> bool {
+        self.tensor.track_op()
+    }
+
+    /// The shape of these logits with all that lies between the start of one row and the start of the next.
+    pub(crate) fn shape_with_gaps(&self) -> Vec<usize> {
+        let outer = &self.tensor.dims()[..self.tensor.rank() - 1];
+        [outer, &[self.stride]].concat()
+    }
+
+    /// A tensor of that shape without what lies between the rows.
+    pub(crate) fn without_gaps(&self, tensor: Tensor) -> Result<Tensor> {
+        tensor.narrow(tensor.rank() - 1, 0, self.vocab)
+    }
+}
+
+/// Refuses logits on a device that there is no backend for.
+pub(crate) fn unsupported(device: &Device) -> Error {
+    Error::msg(format!(
+        "logits: expected a device that this crate was built for, found {:?}",
+        device.location()
+    ))
 }
 
 /// The distance of the rows, if they are dense in themselves, do not overlap, and lie at equal distances.

@@ -18,18 +18,23 @@ impl Memory for Selection {
     type Record<T: Record> = bool;
 }
 
-/// What the log-probs alone ask for, and token metrics up to a level.
+/// What every pass asks for, and token metrics up to a level.
 pub(crate) fn logps(level: MetricsLevel) -> LogpsTensors<Selection> {
     LogpsTensors { logps: true, status: true, metrics: token_metrics(level), ..LogpsTensors::default() }
 }
 
-/// What a loss asks of `logps`: what it gives itself, and what its `backward` will read.
-pub(crate) fn logps_of_loss(targets: &Targets) -> LogpsTensors<Selection> {
+/// What every pass asks for, and the log-probs of the tokens.
+pub(crate) fn token_logps() -> LogpsTensors<Selection> {
+    LogpsTensors { token_logps: true, ..logps(MetricsLevel::None) }
+}
+
+/// What is `wanted`, and what `backward` will read.
+pub(crate) fn with_backward(targets: &Targets, wanted: LogpsTensors<Selection>) -> LogpsTensors<Selection> {
     LogpsTensors {
         logsumexp: true,
         logsumexp_residual: true,
         token_weights: targets.ld_alpha != 1.0,
-        ..logps(targets.metrics)
+        ..wanted
     }
 }
 

@@ -7,9 +7,12 @@ use crate::checks;
 
 /// Labels, how their rows form sequences and pairs, and what is made of the logits.
 ///
-/// The defaults are those of Hugging Face's tensors: labels as long as the input and not shifted
-/// ([`LabelAlignment::NextToken`]), −100 where nothing is scored, all chosen sequences before all rejected ones
-/// ([`Pairs::Concatenated`]); the logits are taken as they are, and all tokens count alike.
+/// Which label a row of logits predicts has no default, because either alignment gives numbers that look
+/// right. Labels of Hugging Face's, which are as long as the input and not shifted, are
+/// [`LabelAlignment::NextToken`]; labels that were shifted beforehand are [`LabelAlignment::Aligned`]. The
+/// rest is as in Hugging Face's tensors unless told otherwise: −100 where nothing is scored, all chosen
+/// sequences before all rejected ones ([`Pairs::Concatenated`]); the logits are taken as they are, and all
+/// tokens count alike.
 ///
 /// All tensors are on the device of the logits. One value serves the reference's pass and the policy's.
 #[derive(Debug, Clone)]
@@ -32,20 +35,20 @@ impl Targets {
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use dpo_kernels_candle::Targets;
+    /// use dpo_kernels_candle::{LabelAlignment, Targets};
     ///
-    /// // One pair: after a prompt of one token, two tokens are scored in the chosen sequence and one in the rejected.
+    /// // One pair: after a prompt of one token, two tokens are scored in the chosen sequence, one in the other.
     /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, -100]], &Device::Cpu)?;
-    /// assert_eq!(Targets::padded(&labels)?.sequences(), 2);
+    /// assert_eq!(Targets::padded(&labels, LabelAlignment::NextToken)?.sequences(), 2);
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     ///
     /// # Errors
     ///
     /// If `labels` has another shape or type.
-    pub fn padded(labels: &Tensor) -> Result<Self> {
+    pub fn padded(labels: &Tensor, label_alignment: LabelAlignment) -> Result<Self> {
         checks::rank("labels", labels, 2)?;
-        Targets::new(labels, None)
+        Targets::new(labels, None, label_alignment)
     }
 
     /// Sequences one after the other: `labels` is `[rows]` in i64, i32 or u32, and sequence s is rows
@@ -53,11 +56,12 @@ impl Targets {
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use dpo_kernels_candle::Targets;
+    /// use dpo_kernels_candle::{LabelAlignment, Targets};
     ///
     /// // One pair: three tokens chosen, two rejected.
     /// let labels = Tensor::new(&[-100i64, 3, 1, -100, 2], &Device::Cpu)?;
-    /// let targets = Targets::packed(&labels, &Tensor::new(&[0u32, 3, 5], &Device::Cpu)?)?;
+    /// let cu_seqlens = Tensor::new(&[0u32, 3, 5], &Device::Cpu)?;
+    /// let targets = Targets::packed(&labels, &cu_seqlens, LabelAlignment::NextToken)?;
     /// assert_eq!(targets.sequences(), 2);
     /// # Ok::<(), candle_core::Error>(())
     /// ```
@@ -65,20 +69,20 @@ impl Targets {
     /// # Errors
     ///
     /// If `labels` or `cu_seqlens` has another shape or type, or they are on different devices.
-    pub fn packed(labels: &Tensor, cu_seqlens: &Tensor) -> Result<Self> {
+    pub fn packed(labels: &Tensor, cu_seqlens: &Tensor, label_alignment: LabelAlignment) -> Result<Self> {
         checks::rank("labels", labels, 1)?;
         let cu_seqlens = indices("cu_seqlens", "cu_seqlens (i64, i32 or u32)", cu_seqlens, labels)?;
-        Targets::new(labels, Some(cu_seqlens))
+        Targets::new(labels, Some(cu_seqlens), label_alignment)
     }
 
-    fn new(labels: &Tensor, cu_seqlens: Option<Tensor>) -> Result<Self> {
+    fn new(labels: &Tensor, cu_seqlens: Option<Tensor>, label_alignment: LabelAlignment) -> Result<Self> {
         checks::dtype("labels (i64, i32 or u32)", labels, &[DType::I64, DType::I32, DType::U32])?;
         let labels = if labels.dtype() == DType::U32 { &labels.to_dtype(DType::I64)? } else { labels };
         Ok(Targets {
             labels: labels.contiguous()?,
             cu_seqlens,
             pairs: Pairs::Concatenated,
-            label_alignment: LabelAlignment::NextToken,
+            label_alignment,
             ignore_index: IGNORE_INDEX,
             transform: Transform::default(),
             ld_alpha: 1.0,
@@ -90,13 +94,14 @@ impl Targets {
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use dpo_kernels_candle::{Pairs, Targets};
+    /// use dpo_kernels_candle::{LabelAlignment, Pairs, Targets};
     ///
     /// let labels = Tensor::new(&[[-100i64, 3], [-100, 2], [-100, 4]], &Device::Cpu)?;
     /// // Sequence 0 was preferred to both of the others.
     /// let chosen = Tensor::new(&[0u32, 0], &Device::Cpu)?;
     /// let rejected = Tensor::new(&[1u32, 2], &Device::Cpu)?;
-    /// let targets = Targets::padded(&labels)?.with_pairs(Pairs::Indexed { chosen, rejected })?;
+    /// let targets = Targets::padded(&labels, LabelAlignment::NextToken)?;
+    /// let targets = targets.with_pairs(Pairs::Indexed { chosen, rejected })?;
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     ///
@@ -117,20 +122,15 @@ impl Targets {
         Ok(Targets { pairs, ..self })
     }
 
-    /// Which label a row of logits predicts.
-    #[must_use]
-    pub fn with_label_alignment(self, label_alignment: LabelAlignment) -> Self {
-        Targets { label_alignment, ..self }
-    }
-
     /// The label of positions that are not scored: the padding token, say, where labels are u32.
     #[must_use]
     pub fn with_ignore_index(self, ignore_index: i64) -> Self {
         Targets { ignore_index, ..self }
     }
 
-    /// What the model does to its logits before the softmax: a scale (1/temperature), a tanh soft cap, padding of the
-    /// vocabulary. The transform is made inside the pass; the gradient is by the logits as they were given.
+    /// What the model does to its logits before the softmax: a scale (1/temperature), a tanh soft cap,
+    /// padding of the vocabulary. The transform is made inside the pass; the gradient is by the logits as
+    /// they were given.
     ///
     /// What a transform may be is checked where the logits are known, by [`dpo_loss`](crate::dpo_loss) and
     /// [`sequence_logps`](crate::sequence_logps).
@@ -139,9 +139,9 @@ impl Targets {
         Targets { transform, ..self }
     }
 
-    /// LD-DPO (Liu et al. 2024, arXiv:2409.06411): the weight, from 0 to 1, of the scored tokens of a sequence beyond as
-    /// many as the other of its pair has. Pairs must be concatenated or interleaved. Log-probs are weighted sums then,
-    /// those of the reference too.
+    /// LD-DPO (Liu et al. 2024, arXiv:2409.06411): the weight, from 0 to 1, of the scored tokens of a
+    /// sequence beyond as many as the other of its pair has. Pairs must be concatenated or interleaved.
+    /// Log-probs are weighted sums then, those of the reference too.
     ///
     /// The range is checked where [`with_transform`](Self::with_transform)'s values are.
     #[must_use]
@@ -149,15 +149,16 @@ impl Targets {
         Targets { ld_alpha, ..self }
     }
 
-    /// Makes [`dpo_loss`](crate::dpo_loss) give [`token_metrics`](crate::DpoOutput::token_metrics) up to `level`, from
-    /// the same read of the logits. The entropy alone costs least.
+    /// Makes [`dpo_loss`](crate::dpo_loss) give [`token_metrics`](crate::DpoOutput::token_metrics) up to
+    /// `level`, from the same read of the logits. The entropy alone costs least.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
-    /// use dpo_kernels_candle::{MetricsLevel, PairInputs, PairLoss, Targets, dpo_loss};
+    /// use dpo_kernels_candle::{LabelAlignment, MetricsLevel, PairInputs, PairLoss, Targets, dpo_loss};
     ///
     /// let labels = Tensor::new(&[[-100i64, 3, 1], [-100, 2, 0]], &Device::Cpu)?;
-    /// let targets = Targets::padded(&labels)?.with_token_metrics(MetricsLevel::Entropy);
+    /// let targets = Targets::padded(&labels, LabelAlignment::NextToken)?;
+    /// let targets = targets.with_token_metrics(MetricsLevel::Entropy);
     /// let logits = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu)?;
     /// let ref_logps = Tensor::new(&[-4.2f32, -4.1], &Device::Cpu)?;
     /// let inputs = PairInputs::reference(&ref_logps);
@@ -221,7 +222,8 @@ impl Targets {
         })
     }
 
-    /// These targets for a pass without a loss, which does not look at pairs unless it needs them for LD-DPO's weights.
+    /// These targets for a pass without a loss, which does not look at pairs unless it needs them for
+    /// LD-DPO's weights.
     pub(crate) fn without_loss(&self) -> Targets {
         let pairs = if self.ld_alpha == 1.0 { Pairs::None } else { self.pairs.clone() };
         Targets { pairs, ..self.clone() }

@@ -93,7 +93,8 @@ impl Case {
     }
 
     fn padded_targets(&self) -> Result<Targets> {
-        Targets::padded(&Tensor::from_vec(self.labels(), (4, LEN), &Device::Cpu)?)
+        let labels = Tensor::from_vec(self.labels(), (4, LEN), &Device::Cpu)?;
+        Targets::padded(&labels, LabelAlignment::NextToken)
     }
 
     fn loss(&self) -> PairLoss {
@@ -227,7 +228,7 @@ fn packed_sequences() {
     let case = Case::new([0, 4, 10, 13], [4, 6, 3, 5], 18);
     let cu_seqlens = Tensor::new(&[0u32, 4, 10, 13, 18], &Device::Cpu).unwrap();
     let labels = Tensor::new(case.labels(), &Device::Cpu).unwrap();
-    let targets = Targets::packed(&labels, &cu_seqlens).unwrap();
+    let targets = Targets::packed(&labels, &cu_seqlens, LabelAlignment::NextToken).unwrap();
     check(&case, &targets, &[18], &Model::new(DType::F32), 1.0, F32_TOLERANCE);
 }
 
@@ -240,9 +241,8 @@ fn aligned_labels_of_every_type() {
     }
     let labels = Tensor::from_vec(aligned, (4, LEN), &Device::Cpu).unwrap();
     for dtype in [DType::I64, DType::I32, DType::U32] {
-        let targets = Targets::padded(&labels.to_dtype(dtype).unwrap())
+        let targets = Targets::padded(&labels.to_dtype(dtype).unwrap(), LabelAlignment::Aligned)
             .unwrap()
-            .with_label_alignment(LabelAlignment::Aligned)
             .with_ignore_index(VOCAB as i64);
         check(&case, &targets, &[4, LEN], &Model::new(DType::F32), 1.0, F32_TOLERANCE);
     }

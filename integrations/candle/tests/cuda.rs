@@ -3,8 +3,8 @@
 
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var};
 use dpo_kernels_candle::{
-    DpoOutput, MetricsLevel, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss, sequence_logps,
-    token_metrics,
+    DpoOutput, LabelAlignment, MetricsLevel, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss,
+    sequence_logps, token_logps, token_metrics,
 };
 
 const VOCAB: usize = 1003;
@@ -57,6 +57,20 @@ fn pass(logits: &Tensor, targets: &Targets, extras: bool, device: &Device) -> Re
     Ok((output, gradient))
 }
 
+/// Log-probs of sequences or tokens on `device`, and the gradient of a sum of them that are weighted unlike.
+fn log_probs(
+    log_probs: fn(&Tensor, &Targets) -> Result<Tensor>,
+    logits: &Tensor,
+    targets: &Targets,
+    device: &Device,
+) -> Result<(Tensor, Tensor)> {
+    let logits = Var::from_tensor(&logits.to_device(device)?)?;
+    let logps = log_probs(&logits.narrow(logits.rank() - 1, 0, VOCAB)?, targets)?;
+    let coef = Tensor::arange(0f32, logps.elem_count() as f32, device)?.reshape(logps.shape())?;
+    let gradient = (&logps * ((coef * 0.5)? - 1.0)?)?.sum_all()?.backward()?.remove(&logits);
+    Ok((logps, gradient.expect("a gradient")))
+}
+
 /// What both devices compute from the same values agrees within `tolerance` of the largest.
 fn assert_close(name: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f32) -> Result<()> {
     let values = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
@@ -72,9 +86,9 @@ fn check(
     logits: &Tensor,
     targets: impl Fn(&Device) -> Result<Targets>,
     extras: bool,
-    gpu: &Device,
+    gpu_device: &Device,
 ) -> Result<()> {
-    let (on_gpu, gpu_gradient) = pass(logits, &targets(gpu)?, extras, gpu)?;
+    let (on_gpu, gpu_gradient) = pass(logits, &targets(gpu_device)?, extras, gpu_device)?;
     let (on_cpu, cpu_gradient) = pass(logits, &targets(&Device::Cpu)?, extras, &Device::Cpu)?;
     assert_eq!(on_gpu.status()?, on_cpu.status()?);
     assert_eq!(on_gpu.metrics()?.loss, on_gpu.loss.to_scalar::<f32>()?);
@@ -122,7 +136,17 @@ fn check(
         DType::BF16 => 8e-3,
         _ => 1e-5,
     };
-    assert_close("gradient", &gpu_gradient, &cpu_gradient, epsilon)
+    assert_close("gradient", &gpu_gradient, &cpu_gradient, epsilon)?;
+
+    for (name, function) in
+        [("sequence_logps", sequence_logps as fn(&_, &_) -> _), ("token_logps", token_logps as _)]
+    {
+        let (on_gpu, gpu_gradient) = log_probs(function, logits, &targets(gpu_device)?, gpu_device)?;
+        let (on_cpu, cpu_gradient) = log_probs(function, logits, &targets(&Device::Cpu)?, &Device::Cpu)?;
+        assert_close(name, &on_gpu, &on_cpu, 1e-5)?;
+        assert_close(name, &gpu_gradient, &cpu_gradient, epsilon)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -135,14 +159,15 @@ fn gpu_and_cpu_agree() -> Result<()> {
                 chosen: Tensor::new(&[3u32, 0], device)?,
                 rejected: Tensor::new(&[1i64, 2], device)?,
             };
-            Targets::padded(&Tensor::from_vec(labels(24), (4, 6), device)?)?.with_pairs(pairs)
+            let labels = Tensor::from_vec(labels(24), (4, 6), device)?;
+            Targets::padded(&labels, LabelAlignment::NextToken)?.with_pairs(pairs)
         };
         check(&logits(&[4, 6, VOCAB + 5], dtype)?, padded, false, &gpu)?;
 
         let packed = |device: &Device| {
             let labels = Tensor::from_vec(labels(20), 20, device)?;
-            Targets::packed(&labels, &Tensor::new(&[0u32, 7, 9, 15, 20], device)?)?
-                .with_pairs(Pairs::Interleaved)
+            let cu_seqlens = Tensor::new(&[0u32, 7, 9, 15, 20], device)?;
+            Targets::packed(&labels, &cu_seqlens, LabelAlignment::NextToken)?.with_pairs(Pairs::Interleaved)
         };
         check(&logits(&[20, VOCAB], dtype)?, packed, false, &gpu)?;
 
@@ -179,9 +204,23 @@ impl InplaceOp1 for Exchange {
 }
 
 #[test]
+fn backward_through_a_constant_says_so() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let targets = Targets::padded(&Tensor::from_vec(labels(24), (4, 6), &gpu)?, LabelAlignment::NextToken)?;
+    let logits = Var::from_tensor(&logits(&[4, 6, VOCAB], DType::F32)?.to_device(&gpu)?)?;
+    let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
+    let output = dpo_loss(&logits, &targets, &PairInputs::default(), &loss)?;
+    let error = (&output.loss + output.margins.mean_all()?)?.backward().expect_err("an error").to_string();
+    assert!(error.starts_with("margins: expected detach() before backward()"), "{error}");
+    (&output.loss + output.margins.detach().mean_all()?)?.backward()?;
+    Ok(())
+}
+
+#[test]
 fn backward_does_not_read_what_was_freed() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
-    let targets = Targets::padded(&Tensor::from_vec(labels(24), (4, 6), &gpu)?)?;
+    let labels = Tensor::from_vec(labels(24), (4, 6), &gpu)?;
+    let targets = Targets::padded(&labels, LabelAlignment::NextToken)?;
     let logits = Var::from_tensor(&logits(&[4, 6, VOCAB], DType::F32)?.to_device(&gpu)?)?;
     let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
     let output = dpo_loss(&logits, &targets, &PairInputs::default(), &loss)?;

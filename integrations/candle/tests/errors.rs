@@ -1,17 +1,25 @@
 //! What is refused, and how it is said.
 
-use candle_core::{DType, Device, Error, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 use dpo_kernels_candle::{
-    MetricsLevel, PairInputs, PairLoss, Pairs, Status, Targets, Transform, dpo_loss, sequence_logps,
-    token_metrics,
+    LabelAlignment, MetricsLevel, PairInputs, PairLoss, Pairs, Status, Targets, Transform, dpo_loss,
+    sequence_logps, token_logps, token_metrics,
 };
 
 fn zeros(shape: &[usize], dtype: DType) -> Tensor {
     Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()
 }
 
+fn padded(labels: &Tensor) -> Result<Targets> {
+    Targets::padded(labels, LabelAlignment::NextToken)
+}
+
+fn packed(labels: &Tensor, cu_seqlens: &Tensor) -> Result<Targets> {
+    Targets::packed(labels, cu_seqlens, LabelAlignment::NextToken)
+}
+
 fn targets() -> Targets {
-    Targets::padded(&zeros(&[2, 3], DType::I64)).unwrap()
+    padded(&zeros(&[2, 3], DType::I64)).unwrap()
 }
 
 /// Of log-probs alone, where a test is not about the reference.
@@ -20,20 +28,27 @@ fn loss() -> PairLoss {
 }
 
 /// The message of an error, without the backtrace that candle may add.
-fn message<T>(result: candle_core::Result<T>) -> String {
+fn message<T>(result: Result<T>) -> String {
     result.err().expect("an error").to_string().lines().next().unwrap().to_string()
 }
 
 #[test]
 fn errors_of_the_loss_become_candle_s() {
-    let made = |beta: f64| -> candle_core::Result<PairLoss> { Ok(PairLoss::sigmoid(beta)?.with_gamma(0.5)?) };
+    let made = |beta: f64| -> Result<PairLoss> { Ok(PairLoss::sigmoid(beta)?.with_gamma(0.5)?) };
     assert!(made(0.1).is_ok());
     assert_eq!(message(made(0.0)), "beta: expected a finite number above 0, found 0");
 }
 
 #[test]
 fn logits_of_another_type_shape_or_rank() {
-    let run = |logits: Tensor| dpo_loss(&logits, &targets(), &PairInputs::default(), &loss()).map(|_| ());
+    let run = |logits: Tensor| {
+        let by_loss = dpo_loss(&logits, &targets(), &PairInputs::default(), &loss()).unwrap_err();
+        for other in [sequence_logps, token_logps] {
+            let other = message(other(&logits, &targets()));
+            assert!(by_loss.to_string().starts_with(&other), "{other}");
+        }
+        Err::<(), _>(by_loss)
+    };
     let wrong_type = run(zeros(&[2, 3, 5], DType::F64)).unwrap_err();
     assert!(matches!(wrong_type, Error::UnexpectedDType { got: DType::F64, .. }));
     assert!(wrong_type.to_string().starts_with("logits (f32, f16 or bf16)"));
@@ -46,10 +61,10 @@ fn logits_of_another_type_shape_or_rank() {
 
 #[test]
 fn labels_and_indices_of_another_type_or_rank() {
-    assert!(message(Targets::padded(&zeros(&[2, 3], DType::F32))).starts_with("labels (i64, i32 or u32)"));
-    assert!(message(Targets::padded(&zeros(&[6], DType::I64))).starts_with("labels"));
+    assert!(message(padded(&zeros(&[2, 3], DType::F32))).starts_with("labels (i64, i32 or u32)"));
+    assert!(message(padded(&zeros(&[6], DType::I64))).starts_with("labels"));
     let labels = zeros(&[6], DType::I64);
-    let cu_seqlens = |shape: &[usize], dtype| message(Targets::packed(&labels, &zeros(shape, dtype)));
+    let cu_seqlens = |shape: &[usize], dtype| message(packed(&labels, &zeros(shape, dtype)));
     assert!(cu_seqlens(&[3], DType::F32).starts_with("cu_seqlens (i64, i32 or u32)"));
     assert!(cu_seqlens(&[3, 1], DType::I64).starts_with("cu_seqlens"));
     let indexed = |chosen, rejected| {
@@ -128,6 +143,7 @@ fn transforms_and_weights_out_of_range() {
     let run = |targets: Targets| {
         let by_loss = message(dpo_loss(&logits, &targets, &PairInputs::default(), &loss()));
         assert_eq!(message(sequence_logps(&logits, &targets)), by_loss);
+        assert_eq!(message(token_logps(&logits, &targets)), by_loss);
         assert_eq!(message(token_metrics(&logits, &targets, MetricsLevel::All)), by_loss);
         by_loss
     };
@@ -154,7 +170,7 @@ fn tokens_that_are_not_those_of_the_labels() {
 #[test]
 fn layouts_that_make_no_pairs() {
     let logits = zeros(&[3, 2, 5], DType::F32);
-    let odd = Targets::padded(&zeros(&[3, 2], DType::I64)).unwrap();
+    let odd = padded(&zeros(&[3, 2], DType::I64)).unwrap();
     assert!(
         message(dpo_loss(&logits, &odd, &PairInputs::default(), &loss()))
             .starts_with("sequences: expected an even number")
@@ -166,7 +182,7 @@ fn layouts_that_make_no_pairs() {
 
     let labels = zeros(&[6], DType::I64);
     let backwards = Tensor::new(&[0i64, 7, 6], &Device::Cpu).unwrap();
-    let backwards = Targets::packed(&labels, &backwards).unwrap();
+    let backwards = packed(&labels, &backwards).unwrap();
     let logits = zeros(&[6, 5], DType::F32);
     assert!(
         message(dpo_loss(&logits, &backwards, &PairInputs::default(), &loss())).starts_with("cu_seqlens[1]")
@@ -177,8 +193,7 @@ fn layouts_that_make_no_pairs() {
 fn trouble_in_the_data_is_in_the_status() {
     let logits = zeros(&[2, 3, 5], DType::F32);
     let labels = Tensor::new(&[[0i64, 1, 5], [-100, -100, -100]], &Device::Cpu).unwrap();
-    let output =
-        dpo_loss(&logits, &Targets::padded(&labels).unwrap(), &PairInputs::default(), &loss()).unwrap();
+    let output = dpo_loss(&logits, &padded(&labels).unwrap(), &PairInputs::default(), &loss()).unwrap();
     let Status { bad_label, nonfinite_row, empty_sequence, .. } = output.status().unwrap();
     assert_eq!((bad_label, nonfinite_row, empty_sequence), (Some(1), Some(1), Some(1)));
     assert!(output.metrics().unwrap().loss.is_nan());

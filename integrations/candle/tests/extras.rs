@@ -1,4 +1,7 @@
-//! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64 reference.
+//! What stands around the loss (transforms, LD-DPO, token metrics, per-pair tensors) against the f64
+//! reference.
+
+mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dpo_kernels::loss::PairTensors;
@@ -8,55 +11,17 @@ use dpo_kernels::{
 };
 use dpo_kernels_candle::{DpoOutput, Targets, TokenMetrics, dpo_loss, sequence_logps, token_metrics};
 
-const SEQUENCES: usize = 4;
-const LEN: usize = 5;
-const VOCAB: usize = 11;
+use common::{
+    LABELS, LEN, SEQUENCES, TOLERANCE, VOCAB, assert_close, batch, logits, targets, values, vector,
+};
+
 const UPSTREAM: f64 = 3.0;
-
-/// Hugging Face's labels; the sequences have 4, 2, 3 and 4 scored tokens.
-const LABELS: [i64; SEQUENCES * LEN] =
-    [-100, 3, 1, 4, 1, -100, -100, -100, 5, 9, -100, 2, 6, 5, -100, -100, 3, 5, 8, 7];
-
-/// f32 sums of a few dozen terms, and metrics rounded to f32, relative to the largest.
-const TOLERANCE: f64 = 1e-5;
 
 /// [`PairInputs`] with tensors of their own.
 type Inputs = PairTensors<Tensor, Tensor, Tensor>;
 
-fn logits() -> Vec<f32> {
-    (0..SEQUENCES * LEN * VOCAB).map(|i| (i * 7919 % 1601) as f32 / 200.0 - 4.0).collect()
-}
-
-fn vector(values: &[f32]) -> Option<Tensor> {
-    Some(Tensor::new(values, &Device::Cpu).unwrap())
-}
-
 fn scalar(value: f32) -> Option<Tensor> {
     Some(Tensor::new(value, &Device::Cpu).unwrap())
-}
-
-fn targets() -> Targets {
-    Targets::padded(&Tensor::from_slice(&LABELS, (SEQUENCES, LEN), &Device::Cpu).unwrap()).unwrap()
-}
-
-fn batch() -> HostBatch<'static> {
-    let padded = HostBatch::padded(SEQUENCES, LEN, VOCAB);
-    HostBatch { label_alignment: LabelAlignment::NextToken, ..padded }
-}
-
-/// The numbers of a tensor in f64, in one row.
-fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-#[track_caller]
-fn assert_close(found: &Tensor, expected: &[f64]) {
-    let found = values(found);
-    assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(0f64, |scale, x| scale.max(x.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((found - expected).abs() <= TOLERANCE * scale, "[{i}]: {found}, expected {expected}");
-    }
 }
 
 /// `logps` and `pair_loss` of the reference, and the gradient times [`UPSTREAM`].
@@ -98,7 +63,7 @@ fn check(targets: Targets, batch: HostBatch<'_>, inputs: &Inputs, loss: &PairLos
     assert_close(&output.loss, &[pairs.metrics.loss]);
     assert_close(&gradient, &dlogits);
 
-    let logits = Tensor::from_vec(self::logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
+    let logits = Tensor::from_vec(common::logits(), (SEQUENCES, LEN, VOCAB), &Device::Cpu).unwrap();
     assert_eq!(values(&sequence_logps(&logits, &targets).unwrap()), values(&output.logps));
 }
 
@@ -206,8 +171,8 @@ fn metrics_of_each_token() {
 
     // Packed, they are vectors.
     let labels = Tensor::new(&LABELS, &Device::Cpu).unwrap();
-    let packed =
-        Targets::packed(&labels, &Tensor::new(&[0u32, 5, 10, 15, 20], &Device::Cpu).unwrap()).unwrap();
+    let cu_seqlens = Tensor::new(&[0u32, 5, 10, 15, 20], &Device::Cpu).unwrap();
+    let packed = Targets::packed(&labels, &cu_seqlens, LabelAlignment::NextToken).unwrap();
     let metrics = token_metrics(&logits.flatten(0, 1).unwrap(), &packed, MetricsLevel::All).unwrap();
     assert_eq!(metrics.entropy.unwrap().dims(), [SEQUENCES * LEN]);
 }
@@ -293,7 +258,8 @@ fn keys_are_those_of_the_batch() {
     let cu_seqlens = [0, 5, 12, 20];
     let batch = HostBatch { sequences: Sequences::Packed { cu_seqlens: &cu_seqlens, rows: 20 }, ..batch() };
     let labels = Tensor::new(&LABELS, &Device::Cpu).unwrap();
-    let packed = Targets::packed(&labels, &Tensor::new(&cu_seqlens, &Device::Cpu).unwrap()).unwrap();
+    let cu_seqlens = Tensor::new(&cu_seqlens, &Device::Cpu).unwrap();
+    let packed = Targets::packed(&labels, &cu_seqlens, LabelAlignment::NextToken).unwrap();
     assert_eq!(
         packed.sequence_keys(&tokens.flatten_all().unwrap()).unwrap(),
         batch.sequence_keys(&ids, LABELS[..].into()).unwrap()

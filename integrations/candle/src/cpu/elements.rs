@@ -2,15 +2,16 @@
 
 use candle_core::Layout;
 
-/// How far the elements of a tensor reach: from its first to its last, with what a view leaves out in between.
+/// How far the elements of a tensor reach: from its first to its last, with what a view leaves out in
+/// between.
 pub(super) fn extent(layout: &Layout) -> usize {
     let reaches =
         layout.dims().iter().zip(layout.stride()).map(|(&dim, &step)| Some(dim.checked_sub(1)? * step));
     reaches.sum::<Option<usize>>().map_or(0, |last| last + 1)
 }
 
-/// Evaluates `$body` with `$values` bound to the elements of a CPU tensor from its first to its last, as a slice of their own
-/// type.
+/// Evaluates `$body` with `$values` bound to the elements of a CPU tensor from its first to its last, as a
+/// slice of their own type.
 macro_rules! with_elements {
     ($tensor:expr, |$values:ident| $body:expr) => {{
         use candle_core::{CpuStorage, Storage};

@@ -1,15 +1,15 @@
 //! The operation on CPU storage.
 
+mod backward;
 mod elements;
-mod graph;
 mod results;
 mod targets;
 
 use candle_core::{Result, Tensor};
 use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss, cpu};
 
+pub(crate) use self::backward::backward;
 use self::elements::with_elements;
-use self::graph::DpoLoss;
 use self::results::{Empty, IntoTensors};
 pub(crate) use self::targets::HostTargets;
 use crate::inputs::CheckedInputs;
@@ -27,10 +27,10 @@ pub(crate) fn logps(
     let host = HostTargets::new(targets, logits.vocab, logits.stride)?;
     let Ok(mut out) = wanted.convert(&mut Empty);
     with_elements!(logits.tensor, |values| cpu::logps(&host.batch(), values, host.labels(), &mut out))?;
-    out.convert(&mut IntoTensors { targets })
+    out.convert(&mut IntoTensors::new(logits, targets)?)
 }
 
-/// The loss as a node of candle's graph, and all results.
+/// The loss, and all results.
 pub(crate) fn dpo_loss(
     logits: &Logits,
     targets: &Targets,
@@ -46,7 +46,7 @@ pub(crate) fn dpo_loss(
     with_elements!(logits.tensor, |values| {
         cpu::forward(&host.batch(), values, host.labels(), &inputs, loss, &mut out)
     })?;
-    let tensors = out.convert(&mut IntoTensors { targets })?;
-    let node = DpoLoss::new(host, out);
-    Ok((logits.tensor.apply_op1(node)?, tensors))
+    let metrics = out.pairs.metrics.as_ref().expect("every loss asks for it");
+    let loss = Tensor::new(metrics.loss, logits.tensor.device())?;
+    Ok((loss, out.convert(&mut IntoTensors::new(logits, targets)?)?))
 }

@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use candle_core::{Device, Error, Tensor, WithDType};
 use dpo_kernels::memory::{Conversion, Field, HostMemory, Memory, Record};
 
+use crate::logits::Logits;
+use crate::no_gradient::NoGradient;
 use crate::selection::Selection;
 use crate::targets::Targets;
 use crate::tensors::{Pending, Tensors};
@@ -60,13 +62,17 @@ impl Conversion<Selection, HostArrays> for Empty {
 
 /// Makes tensors of arrays, in the shapes that the targets give them.
 pub(super) struct IntoTensors<'a> {
-    pub targets: &'a Targets,
+    targets: &'a Targets,
+    no_gradient: NoGradient<'a>,
 }
 
-impl IntoTensors<'_> {
-    fn tensor<T: WithDType>(&self, field: Field, from: &Option<Vec<T>>) -> Result<Option<Tensor>, Error> {
-        let shape = || self.targets.shape_of(field.shape);
-        from.as_ref().map(|values| Tensor::from_slice(values, shape(), &Device::Cpu)).transpose()
+impl<'a> IntoTensors<'a> {
+    pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self, Error> {
+        Ok(IntoTensors { targets, no_gradient: NoGradient::new(logits)? })
+    }
+
+    fn tensor<T: WithDType>(&self, field: Field, values: &[T]) -> Result<Tensor, Error> {
+        Tensor::from_slice(values, self.targets.shape_of(field.shape), &Device::Cpu)
     }
 }
 
@@ -74,11 +80,16 @@ impl Conversion<HostArrays, Tensors> for IntoTensors<'_> {
     type Error = Error;
 
     fn floats(&mut self, field: Field, from: &Option<Vec<f32>>) -> Result<Option<Tensor>, Error> {
-        self.tensor(field, from)
+        let tensor = |values: &Vec<f32>| {
+            let tensor = self.no_gradient.zeros(field.name, self.targets.shape_of(field.shape))?;
+            tensor.slice_set(&self.tensor(field, values)?, 0, 0)?;
+            Ok(tensor)
+        };
+        from.as_ref().map(tensor).transpose()
     }
 
     fn counts(&mut self, field: Field, from: &Option<Vec<u32>>) -> Result<Option<Tensor>, Error> {
-        self.tensor(field, from)
+        from.as_ref().map(|values| self.tensor(field, values)).transpose()
     }
 
     fn record<T: Record>(&mut self, _: &'static str, from: &Option<T>) -> Result<Option<Pending<T>>, Error> {

@@ -13,8 +13,9 @@ use crate::targets::Targets;
 
 /// Tensors whose storages stay what they are as long as this lives.
 ///
-/// candle gives `&mut` of a tensor's storage to every in-place operation, which may put another in its place; the memory
-/// that was there is freed then. So an address holds while its storage is locked, and is looked up anew for each launch.
+/// candle gives `&mut` of a tensor's storage to every in-place operation, which may put another in its place;
+/// the memory that was there is freed then. So an address holds while its storage is locked, and is looked up
+/// anew for each launch.
 pub(super) struct LockedTensors<'a> {
     device: &'a CudaDevice,
     storages: RefCell<Vec<StorageRef<'a>>>,

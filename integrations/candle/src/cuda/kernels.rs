@@ -20,7 +20,8 @@ pub(super) unsafe fn run(
     let plan = plan(kernels.device())?;
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
-    // SAFETY: the context was made current above and the stream belongs to it; the rest is the caller's promise.
+    // SAFETY: the context was made current above and the stream belongs to it; the rest is the caller's
+    // promise.
     Ok(unsafe { kernels.run(&plan, stream.cu_stream()) }?)
 }
 

@@ -1,8 +1,9 @@
 //! The operation on CUDA storage: launches on candle's own stream, and the host waits for nothing.
 
 mod addresses;
-mod graph;
+mod backward;
 mod kernels;
+mod loss;
 mod results;
 
 use candle_core::{CudaDevice, DType, Result, Tensor};
@@ -10,7 +11,8 @@ use dpo_kernels::cuda::plan::{self, DeviceBatch, LogpsBuffers, PairLossArguments
 use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss};
 
 use self::addresses::LockedTensors;
-use self::graph::DpoLoss;
+pub(crate) use self::backward::backward;
+use self::loss::LossOfRecords;
 use self::results::{Allocate, Locate};
 use crate::inputs::CheckedInputs;
 use crate::logits::Logits;
@@ -32,7 +34,7 @@ pub(crate) fn logps(
     Ok(out)
 }
 
-/// The loss as a node of candle's graph, and all results.
+/// The loss, and all results.
 pub(crate) fn dpo_loss(
     device: &CudaDevice,
     logits: &Logits,
@@ -59,10 +61,7 @@ pub(crate) fn dpo_loss(
         out: &buffers.pairs,
     };
     forward(&locked, logits, targets, &batch, &buffers.logps, Some(&arguments))?;
-    // candle locks the logits itself.
-    drop(locked);
-    let node = DpoLoss::new(logits, targets, &out, allocate.records());
-    Ok((logits.tensor.apply_op1(node)?, out))
+    Ok((allocate.records().apply_op1_no_bwd(&LossOfRecords)?, out))
 }
 
 /// Queues `logps`, and `pair_loss` where there is a loss.
@@ -79,8 +78,9 @@ fn forward<'a>(
     let workspace = addresses::address(&workspace, locked.device())?;
     let inputs = locked.inputs(&logits.tensor, targets)?;
     let plan = |device: &_| plan::forward(device, batch, &inputs, out, loss, workspace);
-    // SAFETY: what is read is locked, so that it is live and of the size that the batch asks for until the launch is
-    // queued; what is written was made for this call, in sizes of the same batch, and nobody else has it. candle frees
-    // memory in the order of the stream that the launch is queued on, so that nothing is freed before it has run.
+    // SAFETY: what is read is locked, so that it is live and of the size that the batch asks for until the
+    // launch is queued; what is written was made for this call, in sizes of the same batch, and nobody else
+    // has it. candle frees memory in the order of the stream that the launch is queued on, so that nothing is
+    // freed before it has run.
     unsafe { kernels::run(locked.device(), plan) }
 }

@@ -1,11 +1,12 @@
 //! Results in device memory: tensors are made for them, and located for a launch.
 
-use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor};
+use candle_core::{CudaDevice, DType, Device, Error, Result, Shape, Tensor};
 use dpo_kernels::cuda::plan::{Addresses, DeviceAddress};
 use dpo_kernels::memory::{Conversion, Field, Record};
 
 use super::addresses::address;
 use crate::logits::Logits;
+use crate::no_gradient::NoGradient;
 use crate::selection::Selection;
 use crate::targets::Targets;
 use crate::tensors::{Pending, RECORD_WORDS, Tensors};
@@ -14,13 +15,15 @@ use crate::tensors::{Pending, RECORD_WORDS, Tensors};
 pub(super) struct Allocate<'a> {
     device: &'a Device,
     targets: &'a Targets,
+    no_gradient: NoGradient<'a>,
     records: Tensor,
 }
 
 impl<'a> Allocate<'a> {
     pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self> {
         let device = logits.tensor.device();
-        Ok(Allocate { device, targets, records: Tensor::zeros(RECORD_WORDS, DType::U32, device)? })
+        let records = Tensor::zeros(RECORD_WORDS, DType::U32, device)?;
+        Ok(Allocate { device, targets, no_gradient: NoGradient::new(logits)?, records })
     }
 
     /// The tensor of the records.
@@ -28,9 +31,8 @@ impl<'a> Allocate<'a> {
         self.records
     }
 
-    fn zeros(&self, field: Field, dtype: DType, wanted: bool) -> Result<Option<Tensor>> {
-        let shape = || self.targets.shape_of(field.shape);
-        wanted.then(|| Tensor::zeros(shape(), dtype, self.device)).transpose()
+    fn shape(&self, field: Field) -> Shape {
+        self.targets.shape_of(field.shape)
     }
 }
 
@@ -38,11 +40,11 @@ impl Conversion<Selection, Tensors> for Allocate<'_> {
     type Error = Error;
 
     fn floats(&mut self, field: Field, &wanted: &bool) -> Result<Option<Tensor>> {
-        self.zeros(field, DType::F32, wanted)
+        wanted.then(|| self.no_gradient.zeros(field.name, self.shape(field))).transpose()
     }
 
     fn counts(&mut self, field: Field, &wanted: &bool) -> Result<Option<Tensor>> {
-        self.zeros(field, DType::U32, wanted)
+        wanted.then(|| Tensor::zeros(self.shape(field), DType::U32, self.device)).transpose()
     }
 
     fn record<T: Record>(&mut self, _: &'static str, &wanted: &bool) -> Result<Option<Pending<T>>> {
