@@ -123,7 +123,7 @@ fn inputs_that_the_loss_has_no_use_for_or_lacks() {
     assert!(without.starts_with("chosen_tokens: expected none, for a loss that does not count them"));
     let sigmoid = run(none(), PairLoss::sigmoid(0.1).unwrap());
     assert!(sigmoid.starts_with("ref_logps: required when the loss compares with a reference"), "{sigmoid}");
-    let beta = run(PairInputs { beta: Some(&one), ..none() }, PairLoss::nll(0.1).unwrap());
+    let beta = run(PairInputs { beta: Some(&one), ..none() }, PairLoss::nll());
     assert!(beta.starts_with("beta: expected none, for a loss of log-probs"), "{beta}");
     assert!(
         run(none(), PairLoss::kto(0.1).unwrap().without_reference())

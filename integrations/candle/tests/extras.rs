@@ -130,7 +130,7 @@ fn what_some_losses_take() {
     let lengths = Inputs { lengths: Some(lengths), ..ref_logps() };
     check(targets(), batch(), &lengths, &PairLoss::ipo(0.2).unwrap());
     let tokens = Inputs { chosen_tokens: scalar(20.0), ..Inputs::default() };
-    check(targets(), batch(), &tokens, &PairLoss::sft(0.1).unwrap());
+    check(targets(), batch(), &tokens, &PairLoss::sft());
     let kto = PairLoss::kto(0.3).unwrap();
     let mismatched = Inputs {
         kl_logps: vector(&[-8.0, -9.0, -7.5]),

@@ -1,7 +1,7 @@
 //! The gradient by logits on the CPU.
 
 use candle_core::{Device, Result, Tensor, WithDType};
-use dpo_kernels::cpu::{self, Logsumexp};
+use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::{Coef, Logit};
 
 use super::elements::with_elements;
@@ -18,20 +18,19 @@ pub(crate) fn backward(logits: &Logits, pass: &ForwardPass, coef: &Coefficients)
     let tokens = coef.tokens.as_ref().map(vector).transpose()?;
     let upstream = coef.upstream.as_ref().map_or(Ok(1.0), Tensor::to_scalar)?;
     let coef = Coef { sequences: sequences.as_deref(), tokens: tokens.as_deref(), ..Coef::default() };
-    with_elements!(logits.tensor, |values| dlogits(logits, values, &host, logsumexp, coef, upstream))
+    let inputs = BackwardInputs::new(logsumexp, coef).with_upstream(upstream);
+    with_elements!(logits.tensor, |values| dlogits(logits, values, &host, inputs))
 }
 
 fn dlogits<T: Logit + WithDType>(
     logits: &Logits,
     values: &[T],
     host: &HostTargets,
-    logsumexp: Logsumexp<'_>,
-    coef: Coef<'_>,
-    upstream: f32,
+    inputs: BackwardInputs<'_>,
 ) -> Result<Tensor> {
     let batch = host.batch();
     let mut dlogits = vec![T::zero(); batch.rows() * batch.row_stride];
-    cpu::backward(&batch, values, host.labels(), logsumexp, coef, upstream, &mut dlogits)?;
+    cpu::backward(&batch, values, host.labels(), inputs, &mut dlogits)?;
     logits.without_gaps(Tensor::from_vec(dlogits, logits.shape_with_gaps(), &Device::Cpu)?)
 }
 

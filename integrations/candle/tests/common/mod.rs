@@ -29,8 +29,7 @@ pub fn targets() -> Targets {
 }
 
 pub fn batch() -> HostBatch<'static> {
-    let padded = HostBatch::padded(SEQUENCES, LEN, VOCAB);
-    HostBatch { label_alignment: LabelAlignment::NextToken, ..padded }
+    HostBatch::padded(SEQUENCES, LEN, VOCAB, LabelAlignment::NextToken)
 }
 
 /// The numbers of a tensor in f64, in one row.
