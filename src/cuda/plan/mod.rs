@@ -16,7 +16,7 @@
 //! };
 //! use dpo_kernels::cuda::{Kernels, context};
 //! use dpo_kernels::cudarc::driver::{DevicePtr, DriverError};
-//! use dpo_kernels::{Batch, DType, LabelType, PairLoss};
+//! use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, PairLoss};
 //!
 //! let context = context(0)?;
 //! let stream = context.default_stream();
@@ -24,7 +24,7 @@
 //! let device = kernels.device();
 //!
 //! // Two pairs, chosen first: 4 sequences of 512 rows. Index arrays, where there are any, are on the GPU.
-//! let batch = Batch::<DeviceArray>::padded(4, 512, 128_256);
+//! let batch = Batch::<DeviceArray>::padded(4, 512, 128_256, LabelAlignment::Aligned);
 //! let extent = batch.extent();
 //!
 //! // Results are 4 bytes for each sequence, row or pair, and records of the batch; `None` is not written.
