@@ -22,7 +22,11 @@ pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
         label_alignment: match batch.label_alignment {
             DPO_ALIGNED => LabelAlignment::Aligned,
             DPO_NEXT_TOKEN => LabelAlignment::NextToken,
-            other => return Err(value("label_alignment", "a dpo_label_alignment", other)),
+            other => {
+                let expected = "DPO_ALIGNED (row r predicts labels[r]) or DPO_NEXT_TOKEN (row t predicts labels[t + 1], as \
+                                for Hugging Face's labels)";
+                return Err(value("label_alignment", expected, other));
+            }
         },
         ignore_index: ignore_index.unwrap_or(defaults.ignore_index),
         transform: transform(&batch.transform)?,

@@ -100,6 +100,7 @@ impl Call {
         call.batch.vocab = VOCAB;
         call.batch.sequences = SEQUENCES;
         call.batch.sequence_len = ROWS / SEQUENCES;
+        call.batch.label_alignment = DPO_ALIGNED;
         call.loss.beta = 0.1;
         call
     }

@@ -23,7 +23,9 @@ use self::call::{Call, Half, Stage};
 use self::cases::device_values;
 use self::cases::{host_values, pointers, values};
 use crate::failure::{dpo_last_error, header_name};
-use crate::header::{DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_OK};
+use crate::header::{
+    DPO_ALIGNED, DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_NEXT_TOKEN, DPO_OK,
+};
 
 /// What the last refused call named: what stands before the colon.
 fn named() -> String {
@@ -168,6 +170,18 @@ fn errors_name_fields_and_parameters_of_the_header() {
         .filter(|name| !met.contains(name) && !UNREACHABLE.iter().any(|(other, _)| other == name))
         .collect();
     assert!(unmet.is_empty(), "errors name {unmet:?}, which no case here provokes");
+}
+
+/// `pair_loss` reads no labels: it takes the batch of the other stages, and one of sequences and pairs alone.
+#[test]
+fn pair_loss_does_not_look_at_the_label_alignment() {
+    for alignment in [0, DPO_ALIGNED, DPO_NEXT_TOKEN] {
+        let mut call = Call::new();
+        call.batch.label_alignment = alignment;
+        assert_eq!(call.run(Half::Cpu, Stage::PairLoss), DPO_OK, "{}", named());
+        #[cfg(feature = "cuda")]
+        assert_eq!(call.run(Half::Cuda, Stage::PairLoss), DPO_OK, "{}", named());
+    }
 }
 
 /// What is wrong with a case is its own.
