@@ -291,7 +291,7 @@ typedef struct dpo_pair_inputs {
     const float *kl_logps;
     /** [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference. */
     const float *kl_ref_logps;
-    /** Number of mismatched completions; 0 where kl_logps is null. */
+    /** Number of mismatched completions, from 1 to 2^31 - 1; 0 where kl_logps is null. */
     size_t kl_count;
     /** [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says. */
     const float *normalizer;

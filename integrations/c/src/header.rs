@@ -321,7 +321,7 @@ pub struct dpo_pair_inputs {
     pub kl_logps: *const f32,
     /// [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference.
     pub kl_ref_logps: *const f32,
-    /// Number of mismatched completions; 0 where kl_logps is null.
+    /// Number of mismatched completions, from 1 to 2^31 - 1; 0 where kl_logps is null.
     pub kl_count: usize,
     /// [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says.
     pub normalizer: *const f32,

@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use super::call::Stage::{Backward, Factored, Forward, Logps, PairLoss};
-use super::call::{Call, Memory, ROWS, Stage, VOCAB};
+use super::call::{Call, Memory, ROWS, VOCAB};
+use crate::calls::Stage::{self, Backward, Factored, Forward, Logps, PairLoss};
 use crate::header::*;
 
 /// An address that no element is aligned to.
@@ -212,6 +212,12 @@ pub(super) fn values() -> Vec<Case> {
             call.with_inputs();
         }),
         (Forward, "kl_count", |call| call.with_inputs().kl_count = 1),
+        (Forward, "kl_count", |call| {
+            call.term(c"kto");
+            call.pair_inputs.kl_logps = call.memory.place();
+            call.pair_inputs.kl_ref_logps = call.memory.place();
+            call.with_inputs().kl_count = 1 << 31;
+        }),
         (Forward, "kl_ref_logps", |call| {
             call.pair_inputs.kl_ref_logps = call.memory.place();
             call.with_inputs();
