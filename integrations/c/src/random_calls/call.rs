@@ -236,7 +236,7 @@ impl Layout<'_> {
                     let gradient = self.memory.output::<T>("gradient", description.logits.len(), self.random);
                     (logits, gradient)
                 }
-                Place::InPlace => {
+                Place::Logits => {
                     let both = self.memory.in_and_out("logits", &logits, self.random);
                     (both, both)
                 }

@@ -1,6 +1,6 @@
 //! What a call says, in the crate's terms: what it is handed follows from this, and what it is to answer.
 
-use dpo_kernels::loss::{Divergence, LossInfo, MAX_PARAMETERS, Normalizer, PairTensors};
+use dpo_kernels::loss::{Divergence, LossInfo, MAX_PARAMETERS, MAX_TERMS, Normalizer, PairTensors};
 use dpo_kernels::{
     Batch, DType, Error, HostBatch, LabelType, Labels, PairInputs, PairLoss, Pairs, Result, Sequences,
 };
@@ -72,7 +72,8 @@ pub struct Gradient {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     Apart,
-    InPlace,
+    /// Where the logits are.
+    Logits,
     /// At the end of the logits.
     Behind,
     /// So many elements into the logits, or before them.
@@ -147,6 +148,11 @@ impl Description {
 impl Loss {
     /// The loss that the header describes.
     pub fn make(&self) -> Result<PairLoss> {
+        // The crate does not count a term of weight 0; the header counts what there is.
+        if self.terms.len() > MAX_TERMS {
+            let (expected, found) = (format!("at most {MAX_TERMS}"), self.terms.len().to_string());
+            return Err(Error::Value { argument: "term_count", expected, found });
+        }
         let told = |loss: PairLoss| if self.reference_free { loss.without_reference() } else { loss };
         let mut terms = self.terms.iter();
         let mut loss = match terms.next() {

@@ -319,8 +319,8 @@ impl Draw<'_> {
         let estimates = loss.is_some_and(PairLoss::estimates_baseline);
         let wpo = loss.is_some_and(PairLoss::has_wpo_weights);
         let has_reference = needs_reference || (!is_free && self.one_in(2));
-        let mut tensors = Tensors::default();
-        tensors.ref_logps = self.useful(has_reference).then(|| self.floats(sequences, -60.0, 0.0));
+        let ref_logps = self.useful(has_reference).then(|| self.floats(sequences, -60.0, 0.0));
+        let mut tensors = Tensors { ref_logps, ..Tensors::default() };
         if self.useful(estimates) {
             let count = self.random.below(5) + usize::from(!self.is_wild());
             tensors.kl_logps = Some(self.floats(count, -40.0, 0.0));
@@ -373,7 +373,7 @@ impl Draw<'_> {
             place: if overlaps {
                 Place::Overlapping(into)
             } else {
-                self.random.pick(&[Place::Apart, Place::InPlace, Place::Behind])
+                self.random.pick(&[Place::Apart, Place::Logits, Place::Behind])
             },
         }
     }

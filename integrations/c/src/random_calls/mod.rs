@@ -36,6 +36,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ptr;
 
+#[cfg(feature = "cuda")]
 use dpo_kernels::Error;
 use dpo_kernels::loss::ALL;
 
@@ -45,7 +46,7 @@ use self::draw::draw;
 use self::memory::Memory;
 use self::random::Random;
 use self::spoil::spoil;
-use self::tolerance::precision::{CPU, CPU_UNFUSED, Precision};
+use self::tolerance::precision::{CPU, Precision};
 use self::verdict::verdict;
 use self::watch::Watch;
 use crate::calls::{Arguments, Half, Stage};
@@ -335,7 +336,7 @@ fn is_of_contents(error: &Error) -> bool {
 fn precision() -> &'static Precision {
     #[cfg(target_arch = "x86_64")]
     if !(std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")) {
-        return &CPU_UNFUSED;
+        return &tolerance::precision::CPU_UNFUSED;
     }
     &CPU
 }
