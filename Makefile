@@ -11,13 +11,14 @@ WITH_TOOLS = . ./$(TOOLS) &&
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
 	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench bench-peers gpu-bundle mutants kernels-report params readme package lint
+.PHONY: help train test bench bench-peers install-c gpu-bundle mutants kernels-report params readme package lint
 
 help:
 	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
 	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
+	@echo "make install-c    the C ABI's header and libraries, and a file for pkg-config: PREFIX=/usr/local DESTDIR= CPU=1"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
 	@echo "make kernels-report  registers, occupancy, and instructions per element: of the main loops, and executed"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
@@ -39,6 +40,11 @@ bench: $(TOOLS)
 # Needs no NVRTC: it is the CPU backend that is measured here.
 bench-peers:
 	scripts/bench-peers.sh $(ARGS)
+
+# CPU=1 leaves the GPU's half out, and needs no NVRTC.
+install-c: $(if $(CPU),,$(TOOLS))
+	$(if $(CPU),,$(WITH_TOOLS)) $(CARGO) build --release -p dpo-kernels-c $(if $(CPU),--no-default-features)
+	PREFIX="$(PREFIX)" LIBDIR="$(LIBDIR)" DESTDIR="$(DESTDIR)" scripts/install-c.sh "$${CARGO_TARGET_DIR:-target}/release"
 
 gpu-bundle: $(TOOLS)
 	$(WITH_TOOLS) scripts/gpu-bundle.sh

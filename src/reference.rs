@@ -235,7 +235,8 @@ pub fn backward<'a, T: Copy + Into<f64>>(
             let rest = |y: usize| {
                 let others = logits[row.clone()].iter().enumerate().filter(|&(v, _)| v != y);
                 let label = p(logits[row.start + y].into());
-                if label < 0.5 { 1.0 - label } else { others.map(|(_, &logit)| p(logit.into())).sum() }
+                // A NaN, of an infinite logit, is none of these.
+                if label >= 0.5 { others.map(|(_, &logit)| p(logit.into())).sum() } else { 1.0 - label }
             };
             let rest = y.map(rest);
             for (v, (dlogit, &logit)) in dlogits[row.clone()].iter_mut().zip(&logits[row.clone()]).enumerate()
@@ -270,5 +271,8 @@ pub fn factored_gradient<T: Copy + Into<f64>>(
     labels: Labels<'_>,
     logsumexp: &[f64],
 ) -> Result<Vec<f64>> {
-    backward(batch, logits, labels, logsumexp, &vec![1.0; batch.sequences.count()], 1.0)
+    batch.validate()?;
+    // The weights of LD-DPO's tokens are a part of the coefficients, which are left out.
+    let ones = vec![1.0; batch.rows()];
+    backward(batch, logits, labels, logsumexp, Coef { tokens: Some(&ones), ..Coef::default() }, 1.0)
 }

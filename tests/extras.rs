@@ -265,6 +265,54 @@ fn ld_alpha_weighs_the_tail() {
     }
 }
 
+/// The factored gradient is the same with LD-DPO's weights and without: they are a part of the coefficients, which it
+/// leaves out.
+#[test]
+fn ld_alpha_is_left_out_of_the_factored_gradient() {
+    let (values, labels) = (logits(2 * 4 * 11), [1i64, -100, 2, 3, -100, 4, -100, -100]);
+    let plain = HostBatch::padded(2, 4, 11, LabelAlignment::Aligned);
+    let gradient = |batch: &HostBatch<'_>| {
+        let logps = reference::logps(batch, &values, labels[..].into()).unwrap();
+        reference::factored_gradient(batch, &values, labels[..].into(), &logps.logsumexp).unwrap()
+    };
+    let weighted = Batch { ld_alpha: 0.25, ..plain };
+    assert_eq!(gradient(&weighted), gradient(&plain));
+
+    let (mut out, mut found) = (Forward::default(), vec![7.0f32; values.len()]);
+    let (loss, inputs) = (PairLoss::sigmoid(0.1).unwrap(), PairInputs::reference(&[-3.0, -2.0][..]));
+    cpu::factored(&weighted, &values, labels[..].into(), &inputs, &loss, &mut out, &mut found).unwrap();
+    for (found, expected) in found.iter().zip(gradient(&weighted)) {
+        assert!(
+            (f64::from(*found) - expected).abs() < 4.0 * f64::from(f32::EPSILON),
+            "{found}, not {expected}"
+        );
+    }
+
+    let short = reference::factored_gradient(
+        &HostBatch::padded(2, 0, 11, LabelAlignment::Aligned),
+        &values,
+        labels[..].into(),
+        &[],
+    );
+    assert!(matches!(short, Err(Error::Value { argument: "rows", .. })), "{short:?}");
+}
+
+/// A label whose logit is infinite has no gradient that is a number, whoever's the coefficient is.
+#[test]
+fn the_gradient_of_an_infinite_label_is_nan() {
+    let (labels, coef) = ([1i64, 2], [1.0f32, -1.0]);
+    let batch = HostBatch::padded(2, 1, 5, LabelAlignment::Aligned);
+    let mut values = logits(2 * 5);
+    values[1] = f32::INFINITY;
+    let found = gradient(&batch, &values, &labels, (&coef).into());
+    let logps = reference::logps(&batch, &values, labels[..].into()).unwrap();
+    let lse = &logps.logsumexp;
+    let expected = reference::backward(&batch, &values, labels[..].into(), lse, &[1.0, -1.0], 1.0).unwrap();
+    for (at, (&found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!((found.is_nan(), expected.is_nan()), (at == 1, at == 1), "{at}: {found}, {expected}");
+    }
+}
+
 /// Rows whose coefficient is 0, or no larger than the threshold, are zeros and not read; NaN is never skipped.
 #[test]
 fn skipped_rows_are_not_read() {

@@ -332,6 +332,23 @@ fn arrays_of_a_wrong_length_are_named() {
     );
 }
 
+/// The kernels count mismatched completions in 32 bits; a count beyond them is none that is some other.
+#[test]
+fn mismatched_completions_are_counted_in_32_bits() {
+    let loss = PairLoss::kto(0.1).unwrap();
+    let plan = |len| {
+        let array = |address| DeviceArray { address, len };
+        let reference = DevicePairInputs::reference(DeviceArray { address: 0x7000, len: 4 });
+        let kl_logps = Some(array(0x7100));
+        let inputs = DevicePairInputs { kl_logps, kl_ref_logps: Some(array(0x7200)), ..reference };
+        let arguments = PairLossArguments { inputs, ..arguments(&loss) };
+        plan::forward(&A100, &batch(), &INPUTS, &OUT, Some(&arguments), WORKSPACE)
+    };
+    let most = u32::MAX as usize;
+    assert!(plan(most).is_ok());
+    assert_eq!(value_error(plan(most + 2)), ("kl_logps", "4294967297".to_string()));
+}
+
 #[test]
 fn in_place_or_apart_but_never_overlapping() {
     let bytes = batch().logits_len() as u64 * 2;

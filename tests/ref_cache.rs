@@ -454,6 +454,49 @@ mod mutated_files {
         }
     }
 
+    /// What the documented layout says is the first thing wrong with a file, in the words of the refusal.
+    fn wrong_with(bytes: &[u8]) -> Option<String> {
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let size = |expected: u64| Some(Problem::Size { expected, found: bytes.len() as u64 }.to_string());
+        if bytes.len() < 8 || bytes[..8] != *b"DPOREFLP" {
+            return Some(Problem::NotACache.to_string());
+        }
+        if bytes.len() < 12 {
+            return size((HEADER + CHECKSUM) as u64);
+        }
+        let version = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+        if version != 1 {
+            return Some(Problem::Version { expected: 1, found: version }.to_string());
+        }
+        if bytes.len() < HEADER {
+            return size((HEADER + CHECKSUM) as u64);
+        }
+        let whole = u128::from(number(28)) * ENTRY as u128 + (HEADER + CHECKSUM) as u128;
+        let whole = u64::try_from(whole).unwrap_or(u64::MAX);
+        if bytes.len() as u64 != whole {
+            return size(whole);
+        }
+        let end = bytes.len() - CHECKSUM;
+        let (expected, found) = (xxh3_64(&bytes[..end]), number(end));
+        if expected != found {
+            return Some(Problem::Checksum { expected, found }.to_string());
+        }
+        let fingerprint = format!("{:032x}", u128::from_le_bytes(bytes[12..28].try_into().unwrap()));
+        if fingerprint != of_model("a").to_string() {
+            return Some(format!("expected fingerprint {}, found {fingerprint}", of_model("a")));
+        }
+        let entries: Vec<(u128, f32)> = bytes[HEADER..end]
+            .chunks_exact(ENTRY)
+            .map(|entry| {
+                let (hash, logp) = (entry[..16].try_into().unwrap(), entry[16..20].try_into().unwrap());
+                (u128::from_le_bytes(hash), f32::from_le_bytes(logp))
+            })
+            .collect();
+        let follows = |entry: usize| entry == 0 || entries[entry - 1].0 < entries[entry].0;
+        let wrong = (0..entries.len()).find(|&entry| !follows(entry) || !entries[entry].1.is_finite());
+        wrong.map(|entry| Problem::Entry { entry }.to_string())
+    }
+
     #[test]
     fn are_refused_or_read_as_they_are() {
         let (_folder, path) = place();
@@ -466,13 +509,17 @@ mod mutated_files {
             for _ in 0..1 + draws.below(3) {
                 mutate(&mut bytes, &mut draws);
             }
-            // As another program would write it: else the checksum refuses nearly all.
-            if bytes.len() >= CHECKSUM && draws.below(2) == 0 {
+            // As another program would write it: else the checksum refuses all.
+            let is_signed = bytes.len() >= CHECKSUM && draws.below(2) == 0;
+            if is_signed {
                 sign(&mut bytes);
             }
+            let wrong = wrong_with(&bytes);
             match open_bytes(&path, &bytes) {
                 Ok(mut cache) => {
                     accepted += 1;
+                    assert_eq!(wrong, None);
+                    assert!(is_signed || valid.contains(&bytes), "what is damaged was read");
                     assert_eq!(bytes.len(), HEADER + cache.len() * ENTRY + CHECKSUM);
                     // With an entry more, all the others are written as they were read.
                     let before = cache.len();
@@ -489,7 +536,10 @@ mod mutated_files {
                 Err(error) => {
                     refused += 1;
                     assert!(matches!(error, Error::RefCache { .. }), "{error:?}");
-                    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+                    let wrong = wrong.unwrap_or_else(|| panic!("nothing is wrong, but {error}"));
+                    let said = error.to_string();
+                    let said = said.strip_prefix(&format!("reference cache {}: ", path.display()));
+                    assert!(said.is_some_and(|said| said.starts_with(&wrong)), "{error}, expected {wrong}");
                 }
             }
         }

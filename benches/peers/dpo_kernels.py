@@ -12,6 +12,7 @@ VERSION = 100  # DPO_VERSION
 IGNORE_INDEX = -100  # DPO_IGNORE_INDEX, the default of a batch
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 LABELS_I64 = 1
+ALIGNED = 1  # DPO_ALIGNED: row r predicts labels[r]; Hugging Face's unshifted labels are DPO_NEXT_TOKEN, 2
 NO_TROUBLE = 0xFFFFFFFF
 
 
@@ -92,7 +93,7 @@ class Library:
 
 
 class Pass:
-    """Forward and backward over batches like `logits` [S, T, V] and `labels` [S, T] (i64), chosen sequences first.
+    """Forward and backward over batches like `logits` [S, T, V] and `labels` [S, T] (i64, aligned), chosen sequences first.
 
     All buffers are made here. `logps` [S] and the words of `metrics` (pairs, chosen and rejected as u32, then loss, chosen
     reward, rejected reward, margin and accuracy) are what forward() leaves.
@@ -101,7 +102,7 @@ class Pass:
     def __init__(self, library, logits, labels, beta):
         sequences, length, vocab = logits.shape
         self.library, self.labels, self.cuda = library, labels.contiguous(), logits.is_cuda
-        self.batch = Batch(vocab=vocab, sequences=sequences, sequence_len=length)
+        self.batch = Batch(vocab=vocab, sequences=sequences, sequence_len=length, label_alignment=ALIGNED)
         self.loss = Loss(beta=beta)
 
         def floats(*shape):

@@ -33,7 +33,11 @@ pub(super) fn kernel_loss(
         Pairs::Unpaired { desirable } => (DPO_PAIRS_UNPAIRED, address("desirable", 4, desirable.address)?, 0),
     };
     let array = |argument, array: DeviceArray| address(argument, 4, array.address);
-    let kl_count = inputs.kl_logps.map_or(0, |array| array.len as u32);
+    // The kernels count in 32 bits.
+    let kl_count = inputs.kl_logps.map_or(Ok(0), |array| {
+        let expected = || format!("at most {}", u32::MAX);
+        u32::try_from(array.len).map_err(|_| Error::value("kl_logps", expected(), array.len))
+    })?;
     let inputs = inputs.try_map(array, array, |argument, number| address(argument, 4, number))?;
     let out: PairOutputTensors<KernelAddresses> = out.convert(&mut Check)?;
     Ok(DpoPairLoss {

@@ -9,7 +9,8 @@ use dpo_kernels::{
 };
 
 use crate::case::{Case, OwnedLabels};
-use crate::guarded::{CopyOut, Guard, Guarded, GuardedMemory, MakeRoom};
+use crate::guarded::{Guard, Guarded};
+use crate::guarded_memory::{CopyOut, GuardedMemory, MakeRoom};
 use crate::tolerance::precision::Precision;
 
 /// Everything that the three stages give.

@@ -18,10 +18,11 @@ use dpo_kernels::{Batch, LabelAlignment, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
-use crate::case::{Case, Mask, PairKind, Random, Spec};
+use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Cpu, Device, Executor, Factored, OnDevice, Outcome, bytes_of, values_of};
 use crate::expected::Expected;
 use crate::guarded::Guard;
+use crate::random::Random;
 use crate::tolerance::precision::CPU;
 use crate::{compile, devices, nvrtc};
 

@@ -4,9 +4,10 @@
 use dpo_kernels::loss::{ALL, Divergence};
 use dpo_kernels::{Logit, MetricsLevel, PairLoss};
 
-use crate::case::{Case, Mask, PairKind, Random, Spec};
+use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::Executor;
 use crate::expected::Expected;
+use crate::random::Random;
 
 /// The table's losses, and what can be made of them.
 fn losses() -> Vec<PairLoss> {

@@ -17,7 +17,9 @@ mod extras;
 mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
+#[path = "../common/guarded.rs"]
 mod guarded;
+mod guarded_memory;
 #[cfg(feature = "cuda")]
 mod interpreter;
 mod invariance;
@@ -28,6 +30,8 @@ mod near_certain;
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
 mod pair_stage;
+#[path = "../common/random.rs"]
+mod random;
 #[cfg(feature = "cuda")]
 mod row_partition;
 #[cfg(feature = "cuda")]
@@ -46,10 +50,11 @@ use dpo_kernels::cpu::{self, InstructionSet};
 use dpo_kernels::{LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Transform};
 use half::{bf16, f16};
 
-use case::{Case, Mask, PairKind, Random, Spec};
+use case::{Case, Mask, PairKind, Spec};
 use executor::{Cpu, Executor, Factored};
 use expected::Expected;
 use guarded::{Guard, Guarded};
+use random::Random;
 use tolerance::precision::{CPU, CPU_UNFUSED};
 use vectors::Element;
 

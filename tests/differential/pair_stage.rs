@@ -8,7 +8,7 @@ use dpo_kernels::{
 
 use crate::case::{Case, Mask, Spec, Tensors};
 use crate::executor::{Cpu, Executor, Factored, Outcome, slices};
-use crate::guarded::CopyOut;
+use crate::guarded_memory::CopyOut;
 
 /// What `pair_loss` is called with.
 #[derive(Debug, Clone)]

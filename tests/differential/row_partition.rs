@@ -3,9 +3,10 @@
 use dpo_kernels::cuda::tuning::{RowPartition, RowPass, TABLE};
 use dpo_kernels::{DType, Logit, MetricsLevel};
 
-use crate::case::{Case, Mask, Random, Spec};
+use crate::case::{Case, Mask, Spec};
 use crate::executor::{Device, Executor, OnDevice};
 use crate::expected::Expected;
+use crate::random::Random;
 
 /// Several rows to a block: vocabularies at which the table goes on to another number of them, in batches whose last block
 /// is partly filled and whose sequences begin and end inside blocks.

@@ -33,7 +33,8 @@
  *   pointers      One that is marked "or null" is absent where it is null. All others must be there.
  *   numbers       One that is marked with a bit, such as DPO_LOSS_GAMMA, is there if that bit is set in the `given` of its
  *                 struct, and then 0 is a number like any other; otherwise it has the default that its mark names.
- *   enumerations  The enumerator of value 0 is the default.
+ *   enumerations  The enumerator of value 0 is the default. dpo_label_alignment has none, so that a batch says
+ *                 which row predicts which label wherever labels are read.
  *
  * Nothing that is there is silently ignored, save the fields of a batch that pair_loss has no need of. A number other than 0
  * without its bit, a bit that `given` does not know, and what belongs to another layout or loss than the one asked for are
@@ -116,12 +117,13 @@ typedef enum dpo_label_type {
     DPO_LABELS_I64 = 1
 } dpo_label_type;
 
-/** Which label a row of logits predicts. */
+/** Which label a row of logits predicts. There is no default, and 0 is refused: the wrong one of the two would
+ *  give a loss like any other. */
 typedef enum dpo_label_alignment {
     /** Row r predicts labels[r]: the labels are already shifted. */
-    DPO_ALIGNED = 0,
+    DPO_ALIGNED = 1,
     /** Row t of a sequence predicts labels[t + 1], and its last row is ignored: Hugging Face's unshifted tensors. */
-    DPO_NEXT_TOKEN = 1
+    DPO_NEXT_TOKEN = 2
 } dpo_label_alignment;
 
 /** How sequences form pairs. */
@@ -183,7 +185,7 @@ typedef struct dpo_batch {
     size_t rows;
     /** How sequences form pairs. */
     dpo_pairs pairs;
-    /** Which label a row predicts. */
+    /** Which label a row predicts; never 0, save for pair_loss, which reads no labels and does not look at it. */
     dpo_label_alignment label_alignment;
     /** N where pairs are indexed, from 1 to 2^31 - 1. 0 in any other layout. */
     size_t pair_count;
@@ -289,7 +291,7 @@ typedef struct dpo_pair_inputs {
     const float *kl_logps;
     /** [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference. */
     const float *kl_ref_logps;
-    /** Number of mismatched completions; 0 where kl_logps is null. */
+    /** Number of mismatched completions, from 1 to 2^31 - 1; 0 where kl_logps is null. */
     size_t kl_count;
     /** [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says. */
     const float *normalizer;
@@ -546,7 +548,8 @@ dpo_result dpo_cpu_logps(const dpo_batch *batch, const dpo_inputs *inputs, const
 /**
  * pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
  *
- * Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null
+ * Of `batch`, only the number of sequences and the pairs are looked at; the rest is ignored and may be 0, as
+ * label_alignment may here alone. `logps` is [S]. `ref_logps` is [S], or null
  * where the loss is of log-probs alone or is reference_free.
  * `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
  * loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
@@ -620,7 +623,8 @@ void dpo_cuda_free(dpo_cuda_kernels *kernels);
  * Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
  * alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
  * Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
- * time. No pointer of `batch` is followed, and no device is needed.
+ * time. `batch` is checked as these functions check it, its label_alignment too, so that a batch that they would
+ * refuse is known before anything is allocated. No pointer of it is followed, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.
  */

@@ -61,12 +61,30 @@ fn label_alignment(batch: &dpo_batch) -> Result<LabelAlignment> {
     match batch.label_alignment {
         DPO_ALIGNED => Ok(LabelAlignment::Aligned),
         DPO_NEXT_TOKEN => Ok(LabelAlignment::NextToken),
-        other => Err(value("label_alignment", "a dpo_label_alignment", other)),
+        other => {
+            let expected = "DPO_ALIGNED (row r predicts labels[r]) or DPO_NEXT_TOKEN \
+                            (row t predicts labels[t + 1], as for Hugging Face's labels)";
+            Err(value("label_alignment", expected, other))
+        }
     }
 }
 
 fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {
-    if batch.pairs != DPO_PAIRS_INDEXED {
+    let indices = |argument, pointer, len| Indices { argument, array: Array { pointer, len } };
+    let pairs = match batch.pairs {
+        DPO_PAIRS_CONCATENATED => Pairs::Concatenated,
+        DPO_PAIRS_INTERLEAVED => Pairs::Interleaved,
+        DPO_PAIRS_INDEXED => Pairs::Indexed {
+            chosen: indices("chosen", batch.chosen, batch.pair_count),
+            rejected: indices("rejected", batch.rejected, batch.pair_count),
+        },
+        DPO_PAIRS_NONE => Pairs::None,
+        DPO_PAIRS_UNPAIRED => {
+            Pairs::Unpaired { desirable: indices("desirable", batch.desirable, batch.sequences) }
+        }
+        other => return Err(value("pairs", "a dpo_pairs", other)),
+    };
+    if !matches!(pairs, Pairs::Indexed { .. }) {
         let condition = "where pairs is not DPO_PAIRS_INDEXED";
         zero("pair_count", batch.pair_count, condition)?;
         null("chosen", batch.chosen, condition)?;
@@ -74,23 +92,10 @@ fn pairs(batch: &dpo_batch) -> Result<Pairs<Indices>> {
     } else if !(1..=i32::MAX as usize).contains(&batch.pair_count) {
         return Err(value("pair_count", format!("between 1 and {}", i32::MAX), batch.pair_count));
     }
-    if batch.pairs != DPO_PAIRS_UNPAIRED {
+    if !matches!(pairs, Pairs::Unpaired { .. }) {
         null("desirable", batch.desirable, "where pairs is not DPO_PAIRS_UNPAIRED")?;
     }
-    let indices = |argument, pointer, len| Indices { argument, array: Array { pointer, len } };
-    match batch.pairs {
-        DPO_PAIRS_CONCATENATED => Ok(Pairs::Concatenated),
-        DPO_PAIRS_INTERLEAVED => Ok(Pairs::Interleaved),
-        DPO_PAIRS_INDEXED => Ok(Pairs::Indexed {
-            chosen: indices("chosen", batch.chosen, batch.pair_count),
-            rejected: indices("rejected", batch.rejected, batch.pair_count),
-        }),
-        DPO_PAIRS_NONE => Ok(Pairs::None),
-        DPO_PAIRS_UNPAIRED => {
-            Ok(Pairs::Unpaired { desirable: indices("desirable", batch.desirable, batch.sequences) })
-        }
-        other => Err(value("pairs", "a dpo_pairs", other)),
-    }
+    Ok(pairs)
 }
 
 fn transform(transform: &dpo_transform) -> Result<Transform> {

@@ -5,8 +5,7 @@ use std::ptr;
 
 use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::memory::Extent;
-use dpo_kernels::{Coef, DType, ForwardTensors, HostBatch, PairInputs, PairLoss};
-use half::{bf16, f16};
+use dpo_kernels::{Coef, ForwardTensors, HostBatch, PairInputs, PairLoss};
 
 use crate::batch::{self, in_host_memory};
 use crate::failure::{Result, guard};
@@ -21,21 +20,23 @@ use crate::results::{self, HostBuffers, Pointers, ToHost, WriteRecords};
 macro_rules! with_logit {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            DType::F32 => {
+            dpo_kernels::DType::F32 => {
                 type $T = f32;
                 $body
             }
-            DType::F16 => {
-                type $T = f16;
+            dpo_kernels::DType::F16 => {
+                type $T = half::f16;
                 $body
             }
-            DType::BF16 => {
-                type $T = bf16;
+            dpo_kernels::DType::BF16 => {
+                type $T = half::bf16;
                 $body
             }
         }
     };
 }
+#[cfg(test)]
+pub(crate) use with_logit;
 
 fn address(pointer: *const c_void) -> u64 {
     pointer.addr() as u64

@@ -57,10 +57,11 @@ pub const DPO_LABELS_I64: dpo_label_type = 1;
 /// Element type of labels.
 pub type dpo_label_type = ::core::ffi::c_uint;
 /// Row r predicts labels[r]: the labels are already shifted.
-pub const DPO_ALIGNED: dpo_label_alignment = 0;
+pub const DPO_ALIGNED: dpo_label_alignment = 1;
 /// Row t of a sequence predicts labels[t + 1], and its last row is ignored: Hugging Face's unshifted tensors.
-pub const DPO_NEXT_TOKEN: dpo_label_alignment = 1;
-/// Which label a row of logits predicts.
+pub const DPO_NEXT_TOKEN: dpo_label_alignment = 2;
+/** Which label a row of logits predicts. There is no default, and 0 is refused: the wrong one of the two would
+  give a loss like any other.*/
 pub type dpo_label_alignment = ::core::ffi::c_uint;
 /// S = 2N: sequences 0..N are chosen, N..2N rejected, in the same order.
 pub const DPO_PAIRS_CONCATENATED: dpo_pairs = 0;
@@ -129,7 +130,7 @@ pub struct dpo_batch {
     pub rows: usize,
     /// How sequences form pairs.
     pub pairs: dpo_pairs,
-    /// Which label a row predicts.
+    /// Which label a row predicts; never 0, save for pair_loss, which reads no labels and does not look at it.
     pub label_alignment: dpo_label_alignment,
     /// N where pairs are indexed, from 1 to 2^31 - 1. 0 in any other layout.
     pub pair_count: usize,
@@ -320,7 +321,7 @@ pub struct dpo_pair_inputs {
     pub kl_logps: *const f32,
     /// [kl_count], or null where kl_logps is or the loss is reference_free: the same under the reference.
     pub kl_ref_logps: *const f32,
-    /// Number of mismatched completions; 0 where kl_logps is null.
+    /// Number of mismatched completions, from 1 to 2^31 - 1; 0 where kl_logps is null.
     pub kl_count: usize,
     /// [1], or null: what the sum of the pair losses is divided by, whatever dpo_loss says.
     pub normalizer: *const f32,
@@ -889,7 +890,8 @@ unsafe extern "C" {
 unsafe extern "C" {
     /** pair_loss on the CPU: from log-probs to loss, metrics and coefficients.
 
- Of `batch`, only the number of sequences and the pairs are looked at. `logps` is [S]. `ref_logps` is [S], or null
+ Of `batch`, only the number of sequences and the pairs are looked at; the rest is ignored and may be 0, as
+ label_alignment may here alone. `logps` is [S]. `ref_logps` is [S], or null
  where the loss is of log-probs alone or is reference_free.
  `scored` is [S], or null: the numbers of scored rows, of logps, which a length-normalised loss divides by unless
  loss->inputs has lengths, and which are counted where a loss is divided by a number of tokens. `status` is [1], and only
@@ -982,7 +984,8 @@ unsafe extern "C" {
     /** Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
  alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
  Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
- time. No pointer of `batch` is followed, and no device is needed.
+ time. `batch` is checked as these functions check it, its label_alignment too, so that a batch that they would
+ refuse is known before anything is allocated. No pointer of it is followed, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
     pub fn dpo_cuda_workspace_size(

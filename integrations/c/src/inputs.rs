@@ -62,6 +62,8 @@ pub(crate) unsafe fn pair_inputs(
     if inputs.kl_logps.is_null() {
         zero("kl_count", inputs.kl_count, "where kl_logps is null")?;
         null("kl_ref_logps", inputs.kl_ref_logps, "where kl_logps is null")?;
+    } else if inputs.kl_count > i32::MAX as usize {
+        return Err(value("kl_count", format!("at most {}", i32::MAX), inputs.kl_count));
     }
     let number = |number: *const f32| (!number.is_null()).then_some(number);
     Ok(PairTensors {

@@ -18,6 +18,8 @@
 #[cfg(test)]
 mod argument_names;
 mod batch;
+#[cfg(test)]
+mod calls;
 mod cpu;
 mod cuda;
 mod failure;
@@ -30,7 +32,11 @@ mod gradient;
 mod header;
 mod inputs;
 mod loss;
+#[cfg(test)]
+mod names;
 mod pointers;
+#[cfg(all(test, in_repository))]
+mod random_calls;
 mod records;
 mod results;
 

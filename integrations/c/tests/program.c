@@ -69,7 +69,8 @@ static dpo_gradient gradient_outputs(struct results *r, void *dlogits) {
 static const dpo_batch PADDED = {.struct_size = sizeof(dpo_batch),
                                  .vocab = V,
                                  .sequences = S,
-                                 .sequence_len = T};
+                                 .sequence_len = T,
+                                 .label_alignment = DPO_ALIGNED};
 static const dpo_loss SIGMOID = {.struct_size = sizeof(dpo_loss), .beta = 0.5};
 /* Rows 0 and 1 are the chosen sequence, 2 and 3 the rejected one, of which row 3 is not scored. */
 static const int64_t LABELS[ROWS] = {3, 1, 0, DPO_IGNORE_INDEX};
@@ -402,10 +403,25 @@ static void absent(void) {
     CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK);
     CHECK(memcmp(dlogits, plain, sizeof plain) == 0);
 
+    /* Which label a row predicts has no default. */
+    batch = PADDED;
+    batch.label_alignment = (dpo_label_alignment)0;
+    const char *no_alignment = "label_alignment: expected DPO_ALIGNED (row r predicts labels[r]) or DPO_NEXT_TOKEN "
+                               "(row t predicts labels[t + 1], as for Hugging Face's labels), found 0";
+    REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE, no_alignment);
+    REFUSED(dpo_cpu_forward(&batch, &inputs, REF_LOGPS, &loss, &out, &pairs), DPO_ERROR_VALUE, no_alignment);
+    REFUSED(dpo_cpu_factored(&batch, &inputs, REF_LOGPS, &loss, &out, &pairs, dlogits), DPO_ERROR_VALUE, no_alignment);
+    REFUSED(dpo_cpu_backward(&batch, &inputs, &gradient), DPO_ERROR_VALUE, no_alignment);
+    /* pair_loss reads no labels, and of a batch its sequences and pairs alone. */
+    const dpo_batch pairs_alone = {.struct_size = sizeof pairs_alone, .sequences = S};
+    CHECK(dpo_cpu_pair_loss(&pairs_alone, defaults.logps, REF_LOGPS, NULL, &loss, &pairs, &r.status) == DPO_OK);
+    CHECK(memcmp(r.coef, defaults.coef, sizeof r.coef) == 0);
+
     /* A bit that is set makes 0 a number. */
+    batch = PADDED;
     gradient.upstream_scale = 0.0f;
     CHECK(dpo_cpu_backward(&batch, &inputs, &gradient) == DPO_OK && dlogits[0][0] == 0.0f);
-    batch.transform.scale = 0.0f;
+    batch.transform.given = DPO_TRANSFORM_SCALE;
     REFUSED(dpo_cpu_logps(&batch, &inputs, &out), DPO_ERROR_VALUE,
             "transform.scale: expected a finite number above 0, found 0");
 
@@ -660,6 +676,10 @@ static void gpu(int cuda) {
     CHECK(dpo_last_error()[0] != '\0' && kernels == NULL);
     REFUSED(dpo_cuda_load(NULL), DPO_ERROR_VALUE, "kernels: expected an address aligned to 8 bytes, found null");
     CHECK(dpo_cuda_workspace_size(&PADDED, &bytes) == DPO_OK && bytes >= 4 * ROWS && bytes < 1024);
+    dpo_batch unaligned = PADDED;
+    unaligned.label_alignment = (dpo_label_alignment)0;
+    CHECK(dpo_cuda_workspace_size(&unaligned, &bytes) == DPO_ERROR_VALUE &&
+          strncmp(dpo_last_error(), "label_alignment: ", 17) == 0);
     REFUSED(dpo_cuda_workspace_size(&PADDED, NULL), DPO_ERROR_VALUE,
             "bytes: expected an address aligned to 8 bytes, found null");
     const char *message = "kernels: expected an address aligned to 8 bytes, found null";

@@ -1,11 +1,14 @@
-//! tests/program.c, compiled by the system's C compiler against the header, linked with the library and run.
+//! C programs, compiled by the system's C compiler against what is installed, and run: tests/program.c, and
+//! the README's with the commands that the README has for it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod installed;
+
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
-/// What the static library needs of the system, as `rustc --print native-static-libs` has it.
-const SYSTEM_LIBRARIES: [&str; 5] = ["-lgcc_s", "-lutil", "-lpthread", "-lm", "-ldl"];
+use installed::{Installed, built, install};
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -14,46 +17,116 @@ fn run(command: &mut Command) -> String {
     out
 }
 
-/// Where cargo puts the libraries of this package: beside this test.
-fn libraries() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    test.parent().expect("in a folder").to_path_buf()
+/// A program that finds shared libraries in a folder besides the system's; without one it is without ours.
+fn program(path: &Path, libraries: Option<&Path>) -> Command {
+    let mut command = Command::new(path);
+    command.env_remove("LD_LIBRARY_PATH");
+    command.envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
+    command
 }
 
-/// Compiles `source`, links it with the library of the given name, and returns what it prints.
-fn compile_and_run(source: &Path, library: &str) -> String {
-    let stem = source.file_stem().expect("a file").to_string_lossy();
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem} with {library}"));
-    run(Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Iinclude", "-o"])
-        .args([&program, source, &libraries().join(library)])
-        .args(SYSTEM_LIBRARIES));
-    let backend = if cfg!(feature = "cuda") { "cuda" } else { "cpu" };
-    run(Command::new(&program).arg(backend).env("LD_LIBRARY_PATH", libraries()))
-}
-
-#[test]
-fn a_c_program_runs_with_the_shared_library() {
-    let out = compile_and_run(Path::new("tests/program.c"), "libdpo_kernels_c.so");
-    assert!(out.ends_with("checks hold\n"), "{out}");
-}
-
-#[test]
-fn a_c_program_runs_with_the_static_library() {
-    let out = compile_and_run(Path::new("tests/program.c"), "libdpo_kernels_c.a");
-    assert!(out.ends_with("checks hold\n"), "{out}");
-}
-
-#[test]
-fn the_readme_program_runs() {
+/// The part of the README between a fence and its end.
+fn of_readme(fence: &str) -> String {
     let readme = fs::read_to_string("README.md").expect("the README is there");
-    let (_, program) = readme.split_once("```c\n").expect("it has a C program");
-    let (program, _) = program.split_once("```").expect("which ends");
-    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme.c");
-    fs::write(&source, program).expect("a folder of cargo's to write to");
-    let out = compile_and_run(&source, "libdpo_kernels_c.so");
-    // Log-probs of 2 (3 - log(1 + e + e^2 + e^3)) and -log(2 + 2e), a margin of a tenth of their difference.
-    assert_eq!(out, "loss 0.638430\n");
+    let (_, part) = readme.split_once(fence).unwrap_or_else(|| panic!("the README has {fence:?}"));
+    part.split_once("```").expect("which ends").0.to_string()
+}
+
+#[test]
+fn programs_run_with_what_is_installed() {
+    let installed = Installed::new();
+    let libraries = installed.libraries();
+    let backend = if cfg!(feature = "cuda") { "cuda" } else { "cpu" };
+    let strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+    let compile = |program: &Path, first: &[&str], is_static: bool| {
+        let mut command = Command::new("cc");
+        command.args(strict).arg("-o").arg(program).arg("tests/program.c").args(first);
+        // The program takes logarithms of its own.
+        run(command.args(installed.flags(is_static)).arg("-lm"));
+    };
+
+    // The shared library is asked for by its name for this ABI: the one for linking may be gone.
+    let shared = installed.prefix().join("shared");
+    compile(&shared, &[], false);
+    let for_linking = libraries.join("libdpo_kernels_c.so");
+    let linked = fs::read_link(&for_linking).expect("a link");
+    fs::remove_file(&for_linking).expect("it can be removed");
+    let out = run(program(&shared, Some(&libraries)).arg(backend));
+    assert!(out.ends_with("checks hold\n"), "{out}");
+    std::os::unix::fs::symlink(linked, &for_linking).expect("it can be there again");
+
+    // With the static one there is none to be found.
+    let with_static = installed.prefix().join("static");
+    compile(&with_static, &["-l:libdpo_kernels_c.a", "-Wl,--as-needed"], true);
+    let out = run(program(&with_static, None).arg(backend));
+    assert!(out.ends_with("checks hold\n"), "{out}");
+
+    // The README's program, by each of its commands.
+    let folder = installed.prefix().join("readme");
+    fs::create_dir(&folder).expect("a folder to write to");
+    fs::write(folder.join("train.c"), of_readme("```c\n")).expect("a file to write");
+    let commands = of_readme("```sh\n");
+    let commands: Vec<&str> = commands.lines().filter(|line| line.starts_with("cc ")).collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let flags = |is_static| installed.flags(is_static).join(" ");
+        let command = command
+            .replace("$(pkg-config --cflags --libs dpo-kernels-c)", &flags(false))
+            .replace("$(pkg-config --cflags --libs --static dpo-kernels-c)", &flags(true));
+        assert!(!command.contains("$("), "{command}");
+        run(Command::new("sh").args(["-c", &command]).current_dir(&folder));
+        let libraries = (!command.contains(".a ")).then_some(&*libraries);
+        // Log-probs of 2 (3 - log(1 + e + e^2 + e^3)) and -log(2 + 2e), a margin of a tenth of their
+        // difference.
+        assert_eq!(run(&mut program(&folder.join("a.out"), libraries)), "loss 0.638430\n", "{command}");
+    }
+}
+
+/// Below DESTDIR, and nothing of that in what is installed; a folder of libraries apart.
+#[test]
+fn packages_are_installed_below_destdir() {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let [prefix, libdir] = ["/usr", "/usr/lib64"].map(Path::new);
+    let output = install(&[("PREFIX", prefix), ("LIBDIR", libdir), ("DESTDIR", folder.path())], &built());
+    assert!(output.status.success(), "{output:?}");
+
+    let libraries = folder.path().join("usr/lib64");
+    let version = env!("CARGO_PKG_VERSION");
+    let whole = format!("libdpo_kernels_c.so.{version}");
+    let link = |name: &str| fs::read_link(libraries.join(name)).expect("a link");
+    let soname = link("libdpo_kernels_c.so");
+    assert_eq!(link(soname.to_str().expect("text")).as_os_str(), OsStr::new(&whole));
+    for file in [&whole[..], "libdpo_kernels_c.a", "pkgconfig/dpo-kernels-c.pc"] {
+        assert!(libraries.join(file).is_file(), "{file}");
+    }
+    let header = fs::read(folder.path().join("usr/include/dpo_kernels.h")).expect("the header");
+    assert_eq!(header, fs::read("include/dpo_kernels.h").expect("the header"));
+    let package = fs::read_to_string(libraries.join("pkgconfig/dpo-kernels-c.pc")).expect("the file");
+    assert!(
+        package.starts_with("prefix=/usr\nlibdir=${prefix}/lib64\nincludedir=${prefix}/include\n"),
+        "{package}"
+    );
+    assert!(package.contains(&format!("\nVersion: {version}\n")), "{package}");
+    assert!(!package.contains(folder.path().to_str().expect("text")), "{package}");
+}
+
+/// What cannot be installed is said, and nothing is.
+#[test]
+fn what_cannot_be_installed_is_said() {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let empty = folder.path();
+    let built = built();
+    for (prefix, built, said) in [
+        (Path::new("/usr"), empty, "has no libdpo_kernels_c.so"),
+        (Path::new("usr"), &built, "expected an absolute path, found \"usr\""),
+        (Path::new("/usr/my files"), &built, "found \"/usr/my files\""),
+    ] {
+        let output = install(&[("PREFIX", prefix), ("DESTDIR", empty)], built);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(said), "{output:?}");
+    }
+    assert_eq!(fs::read_dir(empty).expect("a folder").count(), 0);
 }
 
 /// The header includes what it needs, and is C99.

@@ -104,7 +104,7 @@ impl PairArguments<'_> {
 
     /// What each pair adds to the coefficients of its chosen and of its rejected sequence: the coefficients of copies of
     /// these, each of which stands in one pair alone.
-    pub(super) fn contributions(&self, pairs: &[Members]) -> Vec<(f64, f64)> {
+    pub fn contributions(&self, pairs: &[Members]) -> Vec<(f64, f64)> {
         let order = || {
             let chosen = pairs.iter().map(|pair| pair.0.expect("of indexed pairs"));
             chosen.chain(pairs.iter().map(|pair| pair.1.expect("of indexed pairs")))

@@ -3,14 +3,7 @@
 use std::ffi::{CStr, c_void};
 use std::mem;
 
-#[cfg(feature = "cuda")]
-use dpo_kernels::cuda::plan::Device;
-
-use crate::cpu::{dpo_cpu_backward, dpo_cpu_factored, dpo_cpu_forward, dpo_cpu_logps, dpo_cpu_pair_loss};
-#[cfg(feature = "cuda")]
-use crate::cuda::plans;
-#[cfg(feature = "cuda")]
-use crate::failure::guard;
+use crate::calls::{Arguments, Half, Stage};
 use crate::header::*;
 
 pub(super) const ROWS: usize = 4;
@@ -32,9 +25,7 @@ pub(super) struct Call {
     pub ref_logps: *const f32,
     pub scored: *const u32,
     pub factored: *mut c_void,
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub workspace: *mut c_void,
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub status: *mut dpo_status,
     pub memory: Memory,
 }
@@ -100,6 +91,7 @@ impl Call {
         call.batch.vocab = VOCAB;
         call.batch.sequences = SEQUENCES;
         call.batch.sequence_len = ROWS / SEQUENCES;
+        call.batch.label_alignment = DPO_ALIGNED;
         call.loss.beta = 0.1;
         call
     }
@@ -145,85 +137,21 @@ impl Call {
             self.loss.terms = self.terms.as_ptr();
             self.loss.term_count = self.terms.len();
         }
-        match half {
-            Half::Cpu => self.run_on_cpu(stage),
-            #[cfg(feature = "cuda")]
-            Half::Cuda => self.plan_for_gpu(stage),
-        }
-    }
-
-    fn run_on_cpu(&self, stage: Stage) -> dpo_result {
-        let Call { batch, inputs, loss, out, pair_outputs, gradient, .. } = self;
-        let Call { logps, ref_logps, scored, factored, status, .. } = *self;
-        // SAFETY: the structs are as the header asks, but for what is to be refused.
-        unsafe {
-            match stage {
-                Stage::Logps => dpo_cpu_logps(batch, inputs, out),
-                Stage::PairLoss => {
-                    dpo_cpu_pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs, status)
-                }
-                Stage::Forward => dpo_cpu_forward(batch, inputs, ref_logps, loss, out, pair_outputs),
-                Stage::Factored => {
-                    dpo_cpu_factored(batch, inputs, ref_logps, loss, out, pair_outputs, factored)
-                }
-                Stage::Backward => dpo_cpu_backward(batch, inputs, gradient),
-            }
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn plan_for_gpu(&self, stage: Stage) -> dpo_result {
-        let Call { batch, inputs, loss, out, pair_outputs, gradient, .. } = self;
-        let Call { logps, ref_logps, scored, factored, workspace, status, .. } = *self;
-        let device = &Device {
-            capability: (9, 0),
-            multiprocessors: 132,
-            shared_bytes_per_block: 232_448,
-            l2_bytes: 50 << 20,
-            cluster_blocks: 8,
+        let arguments = Arguments {
+            batch: &self.batch,
+            inputs: &self.inputs,
+            logps: self.logps,
+            ref_logps: self.ref_logps,
+            scored: self.scored,
+            loss: &self.loss,
+            out: &self.out,
+            pair_outputs: &self.pair_outputs,
+            gradient: &self.gradient,
+            factored: self.factored,
+            workspace: self.workspace,
+            status: self.status,
         };
         // SAFETY: the structs are as the header asks, but for what is to be refused.
-        let plan = || unsafe {
-            match stage {
-                Stage::Logps => plans::logps(device, batch, inputs, out, workspace),
-                Stage::PairLoss => {
-                    plans::pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs, status)
-                }
-                Stage::Forward => {
-                    plans::forward(device, batch, inputs, ref_logps, loss, out, pair_outputs, workspace)
-                }
-                Stage::Factored => plans::factored(
-                    device,
-                    batch,
-                    inputs,
-                    ref_logps,
-                    loss,
-                    out,
-                    pair_outputs,
-                    factored,
-                    workspace,
-                ),
-                Stage::Backward => plans::backward(device, batch, inputs, gradient),
-            }
-        };
-        guard(|| Ok(plan().map(drop)?))
+        unsafe { arguments.call(half, stage) }
     }
-}
-
-/// A function of the header, on either side.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stage {
-    Logps,
-    PairLoss,
-    Forward,
-    Factored,
-    Backward,
-}
-
-/// A half of the header.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Half {
-    Cpu,
-    #[cfg(feature = "cuda")]
-    Cuda,
 }

@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use super::call::Stage::{Backward, Factored, Forward, Logps, PairLoss};
-use super::call::{Call, Memory, ROWS, Stage, VOCAB};
+use super::call::{Call, Memory, ROWS, VOCAB};
+use crate::calls::Stage::{self, Backward, Factored, Forward, Logps, PairLoss};
 use crate::header::*;
 
 /// An address that no element is aligned to.
@@ -100,6 +100,10 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "rows", |call| call.packed().rows = 0),
         (Forward, "sequence_len", |call| call.packed().sequence_len = 2),
         (Forward, "cu_seqlens", |call| call.packed().sequences = 0),
+        (Logps, "label_alignment", |call| call.batch.label_alignment = 0),
+        (Forward, "label_alignment", |call| call.batch.label_alignment = 0),
+        (Factored, "label_alignment", |call| call.batch.label_alignment = 0),
+        (Backward, "label_alignment", |call| call.batch.label_alignment = 0),
         (Forward, "label_alignment", |call| call.batch.label_alignment = 9),
         (Forward, "pairs", |call| call.batch.pairs = 9),
         (Forward, "pairs", |call| call.batch.pairs = DPO_PAIRS_NONE),
@@ -208,6 +212,12 @@ pub(super) fn values() -> Vec<Case> {
             call.with_inputs();
         }),
         (Forward, "kl_count", |call| call.with_inputs().kl_count = 1),
+        (Forward, "kl_count", |call| {
+            call.term(c"kto");
+            call.pair_inputs.kl_logps = call.memory.place();
+            call.pair_inputs.kl_ref_logps = call.memory.place();
+            call.with_inputs().kl_count = 1 << 31;
+        }),
         (Forward, "kl_ref_logps", |call| {
             call.pair_inputs.kl_ref_logps = call.memory.place();
             call.with_inputs();

@@ -10,7 +10,6 @@ mod cases;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
 
@@ -18,36 +17,16 @@ use dpo_kernels::loss::PairTensors;
 use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{LogpsTensors, PairOutputTensors, TokenMetricTensors};
 
-use self::call::{Call, Half, Stage};
+use self::call::Call;
 #[cfg(feature = "cuda")]
 use self::cases::device_values;
 use self::cases::{host_values, pointers, values};
-use crate::failure::{dpo_last_error, header_name};
-use crate::header::{DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_OK};
-
-/// What the last refused call named: what stands before the colon.
-fn named() -> String {
-    // SAFETY: the message stays until the next failure on this thread.
-    let message = unsafe { CStr::from_ptr(dpo_last_error()) }.to_str().expect("UTF-8");
-    message.split(':').next().expect("there is a first part").to_string()
-}
-
-/// The names of fields and parameters in the header: what stands before the end of a declaration.
-fn header_names() -> BTreeSet<String> {
-    let header = include_str!("../../include/dpo_kernels.h");
-    let mut code = String::new();
-    for (place, part) in header.split("/*").enumerate() {
-        code += if place == 0 { part } else { part.split_once("*/").expect("comments end").1 };
-    }
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let ends = code.match_indices([';', ',', ')', '[']);
-    let names = ends.map(|(end, _)| code[..end].trim_end().rsplit(|c| !is_name(c)).next().expect("a part"));
-    // Types and functions have the prefix, enumerators and constants are in capitals, lengths are numbers.
-    names
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.starts_with("dpo_"))
-        .map(String::from)
-        .collect()
-}
+use crate::calls::{Half, Stage};
+use crate::failure::header_name;
+use crate::header::{
+    DPO_ALIGNED, DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_NEXT_TOKEN, DPO_OK,
+};
+use crate::names::{HeaderNames, named, without_position};
 
 /// What of the crate no call of the header reaches.
 const OTHERS: [&str; 4] = ["theory.rs", "ref_cache", "reference.rs", "pass"];
@@ -127,10 +106,7 @@ fn pair_input_names() -> Vec<String> {
 
 #[test]
 fn errors_name_fields_and_parameters_of_the_header() {
-    let header = header_names();
-    for expected in ["struct_size", "logits", "valid_vocab", "parameters", "pair_outputs", "bytes"] {
-        assert!(header.contains(expected), "{expected} in {header:?}");
-    }
+    let header = HeaderNames::read();
     let both = || pointers().into_iter().chain(values());
     let cases = both().chain(host_values()).map(|case| (Half::Cpu, case));
     #[cfg(feature = "cuda")]
@@ -147,9 +123,8 @@ fn errors_name_fields_and_parameters_of_the_header() {
         assert_eq!(named(), argument, "{half:?}, {stage:?}");
         assert!(call.memory.words == before, "{half:?}, {stage:?}: written where {argument} is wrong");
 
-        let name = argument.split('[').next().expect("a first part");
-        assert!(name.split('.').all(|part| header.contains(part)), "{argument} is not in the header");
-        met.insert(name);
+        assert!(header.has(argument), "{argument} is not in the header");
+        met.insert(without_position(argument));
     }
 
     let mut names = BTreeSet::new();
@@ -168,6 +143,18 @@ fn errors_name_fields_and_parameters_of_the_header() {
         .filter(|name| !met.contains(name) && !UNREACHABLE.iter().any(|(other, _)| other == name))
         .collect();
     assert!(unmet.is_empty(), "errors name {unmet:?}, which no case here provokes");
+}
+
+/// `pair_loss` reads no labels: it takes the batch of the other stages, and one of sequences and pairs alone.
+#[test]
+fn pair_loss_does_not_look_at_the_label_alignment() {
+    for alignment in [0, DPO_ALIGNED, DPO_NEXT_TOKEN] {
+        let mut call = Call::new();
+        call.batch.label_alignment = alignment;
+        assert_eq!(call.run(Half::Cpu, Stage::PairLoss), DPO_OK, "{}", named());
+        #[cfg(feature = "cuda")]
+        assert_eq!(call.run(Half::Cuda, Stage::PairLoss), DPO_OK, "{}", named());
+    }
 }
 
 /// What is wrong with a case is its own.

@@ -1,0 +1,131 @@
+//! The functions of the header by stage and half, for tests that call any of them.
+
+use std::ffi::c_void;
+
+#[cfg(feature = "cuda")]
+use dpo_kernels::cuda::plan::Device;
+
+use crate::cpu::{dpo_cpu_backward, dpo_cpu_factored, dpo_cpu_forward, dpo_cpu_logps, dpo_cpu_pair_loss};
+#[cfg(feature = "cuda")]
+use crate::cuda::plans;
+#[cfg(feature = "cuda")]
+use crate::failure::guard;
+use crate::header::*;
+
+/// A function of the header, on either half.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Stage {
+    Logps,
+    PairLoss,
+    Forward,
+    Factored,
+    Backward,
+}
+
+/// A half of the header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Half {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+/// What the functions of the header are handed, of which each takes its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arguments {
+    pub batch: *const dpo_batch,
+    pub inputs: *const dpo_inputs,
+    pub logps: *const f32,
+    pub ref_logps: *const f32,
+    pub scored: *const u32,
+    pub loss: *const dpo_loss,
+    pub out: *const dpo_logps,
+    pub pair_outputs: *const dpo_pair_outputs,
+    pub gradient: *const dpo_gradient,
+    /// The `gradient` of `factored`.
+    pub factored: *mut c_void,
+    pub workspace: *mut c_void,
+    /// Of `pair_loss`.
+    pub status: *mut dpo_status,
+}
+
+impl Arguments {
+    /// Calls the function of a stage; on a GPU, as far as the plan.
+    ///
+    /// # Safety
+    ///
+    /// The arguments of the stage are as the header asks, but for what is to be refused.
+    pub unsafe fn call(&self, half: Half, stage: Stage) -> dpo_result {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match half {
+                Half::Cpu => self.run_on_cpu(stage),
+                #[cfg(feature = "cuda")]
+                Half::Cuda => self.plan_for_gpu(stage),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`call`](Self::call).
+    unsafe fn run_on_cpu(&self, stage: Stage) -> dpo_result {
+        let Arguments { batch, inputs, loss, out, pair_outputs, gradient, .. } = *self;
+        let Arguments { logps, ref_logps, scored, factored, status, .. } = *self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match stage {
+                Stage::Logps => dpo_cpu_logps(batch, inputs, out),
+                Stage::PairLoss => {
+                    dpo_cpu_pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs, status)
+                }
+                Stage::Forward => dpo_cpu_forward(batch, inputs, ref_logps, loss, out, pair_outputs),
+                Stage::Factored => {
+                    dpo_cpu_factored(batch, inputs, ref_logps, loss, out, pair_outputs, factored)
+                }
+                Stage::Backward => dpo_cpu_backward(batch, inputs, gradient),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`call`](Self::call).
+    #[cfg(feature = "cuda")]
+    unsafe fn plan_for_gpu(&self, stage: Stage) -> dpo_result {
+        let Arguments { batch, inputs, loss, out, pair_outputs, gradient, .. } = *self;
+        let Arguments { logps, ref_logps, scored, factored, workspace, status, .. } = *self;
+        let device = &Device {
+            capability: (9, 0),
+            multiprocessors: 132,
+            shared_bytes_per_block: 232_448,
+            l2_bytes: 50 << 20,
+            cluster_blocks: 8,
+        };
+        // SAFETY: the caller's promise.
+        let plan = || unsafe {
+            match stage {
+                Stage::Logps => plans::logps(device, batch, inputs, out, workspace),
+                Stage::PairLoss => {
+                    plans::pair_loss(batch, logps, ref_logps, scored, loss, pair_outputs, status)
+                }
+                Stage::Forward => {
+                    plans::forward(device, batch, inputs, ref_logps, loss, out, pair_outputs, workspace)
+                }
+                Stage::Factored => plans::factored(
+                    device,
+                    batch,
+                    inputs,
+                    ref_logps,
+                    loss,
+                    out,
+                    pair_outputs,
+                    factored,
+                    workspace,
+                ),
+                Stage::Backward => plans::backward(device, batch, inputs, gradient),
+            }
+        };
+        guard(|| Ok(plan().map(drop)?))
+    }
+}
