@@ -163,9 +163,8 @@ mod lowered {
 /// A row of the README's table.
 fn row(info: &LossInfo) -> String {
     let loss = usual(info);
-    // A loss of log-probs alone reads no β.
-    let reads_beta = loss.terms().len() > 1 || loss.terms()[0].kind.reads_beta();
-    let mut usual: Vec<String> = reads_beta.then(|| format!("`beta` {}", info.beta)).into_iter().collect();
+    let beta = info.reads_beta().then(|| format!("`beta` {}", info.beta));
+    let mut usual: Vec<String> = beta.into_iter().collect();
     let parameters = info.parameters.iter();
     usual.extend(parameters.map(|parameter| format!("`{}` {}", parameter.name, parameter.usual(info.beta))));
     let label_smoothing = loss.label_smoothing();

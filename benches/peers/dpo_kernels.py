@@ -44,6 +44,12 @@ class Inputs(Struct):
     ]  # fmt: skip
 
 
+class Workspace(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("sequences", c_size_t), ("rows", c_size_t), ("vocab", c_size_t), ("memory", c_void_p),
+    ]  # fmt: skip
+
+
 class Loss(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("beta", c_double), ("terms", c_void_p), ("term_count", c_size_t),
@@ -115,8 +121,10 @@ class Pass:
         self.workspace = self.kernels = None
         if self.cuda:
             size = c_size_t()
-            library.call("dpo_cuda_workspace_size", ctypes.byref(self.batch), ctypes.byref(size))
-            self.workspace = torch.zeros(size.value, dtype=torch.uint8, device=logits.device)
+            self.workspace = Workspace(sequences=sequences, rows=sequences * length, vocab=vocab)
+            library.call("dpo_cuda_workspace_size", ctypes.byref(self.workspace), ctypes.byref(size))
+            self.workspace_memory = torch.zeros(size.value, dtype=torch.uint8, device=logits.device)
+            self.workspace.memory = self.workspace_memory.data_ptr()
             self.kernels = c_void_p()
             library.call("dpo_cuda_load", ctypes.byref(self.kernels))
         self.out = Logps(
@@ -149,7 +157,7 @@ class Pass:
 
     def forward(self, logits, ref_logps):
         """logps and pair_loss; `ref_logps` is [S] in f32."""
-        workspace = [c_void_p(self.workspace.data_ptr())] if self.cuda else []
+        workspace = [ctypes.byref(self.workspace)] if self.cuda else []
         self._call(
             "forward", self.batch, self._inputs(logits), c_void_p(ref_logps.data_ptr()), self.loss, self.out,
             self.pair_outputs, workspace=workspace,

@@ -4,7 +4,6 @@ use super::inputs::{PairInputLens, PairInputs};
 use super::kind::Kind;
 use super::normalizer::Normalizer;
 use super::pair_loss::PairLoss;
-use super::range::same_in_f32;
 use crate::error::{Error, Result};
 use crate::pairs::Pairs;
 use crate::sequences::IndexArray;
@@ -90,13 +89,6 @@ impl PairLoss {
             return none("chosen_tokens", "a loss that does not count them");
         }
         Ok(())
-    }
-
-    /// Whether the losses of the sum that read a β have the same.
-    fn has_one_beta(&self) -> bool {
-        let mut betas = self.terms().iter().filter(|term| term.kind.reads_beta()).map(|term| term.beta);
-        let first = betas.next();
-        betas.all(|beta| first.is_some_and(|first| same_in_f32(first, beta)))
     }
 
     fn check_sufficient(&self, given: &PairInputLens, scored: Option<usize>) -> Result<()> {

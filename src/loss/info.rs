@@ -73,6 +73,14 @@ impl LossInfo {
         std::iter::once(self.name).chain(self.other_names.iter().copied())
     }
 
+    /// Whether a β is in its formula.
+    pub fn reads_beta(&self) -> bool {
+        match self.make {
+            Make::OfKind(kind) => kind.reads_beta(),
+            Make::OfOthers(_) => true,
+        }
+    }
+
     /// The loss at a β. `parameters` are its own in the order of [`parameters`](Self::parameters); those left out at
     /// the end have their usual values.
     ///

@@ -4,7 +4,7 @@ use super::divergence::Divergence;
 use super::kind::Kind;
 use super::normalizer::Normalizer;
 use super::parameter::{MAX_PARAMETERS, Parameter};
-use super::range::Range;
+use super::range::{Range, same_in_f32};
 use crate::error::Result;
 
 /// Losses that one [`PairLoss`] can sum.
@@ -142,6 +142,14 @@ impl PairLoss {
     /// has [its own](Term::beta).
     pub fn beta(&self) -> f64 {
         self.beta
+    }
+
+    /// Whether the losses of the sum that read a β have the same, as f32: only then can pairs have
+    /// [one of their own](super::PairInputs).
+    pub fn has_one_beta(&self) -> bool {
+        let mut betas = self.terms().iter().filter(|term| term.kind.reads_beta()).map(|term| term.beta);
+        let first = betas.next();
+        betas.all(|beta| first.is_some_and(|first| same_in_f32(first, beta)))
     }
 
     /// The flip probability ε; 0 where no loss of the sum takes one.

@@ -132,10 +132,8 @@ fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
     if !spec.tensors {
         return tensors;
     }
-    let mut betas =
-        spec.loss.terms().iter().filter(|term| term.kind.reads_beta()).map(|term| term.beta as f32);
-    let beta = betas.next();
-    let beta = beta.filter(|&beta| betas.all(|other| other == beta));
+    let beta = spec.loss.terms().iter().find(|term| term.kind.reads_beta()).map(|term| term.beta as f32);
+    let beta = beta.filter(|_| spec.loss.has_one_beta());
     if !of_any(Kind::couples_pairs) {
         tensors.beta = beta.and_then(|beta| draw(pairs, beta, 0.5 * beta));
         tensors.weight = draw(pairs, 1.0, 1.0);

@@ -248,6 +248,7 @@ typedef enum dpo_normalizer {
 #define DPO_TERM_WEIGHT (1u << 0)
 #define DPO_TERM_PARAMETER_0 (1u << 1)
 #define DPO_TERM_PARAMETER_1 (1u << 2)
+#define DPO_TERM_BETA (1u << 3)
 
 /** One loss of a weighted sum. */
 typedef struct dpo_loss_term {
@@ -256,6 +257,9 @@ typedef struct dpo_loss_term {
     /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
      *  DPO_TERM_WEIGHT; otherwise 1. */
     double weight;
+    /** Temperature of this loss, finite and above 0; not for sft, nll and odds_ratio, which have none. DPO_TERM_BETA;
+     *  otherwise dpo_loss.beta. Rewards are those of the first loss that has one. */
+    double beta;
     /** Parameters that are the loss's own, in the order of the table of losses: tau of discopop; gamma of simpo; alpha of
      *  cpo and of rpo; the weights of desirable and of undesirable sequences of kto. DPO_TERM_PARAMETER_0 for the first,
      *  DPO_TERM_PARAMETER_1 for the second; otherwise the values of the table. */
@@ -275,7 +279,8 @@ typedef struct dpo_pair_inputs {
     /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
      *  as 1. */
     const uint32_t *lengths;
-    /** [N], or null: temperatures, finite and above 0, for a loss that reads them: not sft, nll, odds_ratio and orpo. */
+    /** [N], or null: temperatures, finite and above 0, for a loss that reads them, not sft, nll, odds_ratio and orpo; nor for
+     *  losses whose own temperatures differ. */
     const float *beta;
     /** [N], or null: target margins, finite. */
     const float *gamma;
@@ -619,29 +624,43 @@ dpo_result dpo_cuda_load(dpo_cuda_kernels **kernels);
  */
 void dpo_cuda_free(dpo_cuda_kernels *kernels);
 
+/** What dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need beside their results: memory of the caller's in which
+ *  blocks count and pass sums on. It is zeroed once, after allocation; a launch finds its counters at zero and leaves them
+ *  so. It serves batches of any shape up to the numbers here, which stay as they are from launch to launch, and one launch at
+ *  a time. A larger batch is refused. */
+typedef struct dpo_workspace {
+    /** sizeof(dpo_workspace). */
+    size_t struct_size;
+    /** The most sequences of a batch, from 1 to 2^31 - 1. */
+    size_t sequences;
+    /** The most rows of a batch, from 1 to 2^31 - 1. */
+    size_t rows;
+    /** The largest vocab of a batch, from 1 to 2^31 - 1. */
+    size_t vocab;
+    /** dpo_cuda_workspace_size bytes of device memory, aligned to 4. */
+    void *memory;
+} dpo_workspace;
+
 /**
- * Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- * alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
- * Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
- * time. `batch` is checked as these functions check it, its label_alignment too, so that a batch that they would
- * refuse is known before anything is allocated. No pointer of it is followed, and no device is needed.
+ * Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 28 more for each of the
+ * slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.
  */
-dpo_result dpo_cuda_workspace_size(const dpo_batch *batch, size_t *bytes);
+dpo_result dpo_cuda_workspace_size(const dpo_workspace *workspace, size_t *bytes);
 
 /*
  * The functions that follow queue one kernel each on `stream`, a CUstream or cudaStream_t (null is the default stream). They
  * allocate, copy and wait for nothing, so they can be captured into a CUDA graph. The context that `kernels` was loaded into
  * is current on this thread, `stream` belongs to it, and every pointer in the structs is a device address of a buffer that
- * lives until the work is done; `workspace` has dpo_cuda_workspace_size bytes. They fail as their twins on the CPU do, but
+ * lives until the work is done. They fail as their twins on the CPU do, but
  * for what only the contents of device memory can tell, and with DPO_ERROR_DRIVER or DPO_ERROR_UNSUPPORTED; faults of the
  * work itself show where the stream is next waited for.
  */
 
 /** logps on a GPU, as dpo_cpu_logps. */
 dpo_result dpo_cuda_logps(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
-                          const dpo_logps *out, void *workspace, void *stream);
+                          const dpo_logps *out, const dpo_workspace *workspace, void *stream);
 
 /** pair_loss on a GPU, as dpo_cpu_pair_loss. `status` is [1] in device memory, and only its bad_pair and
  *  bad_pair_input can be set. */
@@ -652,12 +671,12 @@ dpo_result dpo_cuda_pair_loss(const dpo_cuda_kernels *kernels, const dpo_batch *
 /** forward on a GPU, as dpo_cpu_forward. */
 dpo_result dpo_cuda_forward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                             const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
-                            const dpo_pair_outputs *pair_outputs, void *workspace, void *stream);
+                            const dpo_pair_outputs *pair_outputs, const dpo_workspace *workspace, void *stream);
 
 /** factored on a GPU, as dpo_cpu_factored. */
 dpo_result dpo_cuda_factored(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                              const float *ref_logps, const dpo_loss *loss, const dpo_logps *out,
-                             const dpo_pair_outputs *pair_outputs, void *gradient, void *workspace, void *stream);
+                             const dpo_pair_outputs *pair_outputs, void *gradient, const dpo_workspace *workspace, void *stream);
 
 /** backward on a GPU, as dpo_cpu_backward. */
 dpo_result dpo_cuda_backward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,

@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     pub gradient: *const dpo_gradient,
     /// The `gradient` of `factored`.
     pub factored: *mut c_void,
-    pub workspace: *mut c_void,
+    pub workspace: *const dpo_workspace,
     /// Of `pair_loss`.
     pub status: *mut dpo_status,
 }

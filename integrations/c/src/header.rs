@@ -12,6 +12,7 @@ pub const DPO_BATCH_LD_ALPHA: u32 = 4;
 pub const DPO_TERM_WEIGHT: u32 = 1;
 pub const DPO_TERM_PARAMETER_0: u32 = 2;
 pub const DPO_TERM_PARAMETER_1: u32 = 4;
+pub const DPO_TERM_BETA: u32 = 8;
 pub const DPO_LOSS_LABEL_SMOOTHING: u32 = 1;
 pub const DPO_LOSS_GAMMA: u32 = 2;
 pub const DPO_LOSS_BASELINE: u32 = 4;
@@ -270,6 +271,9 @@ pub struct dpo_loss_term {
     /** What the loss is multiplied with, finite and above 0; from the second term on it may be 0, which adds nothing.
   DPO_TERM_WEIGHT; otherwise 1.*/
     pub weight: f64,
+    /** Temperature of this loss, finite and above 0; not for sft, nll and odds_ratio, which have none. DPO_TERM_BETA;
+  otherwise dpo_loss.beta. Rewards are those of the first loss that has one.*/
+    pub beta: f64,
     /** Parameters that are the loss's own, in the order of the table of losses: tau of discopop; gamma of simpo; alpha of
   cpo and of rpo; the weights of desirable and of undesirable sequences of kto. DPO_TERM_PARAMETER_0 for the first,
   DPO_TERM_PARAMETER_1 for the second; otherwise the values of the table.*/
@@ -279,7 +283,7 @@ pub struct dpo_loss_term {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_loss_term"][::core::mem::size_of::<dpo_loss_term>() - 40usize];
+    ["Size of dpo_loss_term"][::core::mem::size_of::<dpo_loss_term>() - 48usize];
     ["Alignment of dpo_loss_term"][::core::mem::align_of::<dpo_loss_term>() - 8usize];
     [
         "Offset of field: dpo_loss_term::name",
@@ -288,11 +292,14 @@ const _: () = {
         "Offset of field: dpo_loss_term::weight",
     ][::core::mem::offset_of!(dpo_loss_term, weight) - 8usize];
     [
+        "Offset of field: dpo_loss_term::beta",
+    ][::core::mem::offset_of!(dpo_loss_term, beta) - 16usize];
+    [
         "Offset of field: dpo_loss_term::parameters",
-    ][::core::mem::offset_of!(dpo_loss_term, parameters) - 16usize];
+    ][::core::mem::offset_of!(dpo_loss_term, parameters) - 24usize];
     [
         "Offset of field: dpo_loss_term::given",
-    ][::core::mem::offset_of!(dpo_loss_term, given) - 32usize];
+    ][::core::mem::offset_of!(dpo_loss_term, given) - 40usize];
 };
 /** What pair_loss reads besides log-probs, all of it optional, in the memory that the call is about. What is there for each
  pair replaces the number of dpo_loss. dpo_cpu_* refuse values out of their ranges; on CUDA they give NaN in the loss and
@@ -305,7 +312,8 @@ pub struct dpo_pair_inputs {
     /** [S], or null: what a loss divides log-ratios or log-probs by, where that is not the number of scored rows; 0 counts
   as 1.*/
     pub lengths: *const u32,
-    /// [N], or null: temperatures, finite and above 0, for a loss that reads them: not sft, nll, odds_ratio and orpo.
+    /** [N], or null: temperatures, finite and above 0, for a loss that reads them, not sft, nll, odds_ratio and orpo; nor for
+  losses whose own temperatures differ.*/
     pub beta: *const f32,
     /// [N], or null: target margins, finite.
     pub gamma: *const f32,
@@ -980,16 +988,51 @@ unsafe extern "C" {
  exists, and that the handle is not used again. Null is allowed and does nothing.*/
     pub fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels);
 }
+/** What dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need beside their results: memory of the caller's in which
+  blocks count and pass sums on. It is zeroed once, after allocation; a launch finds its counters at zero and leaves them
+  so. It serves batches of any shape up to the numbers here, which stay as they are from launch to launch, and one launch at
+  a time. A larger batch is refused.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_workspace {
+    /// sizeof(dpo_workspace).
+    pub struct_size: usize,
+    /// The most sequences of a batch, from 1 to 2^31 - 1.
+    pub sequences: usize,
+    /// The most rows of a batch, from 1 to 2^31 - 1.
+    pub rows: usize,
+    /// The largest vocab of a batch, from 1 to 2^31 - 1.
+    pub vocab: usize,
+    /// dpo_cuda_workspace_size bytes of device memory, aligned to 4.
+    pub memory: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_workspace"][::core::mem::size_of::<dpo_workspace>() - 40usize];
+    ["Alignment of dpo_workspace"][::core::mem::align_of::<dpo_workspace>() - 8usize];
+    [
+        "Offset of field: dpo_workspace::struct_size",
+    ][::core::mem::offset_of!(dpo_workspace, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_workspace::sequences",
+    ][::core::mem::offset_of!(dpo_workspace, sequences) - 8usize];
+    [
+        "Offset of field: dpo_workspace::rows",
+    ][::core::mem::offset_of!(dpo_workspace, rows) - 16usize];
+    [
+        "Offset of field: dpo_workspace::vocab",
+    ][::core::mem::offset_of!(dpo_workspace, vocab) - 24usize];
+    [
+        "Offset of field: dpo_workspace::memory",
+    ][::core::mem::offset_of!(dpo_workspace, memory) - 32usize];
+};
 unsafe extern "C" {
-    /** Stores in `*bytes` how much workspace dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need for `batch`, at an
- alignment of 4: about 28 bytes a row and 56 a sequence, and 28 more for each of the slices that a long row is read in.
- Zero the workspace once after allocation; every launch leaves it ready for the next. A workspace serves one launch at a
- time. `batch` is checked as these functions check it, its label_alignment too, so that a batch that they would
- refuse is known before anything is allocated. No pointer of it is followed, and no device is needed.
+    /** Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 28 more for each of the
+ slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
     pub fn dpo_cuda_workspace_size(
-        batch: *const dpo_batch,
+        workspace: *const dpo_workspace,
         bytes: *mut usize,
     ) -> dpo_result;
 }
@@ -1000,7 +1043,7 @@ unsafe extern "C" {
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,
         out: *const dpo_logps,
-        workspace: *mut ::core::ffi::c_void,
+        workspace: *const dpo_workspace,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }
@@ -1029,7 +1072,7 @@ unsafe extern "C" {
         loss: *const dpo_loss,
         out: *const dpo_logps,
         pair_outputs: *const dpo_pair_outputs,
-        workspace: *mut ::core::ffi::c_void,
+        workspace: *const dpo_workspace,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }
@@ -1044,7 +1087,7 @@ unsafe extern "C" {
         out: *const dpo_logps,
         pair_outputs: *const dpo_pair_outputs,
         gradient: *mut ::core::ffi::c_void,
-        workspace: *mut ::core::ffi::c_void,
+        workspace: *const dpo_workspace,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }

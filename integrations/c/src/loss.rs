@@ -90,6 +90,8 @@ unsafe fn terms(loss: &dpo_loss, reference_free: bool) -> Result<PairLoss> {
         let expected = format!("from 1 to {MAX_TERMS} where terms is given");
         return Err(value("term_count", expected, loss.term_count));
     }
+    // Also where all terms have their own.
+    let _ = PairLoss::sigmoid(loss.beta)?;
     // SAFETY: the caller's promise.
     let terms = unsafe { slice("terms", loss.terms, loss.term_count) }?;
     // SAFETY: the caller's promise.
@@ -109,8 +111,9 @@ unsafe fn terms(loss: &dpo_loss, reference_free: bool) -> Result<PairLoss> {
 ///
 /// `term.name` is null or a C string.
 unsafe fn term(term: &dpo_loss_term, beta: f64) -> Result<(PairLoss, f64)> {
-    let (weight, first, second) = given![term.given;
+    let (weight, own_beta, first, second) = given![term.given;
         DPO_TERM_WEIGHT => "weight": term.weight,
+        DPO_TERM_BETA => "beta": term.beta,
         DPO_TERM_PARAMETER_0 => "parameters[0]": term.parameters[0],
         DPO_TERM_PARAMETER_1 => "parameters[1]": term.parameters[1],
     ];
@@ -118,6 +121,10 @@ unsafe fn term(term: &dpo_loss_term, beta: f64) -> Result<(PairLoss, f64)> {
     // SAFETY: not null, and the caller's promise.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
     let info = LossInfo::named(&name).map_err(|error| renamed(error, |_| Some("name")))?;
+    if let Some(beta) = own_beta.filter(|_| !info.reads_beta()) {
+        return Err(value("beta", format!("none for {}", info.name), beta));
+    }
+    let beta = own_beta.unwrap_or(beta);
     let loss = info.make(beta, &parameters(info, beta, [first, second])?).map_err(|error| {
         let place = |argument: &str| info.parameters.iter().position(|known| known.name == argument);
         renamed(error, |argument| place(argument).map(|place| PARAMETERS[place]))

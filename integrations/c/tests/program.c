@@ -268,6 +268,22 @@ static void other_losses(void) {
     CHECK(r.metrics.loss == 0.0f && r.metrics.pairs == 0 && r.coef[0] == 0.0f && r.coef[1] == 0.0f);
     CHECK(dpo_status_check(&r.status) == DPO_OK);
 
+    /* A loss of a sum may have a temperature of its own; the rewards are those of the first that has one. */
+    dpo_loss_term of_sum[] = {{.name = "nll"}, {.name = "hinge", .beta = 2.0, .given = DPO_TERM_BETA}};
+    const dpo_loss before = loss;
+    loss = (dpo_loss){.struct_size = sizeof loss, .beta = 0.5, .terms = of_sum, .term_count = 2};
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    const float reward = r.chosen_rewards[0];
+    of_sum[1].given = 0;
+    of_sum[1].beta = 0.0;
+    CHECK(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status) == DPO_OK);
+    CLOSE(reward, 4.0 * r.chosen_rewards[0]);
+    of_sum[0].beta = 0.5;
+    of_sum[0].given = DPO_TERM_BETA;
+    REFUSED(dpo_cpu_pair_loss(&batch, tied, ref_logps, scored, &loss, &out, &r.status), DPO_ERROR_VALUE,
+            "beta: expected none for nll, found 0.5");
+    loss = before;
+
     /* WPO weighs a pair by 1 at most. */
     const float log_weights[] = {1.5f, -0.5f};
     const dpo_pair_inputs weighted = {.struct_size = sizeof weighted, .sequence_log_weights = log_weights};
@@ -454,13 +470,13 @@ static void absent(void) {
     CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_ERROR_VALUE &&
           strncmp(dpo_last_error(), "given: expected no bits but DPO_LOSS_LABEL_SMOOTHING, ", 54) == 0);
     batch = PADDED;
-    batch.given = 1u << 3;
+    batch.given = 1u << 4;
     CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_ERROR_VALUE && strncmp(dpo_last_error(), "given: ", 7) == 0);
     batch = PADDED;
     batch.transform.given = 1u << 3;
     CHECK(dpo_cpu_logps(&batch, &inputs, &out) == DPO_ERROR_VALUE && strncmp(dpo_last_error(), "given: ", 7) == 0);
     loss.given = 0;
-    sigmoid = (dpo_loss_term){.name = "sigmoid", .given = 1u << 3};
+    sigmoid = (dpo_loss_term){.name = "sigmoid", .given = 1u << 4};
     CHECK(dpo_cpu_forward(&PADDED, &inputs, REF_LOGPS, &loss, &out, &pairs) == DPO_ERROR_VALUE &&
           strncmp(dpo_last_error(), "given: ", 7) == 0);
 
@@ -662,25 +678,28 @@ static void errors(void) {
 /* What can be said of the GPU half without a GPU. `cuda`: whether the library was built with it. */
 static void gpu(int cuda) {
     dpo_cuda_kernels *kernels = NULL;
-    size_t bytes = 0;
+    dpo_workspace workspace = {.struct_size = sizeof workspace, .sequences = S, .rows = ROWS, .vocab = V};
+    size_t bytes = 0, more = 0;
     dpo_cuda_free(NULL);
     const dpo_result loaded = dpo_cuda_load(&kernels);
     if (!cuda) {
         const char *message = "CUDA: expected a library built with the feature cuda, found one without";
         REFUSED(dpo_cuda_load(&kernels), DPO_ERROR_UNSUPPORTED, message);
-        REFUSED(dpo_cuda_workspace_size(&PADDED, &bytes), DPO_ERROR_UNSUPPORTED, message);
+        REFUSED(dpo_cuda_workspace_size(&workspace, &bytes), DPO_ERROR_UNSUPPORTED, message);
         return;
     }
     /* No driver, or no context current on this thread. */
     CHECK(loaded == DPO_ERROR_NO_DRIVER || loaded == DPO_ERROR_DRIVER);
     CHECK(dpo_last_error()[0] != '\0' && kernels == NULL);
     REFUSED(dpo_cuda_load(NULL), DPO_ERROR_VALUE, "kernels: expected an address aligned to 8 bytes, found null");
-    CHECK(dpo_cuda_workspace_size(&PADDED, &bytes) == DPO_OK && bytes >= 4 * ROWS && bytes < 1024);
-    dpo_batch unaligned = PADDED;
-    unaligned.label_alignment = (dpo_label_alignment)0;
-    CHECK(dpo_cuda_workspace_size(&unaligned, &bytes) == DPO_ERROR_VALUE &&
-          strncmp(dpo_last_error(), "label_alignment: ", 17) == 0);
-    REFUSED(dpo_cuda_workspace_size(&PADDED, NULL), DPO_ERROR_VALUE,
+    CHECK(dpo_cuda_workspace_size(&workspace, &bytes) == DPO_OK && bytes >= 4 * ROWS && bytes < 1024);
+    workspace.rows *= 2;
+    CHECK(dpo_cuda_workspace_size(&workspace, &more) == DPO_OK && more > bytes);
+    workspace.rows = 0;
+    REFUSED(dpo_cuda_workspace_size(&workspace, &bytes), DPO_ERROR_VALUE,
+            "rows: expected a capacity between 1 and 2147483647, found 0");
+    workspace.rows = ROWS;
+    REFUSED(dpo_cuda_workspace_size(&workspace, NULL), DPO_ERROR_VALUE,
             "bytes: expected an address aligned to 8 bytes, found null");
     const char *message = "kernels: expected an address aligned to 8 bytes, found null";
     REFUSED(dpo_cuda_logps(NULL, &PADDED, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE, message);

@@ -25,7 +25,7 @@ pub(super) struct Call {
     pub ref_logps: *const f32,
     pub scored: *const u32,
     pub factored: *mut c_void,
-    pub workspace: *mut c_void,
+    pub workspace: dpo_workspace,
     pub status: *mut dpo_status,
     pub memory: Memory,
 }
@@ -70,7 +70,7 @@ impl Call {
                 ref_logps: memory.place(),
                 scored: memory.place(),
                 factored: memory.place(),
-                workspace: memory.place(),
+                workspace: mem::zeroed(),
                 status: memory.place(),
                 memory,
             })
@@ -78,7 +78,7 @@ impl Call {
         macro_rules! sizes {
             ($($field:ident)*) => { $(call.$field.struct_size = size_of_val(&call.$field);)* };
         }
-        sizes!(batch inputs loss pair_inputs out token_metrics pair_outputs gradient);
+        sizes!(batch inputs loss pair_inputs out token_metrics pair_outputs gradient workspace);
         macro_rules! point {
             ($($set:ident: $($field:ident)*;)*) => { $($(call.$set.$field = call.memory.place();)*)* };
         }
@@ -87,18 +87,28 @@ impl Call {
             out: logps status;
             pair_outputs: pair_losses chosen_rewards rejected_rewards margins coef metrics;
             gradient: logsumexp coef dlogits;
+            workspace: memory;
         }
         call.batch.vocab = VOCAB;
         call.batch.sequences = SEQUENCES;
         call.batch.sequence_len = ROWS / SEQUENCES;
         call.batch.label_alignment = DPO_ALIGNED;
         call.loss.beta = 0.1;
+        call.workspace.sequences = SEQUENCES;
+        call.workspace.rows = ROWS;
+        call.workspace.vocab = VOCAB;
         call
     }
 
     /// A term of the loss, by name.
     pub fn term(&mut self, name: &'static CStr) -> &mut dpo_loss_term {
-        self.terms.push(dpo_loss_term { name: name.as_ptr(), weight: 0.0, parameters: [0.0; 2], given: 0 });
+        self.terms.push(dpo_loss_term {
+            name: name.as_ptr(),
+            weight: 0.0,
+            beta: 0.0,
+            parameters: [0.0; 2],
+            given: 0,
+        });
         self.terms.last_mut().expect("just pushed")
     }
 
@@ -148,7 +158,7 @@ impl Call {
             pair_outputs: &self.pair_outputs,
             gradient: &self.gradient,
             factored: self.factored,
-            workspace: self.workspace,
+            workspace: &self.workspace,
             status: self.status,
         };
         // SAFETY: the structs are as the header asks, but for what is to be refused.

@@ -277,7 +277,12 @@ pub(super) fn host_values() -> Vec<Case> {
 #[cfg(feature = "cuda")]
 pub(super) fn device_values() -> Vec<Case> {
     vec![
-        (Forward, "workspace", |call| call.workspace = ptr::null_mut()),
+        (Forward, "workspace", |call| call.workspace.memory = ptr::null_mut()),
+        (Logps, "workspace", |call| call.workspace.struct_size = 0),
+        (Forward, "sequences", |call| call.workspace.sequences -= 1),
+        (Logps, "rows", |call| call.workspace.rows = 0),
+        (Factored, "rows", |call| call.workspace.rows -= 1),
+        (Forward, "vocab", |call| call.workspace.vocab -= 1),
         (PairLoss, "status", |call| call.status = ptr::null_mut()),
         (Forward, "parameters", |call| {
             let term = call.term(c"discopop");

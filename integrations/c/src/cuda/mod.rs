@@ -7,10 +7,8 @@ pub(crate) mod plans;
 use std::ffi::c_void;
 
 #[cfg(feature = "cuda")]
-use dpo_kernels::cuda::{Kernels, plan};
+use dpo_kernels::cuda::Kernels;
 
-#[cfg(feature = "cuda")]
-use crate::batch;
 use crate::failure::guard;
 use crate::header::*;
 #[cfg(feature = "cuda")]
@@ -50,10 +48,10 @@ exported! {
         Ok(())
     }
 
-    unsafe fn dpo_cuda_workspace_size(batch: *const dpo_batch, bytes: *mut usize) {
-        let batch = batch::batch(read("batch", batch)?)?;
+    unsafe fn dpo_cuda_workspace_size(workspace: *const dpo_workspace, bytes: *mut usize) {
+        let capacity = plans::capacity(read("workspace", workspace)?, 0);
         let bytes = pointer("bytes", bytes)?;
-        bytes.write(plan::workspace_bytes(&batch)?);
+        bytes.write(capacity.workspace_bytes()?);
         Ok(())
     }
 
@@ -62,7 +60,7 @@ exported! {
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,
         out: *const dpo_logps,
-        workspace: *mut c_void,
+        workspace: *const dpo_workspace,
         stream: *mut c_void,
     ) {
         let kernels = loaded(kernels)?;
@@ -94,7 +92,7 @@ exported! {
         loss: *const dpo_loss,
         out: *const dpo_logps,
         pair_outputs: *const dpo_pair_outputs,
-        workspace: *mut c_void,
+        workspace: *const dpo_workspace,
         stream: *mut c_void,
     ) {
         let kernels = loaded(kernels)?;
@@ -112,7 +110,7 @@ exported! {
         out: *const dpo_logps,
         pair_outputs: *const dpo_pair_outputs,
         gradient: *mut c_void,
-        workspace: *mut c_void,
+        workspace: *const dpo_workspace,
         stream: *mut c_void,
     ) {
         let kernels = loaded(kernels)?;

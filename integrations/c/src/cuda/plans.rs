@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 
 use dpo_kernels::cuda::plan::{
-    self, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs,
-    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan,
+    self, Capacity, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers,
+    Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Workspace,
 };
 use dpo_kernels::{Batch, PairLoss, Result};
 
@@ -27,12 +27,13 @@ pub(crate) unsafe fn logps(
     batch: *const dpo_batch,
     inputs: *const dpo_inputs,
     out: *const dpo_logps,
-    workspace: *mut c_void,
+    workspace: *const dpo_workspace,
 ) -> Result<Plan> {
     // SAFETY: the caller's promise.
     unsafe {
         let batch = device_batch(batch)?;
-        plan::forward(device, &batch, &device_inputs(inputs)?, &logps_buffers(out)?, None, address(workspace))
+        let (inputs, out) = (device_inputs(inputs)?, logps_buffers(out)?);
+        plan::forward(device, &batch, &inputs, &out, None, device_workspace(workspace, &batch)?)
     }
 }
 
@@ -100,10 +101,12 @@ pub(crate) unsafe fn forward(
     loss: *const dpo_loss,
     out: *const dpo_logps,
     pair_outputs: *const dpo_pair_outputs,
-    workspace: *mut c_void,
+    workspace: *const dpo_workspace,
 ) -> Result<Plan> {
     let plan = |batch: &_, inputs: &_, out: &_, loss: &PairLossArguments<'_>| {
-        plan::forward(device, batch, inputs, out, Some(loss), address(workspace))
+        // SAFETY: the caller's promise.
+        let workspace = unsafe { device_workspace(workspace, batch) }?;
+        plan::forward(device, batch, inputs, out, Some(loss), workspace)
     };
     // SAFETY: the caller's promise.
     unsafe { with_loss(batch, inputs, ref_logps, loss, out, pair_outputs, plan) }
@@ -124,13 +127,33 @@ pub(crate) unsafe fn factored(
     out: *const dpo_logps,
     pair_outputs: *const dpo_pair_outputs,
     gradient: *mut c_void,
-    workspace: *mut c_void,
+    workspace: *const dpo_workspace,
 ) -> Result<Plan> {
     let plan = |batch: &_, inputs: &_, out: &_, loss: &PairLossArguments<'_>| {
-        plan::factored(device, batch, inputs, out, Some(loss), address(gradient), address(workspace))
+        // SAFETY: the caller's promise.
+        let workspace = unsafe { device_workspace(workspace, batch) }?;
+        plan::factored(device, batch, inputs, out, Some(loss), address(gradient), workspace)
     };
     // SAFETY: the caller's promise.
     unsafe { with_loss(batch, inputs, ref_logps, loss, out, pair_outputs, plan) }
+}
+
+/// What a workspace serves, in batches of so many pairs, which take nothing of it.
+pub(crate) fn capacity(workspace: &dpo_workspace, pairs: usize) -> Capacity {
+    let dpo_workspace { sequences, rows, vocab, .. } = *workspace;
+    Capacity { sequences, rows, pairs, vocab }
+}
+
+/// The workspace of a launch over a batch.
+///
+/// # Safety
+///
+/// That of [`logps`].
+unsafe fn device_workspace(workspace: *const dpo_workspace, batch: &DeviceBatch) -> Result<Workspace> {
+    // SAFETY: the caller's promise.
+    let workspace = unsafe { read("workspace", workspace) }?;
+    let capacity = Some(capacity(workspace, batch.pair_count()));
+    Ok(Workspace { address: address(workspace.memory), capacity })
 }
 
 /// `backward`.

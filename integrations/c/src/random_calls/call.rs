@@ -30,6 +30,7 @@ pub struct Call {
     pub token_metrics: Option<dpo_token_metrics>,
     pub pair_outputs: dpo_pair_outputs,
     pub gradient: dpo_gradient,
+    pub workspace: dpo_workspace,
     /// The structs apart.
     pub arguments: Arguments,
     /// Addresses that structs are said to be at and are not.
@@ -49,6 +50,7 @@ pub enum Struct {
     TokenMetrics,
     PairOutputs,
     Gradient,
+    Workspace,
 }
 
 /// Where the results of a call are; `None` was not asked for.
@@ -141,6 +143,7 @@ impl Call {
             out: placed!(Out, "out", &self.out),
             pair_outputs: placed!(PairOutputs, "pair_outputs", &self.pair_outputs),
             gradient: placed!(Gradient, "gradient", &self.gradient),
+            workspace: placed!(Workspace, "workspace", &self.workspace),
             ..self.arguments
         }
     }
@@ -171,8 +174,7 @@ impl Layout<'_> {
             ref_logps: self.optional("ref_logps", description.inputs.ref_logps.as_deref()),
             scored: self.optional("scored", scored),
             factored: gradient,
-            // It is not followed: what plans are made for does not run here.
-            workspace: ptr::without_provenance_mut(1 << 20),
+            workspace: ptr::null(),
             status: self.memory.address(status),
         };
         results.status = Some(status);
@@ -189,6 +191,7 @@ impl Layout<'_> {
             out: self.out(&mut results),
             pair_outputs: self.pair_outputs(&mut results),
             gradient: self.gradient(gradient, &mut results),
+            workspace: self.workspace(),
             arguments,
             wrong_addresses: vec![],
             results,
@@ -335,6 +338,19 @@ impl Layout<'_> {
         inputs
     }
 
+    /// For the batch, or larger ones too.
+    fn workspace(&mut self) -> dpo_workspace {
+        let batch = self.description.host_batch();
+        let mut room = |count: usize| count.saturating_add(self.random.pick(&[0, 1, 1000]));
+        let mut workspace = sized!(dpo_workspace);
+        workspace.sequences = room(batch.sequences.count());
+        workspace.rows = room(batch.rows());
+        workspace.vocab = room(batch.vocab);
+        // It is not followed: what plans are made for does not run here.
+        workspace.memory = ptr::without_provenance_mut(1 << 20);
+        workspace
+    }
+
     fn terms(&mut self) -> Vec<dpo_loss_term> {
         let description = self.description;
         let term = |term: &super::description::Term| {
@@ -342,12 +358,13 @@ impl Layout<'_> {
             let mut to = dpo_loss_term {
                 name: self.input("name", &name).cast(),
                 weight: term.weight.unwrap_or(0.0),
+                beta: term.beta.unwrap_or(0.0),
                 parameters: term.parameters.map(|parameter| parameter.unwrap_or(0.0)),
                 given: 0,
             };
-            let bits = [DPO_TERM_WEIGHT, DPO_TERM_PARAMETER_0, DPO_TERM_PARAMETER_1];
+            let bits = [DPO_TERM_WEIGHT, DPO_TERM_BETA, DPO_TERM_PARAMETER_0, DPO_TERM_PARAMETER_1];
             let [first, second] = term.parameters;
-            for (bit, there) in bits.into_iter().zip([term.weight, first, second]) {
+            for (bit, there) in bits.into_iter().zip([term.weight, term.beta, first, second]) {
                 to.given |= if there.is_some() { bit } else { 0 };
             }
             to

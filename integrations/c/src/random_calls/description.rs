@@ -52,6 +52,7 @@ pub struct Term {
     /// As C has it, but for the end.
     pub name: Vec<u8>,
     pub weight: Option<f64>,
+    pub beta: Option<f64>,
     pub parameters: [Option<f64>; MAX_PARAMETERS],
 }
 
@@ -153,6 +154,8 @@ impl Loss {
             let (expected, found) = (format!("at most {MAX_TERMS}"), self.terms.len().to_string());
             return Err(Error::Value { argument: "term_count", expected, found });
         }
+        // Also where all terms have their own.
+        let _ = PairLoss::sigmoid(self.beta)?;
         let told = |loss: PairLoss| if self.reference_free { loss.without_reference() } else { loss };
         let mut terms = self.terms.iter();
         let mut loss = match terms.next() {
@@ -189,6 +192,11 @@ impl Loss {
 impl Term {
     fn make(&self, beta: f64) -> Result<PairLoss> {
         let info = LossInfo::named(&String::from_utf8_lossy(&self.name))?;
+        if let Some(beta) = self.beta.filter(|_| !info.reads_beta()) {
+            let (expected, found) = (format!("none for {}", info.name), beta.to_string());
+            return Err(Error::Value { argument: "beta", expected, found });
+        }
+        let beta = self.beta.unwrap_or(beta);
         let mut parameters = vec![];
         for (place, given) in self.parameters.into_iter().enumerate() {
             match (info.parameters.get(place), given) {

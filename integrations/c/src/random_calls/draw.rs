@@ -303,9 +303,11 @@ impl Draw<'_> {
         let name =
             if self.is_wild() { self.random.pick(&unknown) } else { self.random.pick(&names).as_bytes() };
         let has = [0, 1].map(|place| self.one_in(3) && place < info.parameters.len());
+        let has_beta = self.one_in(3) && info.reads_beta();
         Term {
             name: name.to_vec(),
             weight: self.maybe(2, |draw| draw.number(0.1, 2.0)),
+            beta: self.useful(has_beta).then(|| self.number(0.01, 5.0)),
             parameters: has.map(|has| self.useful(has).then(|| self.number(0.1, 3.0))),
         }
     }
@@ -334,7 +336,8 @@ impl Draw<'_> {
             let is_drawn = all || self.one_in(3);
             self.useful(of_use && is_drawn)
         };
-        let has_beta = there(!sorts && of_any(Kind::reads_beta));
+        let one_beta = loss.is_some_and(PairLoss::has_one_beta);
+        let has_beta = there(!sorts && one_beta && of_any(Kind::reads_beta));
         let has_gamma = there(of_any(Kind::is_of_margin));
         let has_weight = there(!sorts);
         let smooths = there(!sorts && of_any(Kind::takes_label_smoothing));

@@ -278,7 +278,7 @@ impl Run {
         let mut bytes = usize::MAX;
         let to = if random.below(4) == 0 { ptr::null_mut() } else { &raw mut bytes };
         // SAFETY: what is not as the header asks is to be refused.
-        let result = unsafe { dpo_cuda_workspace_size(batch, to) };
+        let result = unsafe { dpo_cuda_workspace_size(workspace, to) };
         let is_written = bytes != usize::MAX;
         assert_eq!(is_written, result == DPO_OK, "{}", message());
         let is_named = result == DPO_OK || self.header.has(&named()) || !has_gpu_half;
