@@ -33,11 +33,7 @@ struct MicroBatch {
 impl MicroBatch {
     fn batch(&self) -> HostBatch<'_> {
         // The row of a token predicts the next one, so that tokens are labels as they are.
-        let label_alignment = LabelAlignment::NextToken;
-        HostBatch {
-            label_alignment,
-            ..HostBatch::packed(&self.cu_seqlens, self.rows.len(), VOCAB, LabelAlignment::Aligned)
-        }
+        HostBatch::packed(&self.cu_seqlens, self.rows.len(), VOCAB, LabelAlignment::NextToken)
     }
 }
 

@@ -58,9 +58,9 @@ fn main() -> Result<()> {
 
     let mut tokens = 0;
     for micro in &micro_batches {
-        tokens += micro.batch().scored_tokens(micro.labels[..].into())?.iter().sum::<u32>();
+        tokens += micro.batch().pair_tokens(micro.labels[..].into(), None)?.all();
     }
-    let loss = PairLoss::sigmoid(0.1)?.with_normalizer(tokens)?;
+    let loss = PairLoss::sigmoid(0.1)?.with_normalizer(tokens as f64)?;
 
     let (mut total, mut gradient, mut rows) = (0.0, Vec::new(), 0);
     for micro in &micro_batches {

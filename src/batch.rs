@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::labels::{IGNORE_INDEX, LabelAlignment, Labels};
 use crate::memory::Extent;
-use crate::pairs::Pairs;
+use crate::pairs::{PairTokens, Pairs};
 use crate::results::MetricsLevel;
 use crate::sequences::{IndexArray, Sequences};
 use crate::transform::Transform;
@@ -363,7 +363,7 @@ impl HostBatch<'_> {
     }
 
     /// `[S]`: the number of scored tokens of each sequence, what [`Logps::scored`](crate::Logps::scored) has, from labels
-    /// alone: for a normaliser that must be known before the first of several micro-batches has been through a model.
+    /// alone.
     ///
     /// ```
     /// use dpo_kernels::{HostBatch, LabelAlignment};
@@ -383,6 +383,32 @@ impl HostBatch<'_> {
         Error::check_len("labels", "[rows]", self.rows(), labels.len())?;
         // Rows are counted in 31 bits.
         Ok((0..self.sequences.count()).map(|s| self.scored_rows(labels, s) as u32).collect())
+    }
+
+    /// The scored tokens that a normaliser counts, from labels and the pairs' weights alone: for one that must be known
+    /// before the first of several micro-batches has been through a model. A sequence counts once for each pair that it is in,
+    /// and not for pairs of weight 0.
+    ///
+    /// ```
+    /// use dpo_kernels::{HostBatch, LabelAlignment};
+    ///
+    /// // Two pairs of one token each, but for the first chosen sequence, which has two; the second pair is filling.
+    /// let batch = HostBatch::padded(4, 2, 10, LabelAlignment::Aligned);
+    /// let labels = [1i64, 2, 3, -100, 4, -100, 5, -100];
+    /// let tokens = batch.pair_tokens(labels[..].into(), Some(&[1.0, 0.0]))?;
+    /// assert_eq!((tokens.chosen, tokens.rejected, tokens.all()), (2, 1, 3));
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`scored_tokens`](Self::scored_tokens), and [`Error::Length`] that names `weight`.
+    pub fn pair_tokens(&self, labels: Labels<'_>, weight: Option<&[f32]>) -> Result<PairTokens> {
+        let (scored, count) = (self.scored_tokens(labels)?, self.pair_count());
+        if let Some(weight) = weight {
+            Error::check_len("weight", "[pairs]", count, weight.len())?;
+        }
+        Ok(self.pairs.tokens(count, |i| weight.is_none_or(|weight| weight[i] != 0.0), &scored))
     }
 
     /// Number of scored rows of sequence `s`.

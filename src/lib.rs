@@ -90,7 +90,7 @@ pub use error::{Error, Result};
 pub use labels::{IGNORE_INDEX, LabelAlignment, LabelType, Labels};
 pub use loss::{PairInputs, PairLoss};
 pub use metrics::{MeanTokenMetrics, PairMetrics};
-pub use pairs::Pairs;
+pub use pairs::{PairTokens, Pairs};
 pub use results::{
     Forward, ForwardSlices, ForwardTensors, Logps, LogpsSlices, LogpsTensors, MetricsLevel, PairOutputSlices,
     PairOutputTensors, PairOutputs, TokenMetricSlices, TokenMetricTensors, TokenMetrics,

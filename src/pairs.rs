@@ -52,7 +52,32 @@ impl<A: IndexArray> Pairs<A> {
     }
 }
 
+/// How many scored tokens the pairs of a batch have: each sequence counts once for each pair that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PairTokens {
+    /// Of the chosen sequences: what [`sft`](crate::PairLoss::sft) divides by.
+    pub chosen: u64,
+    /// Of the rejected ones.
+    pub rejected: u64,
+}
+
+impl PairTokens {
+    /// Both: what [`with_token_normalizer`](crate::PairLoss::with_token_normalizer) divides by.
+    pub fn all(&self) -> u64 {
+        self.chosen + self.rejected
+    }
+}
+
 impl Pairs<&[i32]> {
+    /// The tokens of those of `count` pairs that count, of a validated batch.
+    pub(crate) fn tokens(&self, count: usize, counts: impl Fn(usize) -> bool, scored: &[u32]) -> PairTokens {
+        let of = |s: Option<usize>| s.map_or(0, |s| u64::from(scored[s]));
+        (0..count).filter(|&i| counts(i)).fold(PairTokens::default(), |sum, i| {
+            let (w, l) = self.members(i, count);
+            PairTokens { chosen: sum.chosen + of(w), rejected: sum.rejected + of(l) }
+        })
+    }
+
     /// Chosen and rejected sequence of pair `i` of `count`, of a validated batch.
     pub(crate) fn members(&self, i: usize, count: usize) -> (Option<usize>, Option<usize>) {
         match self {

@@ -10,14 +10,13 @@ use std::ops::Range;
 use devices::A100;
 use dpo_kernels::cuda::params::{DpoForward, DpoProgress, DpoSliceSum, DpoTokenMetricSums};
 use dpo_kernels::cuda::plan::{
-    self, Addresses, Arguments, Capacity, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs,
-    ForwardBuffers, GradientBuffers, Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan,
-    TokenMetricBuffers, Workspace, pack_index_arrays, workspace_bytes,
+    self, Arguments, Capacity, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, ForwardBuffers,
+    GradientBuffers, Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
+    Workspace, pack_index_arrays, workspace_bytes,
 };
 use dpo_kernels::cuda::tuning::most_slices;
 use dpo_kernels::{
-    Batch, DType, Error, HostBatch, LabelAlignment, LabelType, LogpsTensors, PairLoss, PairOutputTensors,
-    Pairs, Sequences, TokenMetricTensors, Transform,
+    Batch, DType, Error, HostBatch, LabelAlignment, LabelType, PairLoss, Pairs, Sequences, Transform,
 };
 use proptest::prelude::*;
 
@@ -186,14 +185,6 @@ proptest! {
             prop_assert!(workspace_bytes(&batch).unwrap() as u64 <= bytes);
             let (on_device, entries) = owned.packed();
             prop_assert!(entries.len() <= capacity.index_entries());
-            let fields = [
-                LogpsTensors::<Addresses>::FIELDS,
-                TokenMetricTensors::<Addresses>::FIELDS,
-                PairOutputTensors::<Addresses>::FIELDS,
-            ];
-            for field in fields.concat() {
-                prop_assert!(field.shape.len(&batch.extent()) <= field.shape.len(&capacity.extent()));
-            }
             // An address that is aligned to 4, and no more.
             let workspace = Workspace { address: WORKSPACE + 4, capacity: Some(capacity) };
             let all_dtypes = |device| DType::ALL.map(|dtype| (device, dtype));
@@ -252,6 +243,19 @@ fn a_longer_row_never_has_fewer_slices() {
         assert!(slices >= before, "vocab {vocab}: {slices} after {before}");
         slices
     });
+}
+
+/// Where a workspace would end is an address too.
+#[test]
+fn a_workspace_beyond_the_last_address_is_refused() {
+    let batch = DeviceBatch::padded(4, 8, 40_000, LabelAlignment::Aligned);
+    for capacity in [None, Some(Capacity::of(&batch))] {
+        let workspace = Workspace { address: u64::MAX - 3, capacity };
+        let plan = plan::forward(&A100, &batch, &inputs(DType::F32), &out().logps, None, workspace);
+        let error = plan.unwrap_err().to_string();
+        let text = "workspace: expected memory that does not reach beyond the last address, found 0xfffffffffffffffc";
+        assert_eq!(error, text);
+    }
 }
 
 /// A workspace that is not told its capacity is laid out for the batch alone.

@@ -280,6 +280,9 @@ mod lengths {
         refused!(reference::logps(&batch(), &LOGITS[1..], labels()), Length, SHORT_LOGITS);
         refused!(reference::logps(&batch(), &LOGITS, few), Length, SHORT_LABELS);
         refused!(batch().scored_tokens(few), Length, SHORT_LABELS);
+        refused!(batch().pair_tokens(few, None), Length, SHORT_LABELS);
+        let text = "weight: expected 2 elements ([pairs]), found 3";
+        refused!(batch().pair_tokens(labels(), Some(&[1.0; 3])), Length, text);
         untouched(out);
 
         // Longer logits would hide a wrong shape.

@@ -361,6 +361,50 @@ mod limits {
         // What reads no β has no say in the rewards.
         let after_nll = PairLoss::nll().and(hinge, 1.0).unwrap();
         assert_eq!(of(&after_nll).margins, parts[0].1.margins);
+        // λ is orpo's, also where it comes second; and what adds no loss adds no β.
+        let orpo = PairLoss::orpo(0.3).unwrap();
+        let beta = |sum: dpo_kernels::Result<PairLoss>| sum.unwrap().beta();
+        assert_eq!(beta(orpo.and(PairLoss::sigmoid(0.1).unwrap().without_reference(), 1.0)), 0.3);
+        assert_eq!(beta(PairLoss::sft().and(orpo, 1.0)), 0.3);
+        assert_eq!(beta(PairLoss::nll().and(hinge, 0.0)), PairLoss::nll().beta());
+    }
+
+    /// The tokens that labels and weights tell of are those that the token normaliser counts.
+    #[test]
+    fn pair_tokens_are_those_of_the_token_normaliser() {
+        // Sequence 0 is in two pairs, sequence 3 in none; they have 2, 1, 3 and 3 scored tokens.
+        let labels = [1i64, 2, -100, 0, -100, -100, 1, 1, 2, 0, 1, 2];
+        let desirable = [1, 0, 0, 1];
+        let ref_logps = [-2.0, -3.5, -1.0, -4.0];
+        for (pairs, count) in [
+            (Pairs::Concatenated, 2),
+            (Pairs::Interleaved, 2),
+            (Pairs::Indexed { chosen: &[0, 0][..], rejected: &[1, 2][..] }, 2),
+            (Pairs::Unpaired { desirable: &desirable[..] }, 4),
+        ] {
+            let batch = HostBatch { pairs, ..HostBatch::padded(4, 3, 5, LabelAlignment::Aligned) };
+            let scored = batch.scored_tokens(labels[..].into()).unwrap();
+            assert_eq!(scored, [2, 1, 3, 3]);
+            for first in [1.0, 0.0] {
+                let mut weight = vec![1.0f32; count];
+                weight[0] = first;
+                let tokens = batch.pair_tokens(labels[..].into(), Some(&weight)).unwrap();
+                let wide: Vec<f64> = weight.iter().map(|&weight| weight.into()).collect();
+                let of = |loss: PairLoss, chosen_tokens| {
+                    let weight = Some(&wide[..]);
+                    let inputs = PairInputs { weight, chosen_tokens, ..PairInputs::reference(&ref_logps) };
+                    let logps = [-2.5, -3.0, -1.25, -3.5];
+                    reference::pair_loss(&batch, &logps, Some(&scored), &inputs, &loss).unwrap().metrics.loss
+                };
+                let bco = PairLoss::bco_pair(0.5).unwrap();
+                let counted = bco.with_normalizer(tokens.all() as f64).unwrap();
+                assert_eq!(of(counted, None), of(bco.with_token_normalizer(), None), "{pairs:?} {weight:?}");
+                if tokens.chosen > 0 {
+                    let sft = PairLoss::sft();
+                    assert_eq!(of(sft, Some(tokens.chosen as f64)), of(sft, None), "{pairs:?} {weight:?}");
+                }
+            }
+        }
     }
 
     /// log odds by its definition, where that does not lose anything.

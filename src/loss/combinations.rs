@@ -136,6 +136,6 @@ impl PairLoss {
         let lambda = Range::ABOVE_ZERO.check("beta", lambda.into())?;
         let nll = PairLoss::nll().with_length_normalization();
         let orpo = nll.and(PairLoss::odds_ratio(), lambda)?.without_reference();
-        Ok(PairLoss { beta: lambda, ..orpo })
+        Ok(PairLoss { beta: lambda, has_beta: true, ..orpo })
     }
 }

@@ -60,7 +60,7 @@ pub struct PairTensors<Floats, Counts, Number> {
 /// assert_eq!(out.pair_losses[0], 2.0 * out.pair_losses[1]);
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
-pub type PairInputs<'a, F> = PairTensors<&'a [F], &'a [u32], F>;
+pub type PairInputs<'a, F = f32> = PairTensors<&'a [F], &'a [u32], F>;
 
 /// Hands the names of the fields to a macro, sorted by what they hold.
 macro_rules! fields {

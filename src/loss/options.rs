@@ -21,8 +21,8 @@ impl PairLoss {
     }
 
     /// Adds `weight` times another loss: mixed preference optimisation (Wang et al. 2024, arXiv:2411.10442). Each loss keeps
-    /// its β. Rewards stay those of `self`, unless it is of log-probs and reads no β and `other` does. The normaliser and KTO
-    /// baseline are those of `self` unless only `other` has one. Where one of the two has
+    /// its β. Rewards stay those of `self`, unless it has no β, being of log-probs alone. The normaliser and KTO baseline are
+    /// those of `self` unless only `other` has one. Where one of the two has
     /// [WPO's weights](Self::with_wpo_weights), so has the sum. A weight of 0 adds no loss.
     ///
     /// # Errors
@@ -45,8 +45,8 @@ impl PairLoss {
     /// ```
     pub fn and(mut self, other: PairLoss, weight: impl Into<f64>) -> Result<Self> {
         let weight = Range::FROM_ZERO.check("weight", weight.into())?;
-        if !self.any(Kind::reads_beta) && other.any(Kind::reads_beta) {
-            self.beta = other.beta;
+        if !self.has_beta && weight != 0.0 {
+            (self.beta, self.has_beta) = (other.beta, other.has_beta);
         }
         match [self, other].map(|loss| loss.any(Kind::is_of_margin)) {
             [true, true] if !same_in_f32(self.gamma, other.gamma) => {

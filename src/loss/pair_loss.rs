@@ -38,7 +38,10 @@ pub const MAX_TERMS: usize = 4;
 pub struct PairLoss {
     pub(super) terms: [Term; MAX_TERMS],
     pub(super) term_count: usize,
+    /// Of the rewards that are reported.
     pub(super) beta: f64,
+    /// Whether that is a β of a loss of the sum, and not the usual one of losses that have none.
+    pub(super) has_beta: bool,
     pub(super) gamma: f64,
     pub(super) divergence: Divergence,
     pub(super) length_normalized: bool,
@@ -104,6 +107,7 @@ impl PairLoss {
             terms: [term; MAX_TERMS],
             term_count: 1,
             beta: term.beta,
+            has_beta: term.kind.reads_beta(),
             gamma: 0.0,
             divergence: Divergence::ReverseKl,
             length_normalized: false,
@@ -138,8 +142,8 @@ impl PairLoss {
         &self.terms[..self.term_count]
     }
 
-    /// The temperature β of the rewards that are reported: that of the first loss of the sum that reads one. Each loss
-    /// has [its own](Term::beta).
+    /// The temperature β of the rewards that are reported: that of the first loss of the sum that has one, as all have but
+    /// those of log-probs; orpo has λ. Each loss of the sum reads [its own](Term::beta).
     pub fn beta(&self) -> f64 {
         self.beta
     }

@@ -10,7 +10,7 @@ use crate::batch::HostBatch;
 use crate::error::Result;
 use crate::memory::Number;
 use crate::metrics::PairMetrics;
-use crate::pairs::Pairs;
+use crate::pairs::{PairTokens, Pairs};
 use crate::results::{ForwardSlices, PairOutputSlices};
 
 /// A batch of pairs with all that was given for it; checked.
@@ -127,20 +127,18 @@ impl<F: Number> PairStage<'_, F> {
     }
 
     fn batch_scalars(&self) -> BatchScalars {
-        let scored = |s: usize| self.scored.map_or(0, |scored| u64::from(scored[s]));
         let (mut pairs, mut chosen, mut rejected) = (0, 0, 0);
-        let (mut chosen_tokens, mut rejected_tokens) = (0, 0);
         for i in (0..self.count()).filter(|&i| self.counts(i)) {
             let (w, l) = self.members(i);
             pairs += 1;
             chosen += u32::from(w.is_some());
             rejected += u32::from(l.is_some());
-            chosen_tokens += w.map_or(0, scored);
-            rejected_tokens += l.map_or(0, scored);
         }
-        let of_batch = self.loss.normalizer.of(pairs, chosen_tokens + rejected_tokens);
+        let of_scored = |scored| self.pairs.tokens(self.count(), |i| self.counts(i), scored);
+        let tokens = self.scored.map_or(PairTokens::default(), of_scored);
+        let of_batch = self.loss.normalizer.of(pairs, tokens.all());
         let normalizer = self.inputs.normalizer.map_or(of_batch, Into::into);
-        let chosen_tokens = self.inputs.chosen_tokens.map_or(chosen_tokens as f64, Into::into);
+        let chosen_tokens = self.inputs.chosen_tokens.map_or(tokens.chosen as f64, Into::into);
         BatchScalars {
             pairs,
             chosen,

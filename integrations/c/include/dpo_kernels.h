@@ -315,7 +315,7 @@ typedef struct dpo_pair_inputs {
 typedef struct dpo_loss {
     /** sizeof(dpo_loss). */
     size_t struct_size;
-    /** Temperature, finite and above 0. */
+    /** Temperature, finite and above 0, of the losses whose terms have none of their own; 0 where all terms have. */
     double beta;
     /** [term_count], or null for sigmoid alone: the losses that are summed. */
     const dpo_loss_term *terms;
@@ -626,8 +626,8 @@ void dpo_cuda_free(dpo_cuda_kernels *kernels);
 
 /** What dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need beside their results: memory of the caller's in which
  *  blocks count and pass sums on. It is zeroed once, after allocation; a launch finds its counters at zero and leaves them
- *  so. It serves batches of any shape up to the numbers here, which stay as they are from launch to launch, and one launch at
- *  a time. A larger batch is refused. */
+ *  so. It serves batches of any shape within the numbers here, which stay as they are from launch to launch, and one launch at
+ *  a time. A batch that has more of one of them is refused. */
 typedef struct dpo_workspace {
     /** sizeof(dpo_workspace). */
     size_t struct_size;
@@ -642,7 +642,7 @@ typedef struct dpo_workspace {
 } dpo_workspace;
 
 /**
- * Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 28 more for each of the
+ * Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 24 more for each of the
  * slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
  *
  * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.

@@ -385,7 +385,7 @@ const _: () = {
 pub struct dpo_loss {
     /// sizeof(dpo_loss).
     pub struct_size: usize,
-    /// Temperature, finite and above 0.
+    /// Temperature, finite and above 0, of the losses whose terms have none of their own; 0 where all terms have.
     pub beta: f64,
     /// [term_count], or null for sigmoid alone: the losses that are summed.
     pub terms: *const dpo_loss_term,
@@ -990,8 +990,8 @@ unsafe extern "C" {
 }
 /** What dpo_cuda_logps, dpo_cuda_forward and dpo_cuda_factored need beside their results: memory of the caller's in which
   blocks count and pass sums on. It is zeroed once, after allocation; a launch finds its counters at zero and leaves them
-  so. It serves batches of any shape up to the numbers here, which stay as they are from launch to launch, and one launch at
-  a time. A larger batch is refused.*/
+  so. It serves batches of any shape within the numbers here, which stay as they are from launch to launch, and one launch at
+  a time. A batch that has more of one of them is refused.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dpo_workspace {
@@ -1027,7 +1027,7 @@ const _: () = {
     ][::core::mem::offset_of!(dpo_workspace, memory) - 32usize];
 };
 unsafe extern "C" {
-    /** Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 28 more for each of the
+    /** Stores in `*bytes` how much memory `workspace` needs: about 28 bytes a row and 56 a sequence, and 24 more for each of the
  slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
 
  Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/

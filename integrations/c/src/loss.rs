@@ -90,8 +90,6 @@ unsafe fn terms(loss: &dpo_loss, reference_free: bool) -> Result<PairLoss> {
         let expected = format!("from 1 to {MAX_TERMS} where terms is given");
         return Err(value("term_count", expected, loss.term_count));
     }
-    // Also where all terms have their own.
-    let _ = PairLoss::sigmoid(loss.beta)?;
     // SAFETY: the caller's promise.
     let terms = unsafe { slice("terms", loss.terms, loss.term_count) }?;
     // SAFETY: the caller's promise.
@@ -101,6 +99,9 @@ unsafe fn terms(loss: &dpo_loss, reference_free: bool) -> Result<PairLoss> {
         // SAFETY: the caller's promise.
         let (other, weight) = unsafe { term(other, loss.beta) }?;
         sum = sum.and(told(other), weight)?;
+    }
+    if loss.beta != 0.0 && terms.iter().all(|term| term.given & DPO_TERM_BETA != 0) {
+        return Err(value("beta", "0 where every term has its own", loss.beta));
     }
     Ok(sum)
 }

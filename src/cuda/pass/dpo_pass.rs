@@ -121,7 +121,7 @@ impl DpoPass {
     /// A pass for batches of any shape within a capacity, `batch` being the first.
     ///
     /// Allocates outputs, workspace and memory for index arrays, once: about 44 bytes a row, 72 a sequence
-    /// and 24 a pair, and for a vocabulary whose rows are read in slices, 28 more for each slice of a row.
+    /// and 24 a pair, and for a vocabulary whose rows are read in slices, 24 more for each slice of a row.
     ///
     /// # Errors
     ///

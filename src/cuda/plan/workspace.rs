@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::cuda::address::{DeviceAddress, address};
 use crate::cuda::params::{DpoProgress, DpoSliceSum, DpoTokenMetricSums};
 use crate::cuda::tuning::most_slices;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sequences::IndexArray;
 
 /// The workspace of a forward launch: memory of the caller's, with what blocks count and pass on to each
@@ -56,7 +56,12 @@ impl Workspace {
             }
             None => Capacity::of(batch),
         };
-        Ok(Places::at(address("workspace", 4, self.address)?, &capacity))
+        let start = address("workspace", 4, self.address)?;
+        if start.checked_add(Places::at(0, &capacity).end).is_none() {
+            let expected = "memory that does not reach beyond the last address";
+            return Err(Error::value("workspace", expected, format!("{start:#x}")));
+        }
+        Ok(Places::at(start, &capacity))
     }
 }
 

@@ -277,7 +277,8 @@ pub(super) fn host_values() -> Vec<Case> {
 #[cfg(feature = "cuda")]
 pub(super) fn device_values() -> Vec<Case> {
     vec![
-        (Forward, "workspace", |call| call.workspace.memory = ptr::null_mut()),
+        (Forward, "memory", |call| call.workspace.memory = ptr::null_mut()),
+        (Logps, "memory", |call| call.workspace.memory = call.workspace.memory.wrapping_byte_add(1)),
         (Logps, "workspace", |call| call.workspace.struct_size = 0),
         (Forward, "sequences", |call| call.workspace.sequences -= 1),
         (Logps, "rows", |call| call.workspace.rows = 0),

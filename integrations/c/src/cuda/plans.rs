@@ -13,7 +13,7 @@ use crate::gradient::Numbers;
 use crate::header::*;
 use crate::inputs::{dtype, label_type, pair_inputs};
 use crate::loss;
-use crate::pointers::{Indices, read};
+use crate::pointers::{Indices, pointer, read};
 use crate::results::{self, ToDevice};
 
 /// `logps`.
@@ -153,7 +153,8 @@ unsafe fn device_workspace(workspace: *const dpo_workspace, batch: &DeviceBatch)
     // SAFETY: the caller's promise.
     let workspace = unsafe { read("workspace", workspace) }?;
     let capacity = Some(capacity(workspace, batch.pair_count()));
-    Ok(Workspace { address: address(workspace.memory), capacity })
+    let memory = pointer::<u32>("memory", workspace.memory.cast())?;
+    Ok(Workspace { address: address(memory.as_ptr()), capacity })
 }
 
 /// `backward`.

@@ -147,6 +147,11 @@ impl Description {
 }
 
 impl Loss {
+    /// Whether every term has a β of its own.
+    pub fn is_beta_of_terms(&self) -> bool {
+        !self.terms.is_empty() && self.terms.iter().all(|term| term.beta.is_some())
+    }
+
     /// The loss that the header describes.
     pub fn make(&self) -> Result<PairLoss> {
         // The crate does not count a term of weight 0; the header counts what there is.
@@ -154,8 +159,15 @@ impl Loss {
             let (expected, found) = (format!("at most {MAX_TERMS}"), self.terms.len().to_string());
             return Err(Error::Value { argument: "term_count", expected, found });
         }
-        // Also where all terms have their own.
-        let _ = PairLoss::sigmoid(self.beta)?;
+        // It is of the terms that have none of their own.
+        if self.is_beta_of_terms() {
+            if self.beta != 0.0 {
+                let (expected, found) = ("0".to_string(), self.beta.to_string());
+                return Err(Error::Value { argument: "beta", expected, found });
+            }
+        } else {
+            let _ = PairLoss::sigmoid(self.beta)?;
+        }
         let told = |loss: PairLoss| if self.reference_free { loss.without_reference() } else { loss };
         let mut terms = self.terms.iter();
         let mut loss = match terms.next() {

@@ -262,6 +262,9 @@ impl Draw<'_> {
             gamma: None,
             baseline: None,
         };
+        if loss.is_beta_of_terms() && !self.is_wild() {
+            loss.beta = 0.0;
+        }
         let made = loss.make().ok();
         let of_any = |property: fn(&Kind) -> bool| {
             made.is_some_and(|loss| loss.terms().iter().any(|term| property(term.kind)))
