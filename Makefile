@@ -21,7 +21,7 @@ help:
 	@echo "make install-c    the C ABI's header and libraries, and a file for pkg-config: PREFIX=/usr/local DESTDIR= CPU=1"
 	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
 	@echo "make kernels-report  registers, occupancy, and instructions per element: of the main loops, and executed"
-	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words"
+	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words FROM=number"
 	@echo "make package      packs the crates, and compiles them and their tests from what was packed"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
@@ -51,7 +51,7 @@ gpu-bundle: $(TOOLS)
 
 # Breaks the kernels one line at a time; the suite must notice each.
 mutants: $(TOOLS)
-	$(WITH_TOOLS) $(CARGO) run -q -p dpo-mutants -- $(ONLY)
+	$(WITH_TOOLS) FROM=$(FROM) $(CARGO) run -q -p dpo-mutants -- $(ONLY)
 
 kernels-report: $(TOOLS)
 	$(WITH_TOOLS) DPO_KERNELS_REPORT=1 $(CARGO) test -q -p dpo-kernels --test machine_code --test executed

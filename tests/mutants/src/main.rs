@@ -1,6 +1,7 @@
 //! `make mutants`: applies each mutation to a scratch copy of the kernels, compiles it to PTX, and runs the differential
 //! suite on the interpreter with it. Every mutant must be killed; a table says by what. Arguments restrict the run to the
-//! mutants whose file or description contains one of them: `make mutants ONLY="row_team.cuh slice"`.
+//! mutants whose file or description contains one of them: `make mutants ONLY="row_team.cuh slice"`. A run that was cut off
+//! goes on from the number of its first mutant without a verdict: `make mutants FROM=64`.
 
 #[path = "../../../build/compile.rs"]
 #[allow(dead_code)] // the build script uses all of it
@@ -47,18 +48,25 @@ fn run() -> Result<usize, String> {
     let kernels = read("kernels")?;
 
     let only: Vec<String> = env::args().skip(1).collect();
-    let wanted = |mutant: &Mutant| {
-        only.is_empty() || only.iter().any(|word| mutant.file.contains(word) || mutant.what.contains(word))
+    let from: usize = match env::var("FROM") {
+        Ok(number) if !number.is_empty() => {
+            number.parse().map_err(|_| format!("FROM: expected the number of a mutant, found {number:?}"))?
+        }
+        _ => 1,
+    };
+    let wanted = |number: usize, mutant: &Mutant| {
+        let named = |word: &String| mutant.file.contains(word) || mutant.what.contains(word);
+        number >= from && (only.is_empty() || only.iter().any(named))
     };
     // All are applied, so that none can go stale behind a restriction.
-    let mutated: Vec<(&Mutant, Kernels)> = MUTANTS
-        .iter()
-        .map(|mutant| Ok((mutant, apply(mutant, &kernels)?)))
-        .filter(|applied| applied.as_ref().map_or(true, |(mutant, _)| wanted(mutant)))
+    let mutated: Vec<(usize, &Mutant, Kernels)> = (1..)
+        .zip(MUTANTS)
+        .map(|(number, mutant)| Ok((number, mutant, apply(mutant, &kernels)?)))
+        .filter(|applied| applied.as_ref().map_or(true, |(number, mutant, _)| wanted(*number, mutant)))
         .collect::<Result<_, String>>()?;
     if mutated.is_empty() {
         return Err(format!(
-            "expected words that some mutant's file or description contains, found {only:?}"
+            "expected words that some mutant's file or description contains, found {only:?}, from number {from} on"
         ));
     }
 
@@ -72,13 +80,13 @@ fn run() -> Result<usize, String> {
     if let Some(complaint) = suite_complains(&folders[0])? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
-    println!("{:<49} {:<14} killed by", "mutant", "file");
+    println!("{:>3} {:<49} {:<14} killed by", "", "mutant", "file");
     // A compilation and the checks that come first take one processor each, so there is a worker for every one.
     let (next, alive) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = |folder: &Path| -> Result<(), String> {
         // The PTX in the folder is of another mutant where that changed it.
         let mut changed = BTreeSet::new();
-        while let Some((mutant, kernels)) = mutated.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((number, mutant, kernels)) = mutated.get(next.fetch_add(1, Ordering::Relaxed)) {
             changed.insert(mutant.file.to_string());
             build_ptx(kernels, &changed, folder).map_err(|error| format!("{}: {error}", mutant.what))?;
             changed = BTreeSet::from([mutant.file.to_string()]);
@@ -86,7 +94,7 @@ fn run() -> Result<usize, String> {
                 alive.fetch_add(1, Ordering::Relaxed);
                 "SURVIVED".into()
             });
-            println!("{:<49} {:<14} {verdict}", mutant.what, mutant.file);
+            println!("{number:>3} {:<49} {:<14} {verdict}", mutant.what, mutant.file);
         }
         Ok(())
     };
