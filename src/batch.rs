@@ -112,31 +112,23 @@ impl<A> Batch<A> {
     }
 }
 
-impl<A: Copy> Batch<A> {
+impl<A> Batch<A> {
     /// The same batch with its index arrays elsewhere.
     ///
     /// # Errors
     ///
     /// The first of `f`.
-    pub fn try_map_indices<B>(&self, mut f: impl FnMut(A) -> Result<B>) -> Result<Batch<B>> {
+    pub fn try_map_indices<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> Result<B>) -> Result<Batch<B>> {
         Ok(Batch {
             vocab: self.vocab,
             row_stride: self.row_stride,
-            sequences: match self.sequences {
-                Sequences::Padded { count, len } => Sequences::Padded { count, len },
+            sequences: match &self.sequences {
+                &Sequences::Padded { count, len } => Sequences::Padded { count, len },
                 Sequences::Packed { cu_seqlens, rows } => {
-                    Sequences::Packed { cu_seqlens: f(cu_seqlens)?, rows }
+                    Sequences::Packed { cu_seqlens: f(cu_seqlens)?, rows: *rows }
                 }
             },
-            pairs: match self.pairs {
-                Pairs::None => Pairs::None,
-                Pairs::Concatenated => Pairs::Concatenated,
-                Pairs::Interleaved => Pairs::Interleaved,
-                Pairs::Indexed { chosen, rejected } => {
-                    Pairs::Indexed { chosen: f(chosen)?, rejected: f(rejected)? }
-                }
-                Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: f(desirable)? },
-            },
+            pairs: self.pairs.try_map_indices(f)?,
             label_alignment: self.label_alignment,
             ignore_index: self.ignore_index,
             transform: self.transform,

@@ -1,5 +1,6 @@
 //! How sequences form pairs.
 
+use crate::error::Result;
 use crate::sequences::IndexArray;
 
 /// Which sequences are chosen and which rejected.
@@ -38,6 +39,25 @@ pub enum Pairs<A> {
         /// `[S]`: not 0 where the sequence is desirable.
         desirable: A,
     },
+}
+
+impl<A> Pairs<A> {
+    /// The same pairs with their index arrays elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The first of `f`.
+    pub fn try_map_indices<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> Result<B>) -> Result<Pairs<B>> {
+        Ok(match self {
+            Pairs::None => Pairs::None,
+            Pairs::Concatenated => Pairs::Concatenated,
+            Pairs::Interleaved => Pairs::Interleaved,
+            Pairs::Indexed { chosen, rejected } => {
+                Pairs::Indexed { chosen: f(chosen)?, rejected: f(rejected)? }
+            }
+            Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: f(desirable)? },
+        })
+    }
 }
 
 impl<A: IndexArray> Pairs<A> {

@@ -56,17 +56,9 @@ struct Owned {
     lens: Vec<usize>,
     /// Row boundaries, or none for sequences of as many rows each.
     cu_seqlens: Option<Vec<i32>>,
-    pairs: OwnedPairs,
+    pairs: Pairs<Vec<i32>>,
     vocab: usize,
     valid_vocab: Option<usize>,
-}
-
-#[derive(Debug, Clone)]
-enum OwnedPairs {
-    None,
-    Interleaved,
-    Indexed { chosen: Vec<i32>, rejected: Vec<i32> },
-    Unpaired { desirable: Vec<i32> },
 }
 
 impl Owned {
@@ -77,12 +69,7 @@ impl Owned {
             None => Sequences::Padded { count: self.lens.len(), len: self.lens[0] },
         };
         Batch {
-            pairs: match &self.pairs {
-                OwnedPairs::None => Pairs::None,
-                OwnedPairs::Interleaved => Pairs::Interleaved,
-                OwnedPairs::Indexed { chosen, rejected } => Pairs::Indexed { chosen, rejected },
-                OwnedPairs::Unpaired { desirable } => Pairs::Unpaired { desirable },
-            },
+            pairs: self.pairs.try_map_indices(|array| Ok(&array[..])).expect("nothing refuses a slice"),
             transform: Transform { valid_vocab: self.valid_vocab, ..Transform::default() },
             ..Batch::new(self.vocab, sequences, LabelAlignment::Aligned)
         }
@@ -119,13 +106,13 @@ prop_compose! {
             (chosen as i32, ((chosen + 1 + distance % (sequences - 1)) % sequences) as i32)
         };
         let pairs = match kind {
-            0 => OwnedPairs::Interleaved,
+            0 => Pairs::Interleaved,
             1 => {
                 let (chosen, rejected) = draws.iter().map(indexed).unzip();
-                OwnedPairs::Indexed { chosen, rejected }
+                Pairs::Indexed { chosen, rejected }
             }
-            2 => OwnedPairs::Unpaired { desirable: (0..sequences).map(|s| (s % 3) as i32).collect() },
-            _ => OwnedPairs::None,
+            2 => Pairs::Unpaired { desirable: (0..sequences).map(|s| (s % 3) as i32).collect() },
+            _ => Pairs::None,
         };
         Owned { lens, cu_seqlens, pairs, vocab, valid_vocab: valid_vocab.filter(|&valid| valid <= vocab) }
     }
@@ -220,14 +207,14 @@ proptest! {
             prop_assert_eq!(&found(cu_seqlens)?, expected);
         }
         match (batch.pairs, &owned.pairs) {
-            (Pairs::Indexed { chosen, rejected }, OwnedPairs::Indexed { chosen: w, rejected: l }) => {
+            (Pairs::Indexed { chosen, rejected }, Pairs::Indexed { chosen: w, rejected: l }) => {
                 prop_assert_eq!(&found(chosen)?, w);
                 prop_assert_eq!(&found(rejected)?, l);
             }
-            (Pairs::Unpaired { desirable }, OwnedPairs::Unpaired { desirable: expected }) => {
+            (Pairs::Unpaired { desirable }, Pairs::Unpaired { desirable: expected }) => {
                 prop_assert_eq!(&found(desirable)?, expected);
             }
-            (Pairs::None, OwnedPairs::None) | (Pairs::Interleaved, OwnedPairs::Interleaved) => (),
+            (Pairs::None, Pairs::None) | (Pairs::Interleaved, Pairs::Interleaved) => (),
             other => prop_assert!(false, "{:?}", other),
         }
         prop_assert_eq!(end, INDICES + 4 * entries.len() as u64);

@@ -53,7 +53,7 @@ pub struct BackwardInputs<'a> {
     pub logsumexp: Logsumexp<'a>,
     /// What each row's gradient is multiplied by.
     pub coef: Coef<'a>,
-    /// The gradient by the loss of whatever is made of the loss; 1 where `backward` begins with the loss itself.
+    /// ∂L/∂loss, where the loss goes into a larger L whose gradient is wanted; 1 where that is the loss itself.
     pub upstream: f32,
 }
 

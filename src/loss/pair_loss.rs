@@ -78,36 +78,28 @@ impl PairLoss {
         for (parameter, value) in kind.parameters.iter().zip(values) {
             parameter.check(value)?;
         }
+        Ok(PairLoss::of_checked(kind, beta, values))
+    }
+
+    /// The same for a loss that does not read β and has no parameters, so that nothing of it could be wrong.
+    pub(super) fn of_logps(kind: &'static Kind) -> Self {
+        PairLoss::of_checked(kind, kind.beta, [0.0; MAX_PARAMETERS])
+    }
+
+    fn of_checked(kind: &'static Kind, beta: f64, parameters: [f64; MAX_PARAMETERS]) -> Self {
         let term = Term {
             kind,
             weight: 1.0,
             beta,
             label_smoothing: kind.label_smoothing.map_or(0.0, |epsilon| epsilon.usual),
             length_normalized: kind.length_normalized,
-            parameters: values,
+            parameters,
         };
-        Ok(PairLoss::of_term(term))
-    }
-
-    /// The same for a loss that does not read β, at its row's value, and so without a parameter that could be wrong.
-    pub(super) fn of_logps(kind: &'static Kind) -> Self {
-        let term = Term {
-            kind,
-            weight: 1.0,
-            beta: kind.beta,
-            label_smoothing: 0.0,
-            length_normalized: kind.length_normalized,
-            parameters: [0.0; MAX_PARAMETERS],
-        };
-        PairLoss::of_term(term)
-    }
-
-    fn of_term(term: Term) -> Self {
         PairLoss {
             terms: [term; MAX_TERMS],
             term_count: 1,
-            beta: term.beta,
-            has_beta: term.kind.reads_beta(),
+            beta,
+            has_beta: kind.reads_beta(),
             gamma: 0.0,
             divergence: Divergence::ReverseKl,
             length_normalized: false,

@@ -95,7 +95,7 @@ impl PlacedIndices {
     /// `batch` with these arrays in the places of its own.
     pub fn batch(&self, batch: &HostBatch<'_>) -> HostBatch<'_> {
         let mut indices = self.0.iter();
-        let placed = |_: &[i32]| Ok(&**indices.next().expect("each has its place"));
+        let placed = |_: &&[i32]| Ok(&**indices.next().expect("each has its place"));
         batch.try_map_indices(placed).expect("all are there")
     }
 }
@@ -140,7 +140,7 @@ impl Cpu {
 
     pub fn place_indices(&self, batch: &HostBatch<'_>) -> PlacedIndices {
         let mut indices = vec![];
-        let place = |array: &[i32]| {
+        let place = |array: &&[i32]| {
             indices.push(self.place(array));
             Ok(())
         };

@@ -39,15 +39,7 @@ impl PairCall {
     }
 
     pub fn batch(&self) -> HostBatch<'_> {
-        let pairs = match &self.pairs {
-            Pairs::None => Pairs::None,
-            Pairs::Concatenated => Pairs::Concatenated,
-            Pairs::Interleaved => Pairs::Interleaved,
-            Pairs::Indexed { chosen, rejected } => {
-                Pairs::Indexed { chosen: &chosen[..], rejected: &rejected[..] }
-            }
-            Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: &desirable[..] },
-        };
+        let pairs = self.pairs.try_map_indices(|array| Ok(&array[..])).expect("nothing refuses a slice");
         HostBatch { pairs, ..HostBatch::for_pair_loss(self.logps.len()) }
     }
 

@@ -8,6 +8,9 @@ use dpo_kernels::cuda::plan::Device;
 use crate::cpu::{dpo_cpu_backward, dpo_cpu_factored, dpo_cpu_forward, dpo_cpu_logps, dpo_cpu_pair_loss};
 #[cfg(feature = "cuda")]
 use crate::cuda::plans;
+use crate::cuda::{
+    dpo_cuda_backward, dpo_cuda_factored, dpo_cuda_forward, dpo_cuda_logps, dpo_cuda_pair_loss,
+};
 #[cfg(feature = "cuda")]
 use crate::failure::guard;
 use crate::header::*;
@@ -84,6 +87,37 @@ impl Arguments {
                     dpo_cpu_factored(batch, inputs, ref_logps, loss, out, pair_outputs, factored)
                 }
                 Stage::Backward => dpo_cpu_backward(batch, inputs, gradient),
+            }
+        }
+    }
+
+    /// Calls the function of a stage that queues it on a GPU.
+    ///
+    /// # Safety
+    ///
+    /// That of [`call`](Self::call), and what the header says of `kernels` and `stream`.
+    pub unsafe fn run_on_gpu(
+        &self,
+        stage: Stage,
+        kernels: *const dpo_cuda_kernels,
+        stream: *mut c_void,
+    ) -> dpo_result {
+        let Arguments { batch, inputs, loss, out, pair_outputs: pairs, gradient, .. } = *self;
+        let Arguments { logps, ref_logps, scored, factored, workspace, status, .. } = *self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match stage {
+                Stage::Logps => dpo_cuda_logps(kernels, batch, inputs, out, workspace, stream),
+                Stage::PairLoss => {
+                    dpo_cuda_pair_loss(kernels, batch, logps, ref_logps, scored, loss, pairs, status, stream)
+                }
+                Stage::Forward => {
+                    dpo_cuda_forward(kernels, batch, inputs, ref_logps, loss, out, pairs, workspace, stream)
+                }
+                Stage::Factored => dpo_cuda_factored(
+                    kernels, batch, inputs, ref_logps, loss, out, pairs, factored, workspace, stream,
+                ),
+                Stage::Backward => dpo_cuda_backward(kernels, batch, inputs, gradient, stream),
             }
         }
     }

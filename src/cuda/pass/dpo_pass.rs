@@ -30,7 +30,8 @@ use crate::results::{ForwardTensors, MetricsLevel, TokenMetricTensors};
 ///
 /// let context = context(0)?;
 /// let stream = context.default_stream();
-/// let mut pass = DpoPass::new(&Arc::new(Kernels::new(&context)?), &stream, &HostBatch::padded(2, 1, 3, LabelAlignment::Aligned))?;
+/// let batch = HostBatch::padded(2, 1, 3, LabelAlignment::Aligned);
+/// let mut pass = DpoPass::new(&Arc::new(Kernels::new(&context)?), &stream, &batch)?;
 /// let (logits, labels) = (stream.clone_htod(&[0.0f32; 6])?, stream.clone_htod(&[0i64, 2])?);
 /// pass.logps(&logits, &labels)?;
 /// // A loss of one's own: its coefficients go where backward looks for them.
@@ -55,7 +56,8 @@ use crate::results::{ForwardTensors, MetricsLevel, TokenMetricTensors};
 /// let kernels = Arc::new(Kernels::new(&context)?);
 /// let loss = PairLoss::sigmoid(0.1)?.without_reference();
 /// // A pair a batch, over a vocabulary of 3; the batches have 5 rows and 7.
-/// let batches = [HostBatch::packed(&[0, 2, 5][..], 5, 3, LabelAlignment::Aligned), HostBatch::packed(&[0, 4, 7], 7, 3, LabelAlignment::Aligned)];
+/// let batches = [(&[0, 2, 5], 5), (&[0, 4, 7], 7)]
+///     .map(|(cu_seqlens, rows)| HostBatch::packed(&cu_seqlens[..], rows, 3, LabelAlignment::Aligned));
 /// let capacity = Capacity::of(&batches[0]).max(Capacity::of(&batches[1]));
 /// let mut pass = DpoPass::with_capacity(&kernels, &stream, capacity, &batches[0])?;
 /// // Room for the most rows, of which a batch takes as many as it has.

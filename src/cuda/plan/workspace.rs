@@ -27,7 +27,8 @@ use crate::sequences::IndexArray;
 /// use dpo_kernels::cuda::plan::{Capacity, Workspace, workspace_bytes};
 ///
 /// let capacity = Capacity { sequences: 8, rows: 4096, pairs: 4, vocab: 128_256 };
-/// assert!(workspace_bytes(&HostBatch::padded(8, 100, 128_256, LabelAlignment::Aligned))? <= capacity.workspace_bytes()?);
+/// let batch = HostBatch::padded(8, 100, 128_256, LabelAlignment::Aligned);
+/// assert!(workspace_bytes(&batch)? <= capacity.workspace_bytes()?);
 /// let workspace = Workspace { address: 0x1000, capacity: Some(capacity) };
 /// assert_eq!(Workspace::from(0x1000), Workspace { capacity: None, ..workspace });
 /// # Ok::<(), dpo_kernels::Error>(())

@@ -2,7 +2,7 @@
 
 use dpo_kernels::loss::{Divergence, LossInfo, MAX_PARAMETERS, MAX_TERMS, Normalizer, PairTensors};
 use dpo_kernels::{
-    Batch, DType, Error, HostBatch, LabelType, Labels, PairInputs, PairLoss, Pairs, Result, Sequences,
+    Batch, DType, Error, HostBatch, LabelType, Labels, PairInputs, PairLoss, Result, Sequences,
 };
 
 use crate::calls::Stage;
@@ -84,25 +84,7 @@ pub enum Place {
 impl Description {
     /// The batch that the stage sees.
     pub fn host_batch(&self) -> HostBatch<'_> {
-        let Batch { vocab, row_stride, ref sequences, ref pairs, .. } = self.batch;
-        let sequences = match sequences {
-            Sequences::Padded { count, len } => Sequences::Padded { count: *count, len: *len },
-            Sequences::Packed { cu_seqlens, rows } => {
-                Sequences::Packed { cu_seqlens: &cu_seqlens[..], rows: *rows }
-            }
-        };
-        let pairs = match pairs {
-            Pairs::None => Pairs::None,
-            Pairs::Concatenated => Pairs::Concatenated,
-            Pairs::Interleaved => Pairs::Interleaved,
-            Pairs::Indexed { chosen, rejected } => {
-                Pairs::Indexed { chosen: &chosen[..], rejected: &rejected[..] }
-            }
-            Pairs::Unpaired { desirable } => Pairs::Unpaired { desirable: &desirable[..] },
-        };
-        let Batch { label_alignment, ignore_index, transform, ld_alpha, .. } = self.batch;
-        let whole =
-            Batch { vocab, row_stride, sequences, pairs, label_alignment, ignore_index, transform, ld_alpha };
+        let whole = self.batch.try_map_indices(|array| Ok(&array[..])).expect("nothing refuses a slice");
         if self.stage != Stage::PairLoss {
             return whole;
         }

@@ -50,10 +50,7 @@ use self::tolerance::precision::{CPU, Precision};
 use self::verdict::verdict;
 use self::watch::Watch;
 use crate::calls::{Arguments, Half, Stage};
-use crate::cuda::{
-    dpo_cuda_backward, dpo_cuda_factored, dpo_cuda_forward, dpo_cuda_logps, dpo_cuda_pair_loss,
-    dpo_cuda_workspace_size,
-};
+use crate::cuda::dpo_cuda_workspace_size;
 use crate::header::*;
 use crate::names::{HeaderNames, message, named, without_position};
 use crate::records::dpo_status_check;
@@ -225,60 +222,18 @@ impl Run {
 
     /// The functions of the GPU's half, as far as they go without one.
     fn gpu_half(&self, arguments: &Arguments, stage: Stage, random: &mut Random) {
-        let Arguments { batch, inputs, logps, ref_logps, scored, loss, .. } = *arguments;
-        let Arguments { out, pair_outputs, gradient, factored, workspace, status, .. } = *arguments;
         let kernels: *const dpo_cuda_kernels = ptr::without_provenance(random.pick(&[0, 1, 4097]));
-        let stream = ptr::null_mut();
         let has_gpu_half = cfg!(feature = "cuda");
         let refusal =
             if has_gpu_half { (DPO_ERROR_VALUE, "kernels") } else { (DPO_ERROR_UNSUPPORTED, "CUDA") };
         // SAFETY: there are no kernels, which is looked at first; nothing else is.
-        let result = unsafe {
-            match stage {
-                Stage::Logps => dpo_cuda_logps(kernels, batch, inputs, out, workspace, stream),
-                Stage::PairLoss => dpo_cuda_pair_loss(
-                    kernels,
-                    batch,
-                    logps,
-                    ref_logps,
-                    scored,
-                    loss,
-                    pair_outputs,
-                    status,
-                    stream,
-                ),
-                Stage::Forward => dpo_cuda_forward(
-                    kernels,
-                    batch,
-                    inputs,
-                    ref_logps,
-                    loss,
-                    out,
-                    pair_outputs,
-                    workspace,
-                    stream,
-                ),
-                Stage::Factored => dpo_cuda_factored(
-                    kernels,
-                    batch,
-                    inputs,
-                    ref_logps,
-                    loss,
-                    out,
-                    pair_outputs,
-                    factored,
-                    workspace,
-                    stream,
-                ),
-                Stage::Backward => dpo_cuda_backward(kernels, batch, inputs, gradient, stream),
-            }
-        };
+        let result = unsafe { arguments.run_on_gpu(stage, kernels, ptr::null_mut()) };
         assert_eq!((result, &named()[..]), refusal, "{stage:?}");
 
         let mut bytes = usize::MAX;
         let to = if random.below(4) == 0 { ptr::null_mut() } else { &raw mut bytes };
         // SAFETY: what is not as the header asks is to be refused.
-        let result = unsafe { dpo_cuda_workspace_size(workspace, to) };
+        let result = unsafe { dpo_cuda_workspace_size(arguments.workspace, to) };
         let is_written = bytes != usize::MAX;
         assert_eq!(is_written, result == DPO_OK, "{}", message());
         let is_named = result == DPO_OK || self.header.has(&named()) || !has_gpu_half;

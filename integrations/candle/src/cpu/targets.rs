@@ -33,6 +33,6 @@ impl HostTargets {
     }
 
     pub(crate) fn batch(&self) -> HostBatch<'_> {
-        self.batch.try_map_indices(|place| Ok(&self.indices[place][..])).expect("every place has an array")
+        self.batch.try_map_indices(|&place| Ok(&self.indices[place][..])).expect("every place has an array")
     }
 }
