@@ -924,7 +924,7 @@ pub const MUTANTS: &[Mutant] = &[
         "factored: the first block's sum is left out",
         "factored.cu",
         "for (u32 block = 0; block < blocks; ++block)",
-        "for (u32 rank = 1; rank < blocks; ++rank)",
+        "for (u32 block = 1; block < blocks; ++block)",
     ),
     mutant(
         "factored: one vector too many is kept",
