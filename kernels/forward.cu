@@ -1,41 +1,37 @@
 // logps and pair_loss in one launch: logits to token and sequence log-probs, and from those to loss, metrics and
 // coefficients. The logits are read once, by 16-byte loads; rows that are not scored are not read at all.
 //
-// A team of threads sums a row, or a slice of it: the last block to finish a slice of a row merges them. The last block to
-// finish a row of a sequence sums that, and the last of all computes the pairs. Nobody waits for anybody, so the order in
-// which the device runs the blocks does not matter, and neither does it show in the results.
+// A row's sum is made of slices: each warp of a team sums its part of them one after the other. Where rows are few, a row's
+// slices go to several blocks, the last of which merges what the warps of all would have merged by themselves, in the same
+// order: so the bits do not depend on the dealing, and the dealing may follow the number of rows. The last block to finish a
+// row of a sequence sums that, and the last of all computes the pairs. Nobody waits for anybody, so the order in which the
+// device runs the blocks does not matter, and neither does it show in the results.
 //
 // SASS instructions per element of the main loops, for any dtype and architecture. What issues in a 16-bit element's time
 // at 90% of the bandwidth of device memory: 21 on an A100 (2.0 TB/s, 108 multiprocessors of 128 lanes at 1.41 GHz), 15
 // on an H200 (4.8, 132, 1.98), 9.7 on a B200 (8, 148, 1.85); twice as many for f32. The exponentials take one of 16 lanes
 // a clock: 1.9 an element on an H200, 1.2 on a B200.
-// Budget: 7 aligned, 12 straddling
+// Budget: 6.5 aligned, 11.5 straddling
 // Budget of softcap: 13 aligned, 18 straddling
-// Budget of entropy: 8.5 aligned, 13 straddling
+// Budget of entropy: 8 aligned, 12.5 straddling
 // Budget of entropy and softcap: 15 aligned, 19 straddling
 // Budget of metrics: 11 aligned, 16 straddling
 // Budget of metrics and softcap: 18 aligned, 22 straddling
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs. What stands around the loops
 // counts most where a thread has few elements: in short rows, and in f32.
-// Executed: 15.5 aligned, 19 straddling
-// Executed of softcap: 23 aligned, 26 straddling
-// Executed of entropy: 18.5 aligned, 21.5 straddling
-// Executed of entropy and softcap: 26 aligned, 29 straddling
-// Executed of metrics: 24.5 aligned, 27.5 straddling
-// Executed of metrics and softcap: 31 aligned, 34 straddling
+// Executed: 10.5 aligned, 14 straddling
+// Executed of divided rows: 11.5 aligned, 15.5 straddling
+// Executed of softcap: 18 aligned, 20.5 straddling
+// Executed of entropy: 12 aligned, 15.5 straddling
+// Executed of entropy and softcap: 19.5 aligned, 22 straddling
+// Executed of metrics: 17 aligned, 20 straddling
+// Executed of metrics and softcap: 24 aligned, 26.5 straddling
 #include "batch/row_context.cuh"
 #include "finish.cuh"
 #include "primitives/arrive.cuh"
 #include "rows/metrics.cuh"
 #include "rows/row_logp.cuh"
-
-// The sum of one row, from those of its slices, by the last block to finish one.
-template <class Sum> __device__ Sum merge_slices(const DpoSliceSum *sums, u32 slices, Sum *partials) {
-    Sum own;
-    for (u32 s = threadIdx.x; s < slices; s += blockDim.x) own.merge(Sum(sums[s]));
-    return reduce_block(own, partials);
-}
 
 // A row's token metrics, as far as its sum has them: see TokenMetrics in src/batch.rs.
 struct RowMetrics {
@@ -80,32 +76,45 @@ __device__ void record_row(const DpoForward &p, u32 row, const RowContext &at, c
     metrics.store<Sum>(p.metrics, row);
 }
 
+// Where this warp leaves what it has of a slice for the last block of the row.
+__device__ inline DpoSliceSum &slice_sum(const DpoForward &p, const RowTeam &team, u32 slice) {
+    const u32 warps = team.threads / kWarp, warp = team.thread / kWarp;
+    return p.slice_sums[(i64(team.row - p.batch.first_row) * p.partition.slices + slice) * warps + warp];
+}
+
 // The rows of this block; false where other blocks have still to finish the row.
 template <class Logit, class Sum, class Transform> __device__ bool sum_rows(const DpoForward &p, const RowTeam &team) {
     __shared__ Sum partials[kMaxWarps];
     const Transform transform(p.batch);
-    const u32 slices = p.partition.blocks_per_row;
+    const DpoRowPartition &partition = p.partition;
+    const bool whole_row = partition.blocks_per_row == 1;
     const RowContext at(p.batch, min(team.row, p.batch.end_row - 1));
     const auto *logits = static_cast<const typename Logit::Storage *>(p.logits) + i64(team.row) * p.batch.row_stride;
     const bool reads = team.has_row() && at.scored && at.label_in(p.batch.columns);
-    Sum others;
+    Sum others; // of this warp's parts of the slices, merged in the order of the slices
     if (reads) {
-        const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, p.partition, team.slice);
         const RowLabel label = {u32(at.label), Logit::widen_one(logits[at.label])};
-        others = sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {});
-    }
-    if (slices > 1 && !reads) {
-        // Nothing to merge: one block is enough.
-        if (team.slice > 0) return false;
-    } else {
-        others = reduce_teams(others, team.threads, partials);
-        if (slices > 1) {
-            DpoSliceSum *sums = p.slice_sums + i64(team.row) * slices;
-            if (threadIdx.x == 0) sums[team.slice] = others.stored();
-            if (!arrive_last(&p.row_slices_done[team.row], 1, slices)) return false;
-            others = merge_slices(sums, slices, partials);
+        const u32 end = min(team.slice + partition.slices_per_block, partition.slices);
+#pragma unroll 1
+        for (u32 slice = team.slice; slice < end; ++slice) {
+            const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, partition, slice);
+            const Sum sum = merge_lanes(
+                sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {}));
+            if (whole_row)
+                others.merge(sum);
+            else if (threadIdx.x % kWarp == 0)
+                slice_sum(p, team, slice) = sum.stored();
         }
     }
+    if (!whole_row && !reads) {
+        // Nothing to merge: one block is enough.
+        if (team.slice > 0) return false;
+    } else if (!whole_row) {
+        if (!arrive_last(&p.row_slices_done[team.row], 1, partition.blocks_per_row)) return false;
+#pragma unroll 1
+        for (u32 slice = 0; slice < partition.slices; ++slice) others.merge(Sum(slice_sum(p, team, slice)));
+    }
+    others = merge_warps(others, team.threads, partials);
     if (team.has_row() && team.thread == 0) record_row<Logit>(p, team.row, at, logits, others, transform);
     return true;
 }

@@ -173,14 +173,16 @@ struct DpoProgress {
 };
 
 // How rows are divided among blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
-// row, each with a slice of its vectors. One of the two numbers is 1.
+// row, each with some of its slices. One of the first two numbers is 1.
 struct DpoRowPartition {
     unsigned int rows_per_block;
     unsigned int blocks_per_row;
-    unsigned int slice_vectors; // 16-byte vectors; the last slice has what is left of the row
+    unsigned int slices_per_block; // of one row; the last block has those that are left
+    unsigned int slices;           // of a row
+    unsigned int slice_vectors;    // 16-byte vectors; the last slice has what is left of the row
 };
 
-// sum exp(x - reference) over the elements of one slice.
+// sum exp(x - reference) over the elements that one warp has of a slice.
 struct DpoSliceSum {
     float reference;
     float sum;
@@ -240,7 +242,7 @@ struct DpoForward {
     DPO_DEVICE(unsigned int) scored;            // [sequences]
     DPO_DEVICE(unsigned int) sequence_rows_done; // [sequences], zero between launches
     DPO_DEVICE(unsigned int) row_slices_done;    // [rows], zero between launches
-    DPO_DEVICE(struct DpoSliceSum) slice_sums;   // [rows, blocks_per_row], where that is more than 1
+    DPO_DEVICE(struct DpoSliceSum) slice_sums;   // [rows of the launch, slices, warps], where a row has several blocks
     DPO_DEVICE(struct DpoProgress) progress;
     DPO_DEVICE(struct DpoStatus) status;
     DPO_DEVICE(float) token_weights; // [rows], or null: what a token counts in its sequence's sum

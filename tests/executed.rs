@@ -19,8 +19,8 @@ use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::kernel::UNITS;
 use dpo_kernels::cuda::params::{DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, Device, DeviceAddress, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, LogpsBuffers,
-    PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
+    self, Arguments, Device, DeviceAddress, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
 };
 use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Transform};
 use half::bf16;
@@ -44,15 +44,18 @@ struct Line {
     name: &'static str,
     pass: Pass,
     transform: Transform,
+    /// Rows divided among blocks, as where they are few; otherwise whole, as where they are thousands.
+    divided: bool,
 }
 
 fn lines() -> Vec<Line> {
     let none = Transform::default();
     let scale = Transform { scale: 0.7, ..none };
     let softcap = Transform { softcap: Some(30.0), ..none };
-    let line = |name, pass, transform| Line { name, pass, transform };
+    let line = |name, pass, transform| Line { name, pass, transform, divided: false };
     vec![
         line("forward", Pass::Forward(MetricsLevel::None), none),
+        Line { divided: true, ..line("forward, rows divided", Pass::Forward(MetricsLevel::None), none) },
         line("forward, scale", Pass::Forward(MetricsLevel::None), scale),
         line("forward, softcap", Pass::Forward(MetricsLevel::None), softcap),
         line("forward, entropy", Pass::Forward(MetricsLevel::Entropy), none),
@@ -100,9 +103,8 @@ impl Machine<'_> {
         self.upload(&vec![0u32; count])
     }
 
-    /// Executed instructions of a plan's one launch.
-    fn executed(&mut self, plan: &Plan) -> u64 {
-        let launch = plan.launches().next().expect("a plan has a launch");
+    /// Executed instructions of a launch.
+    fn executed(&mut self, launch: &Launch) -> u64 {
         let name = launch.kernel.to_string();
         let bytes = launch.arguments.as_bytes();
         let asked = ptx_vm::Launch::new(&name, launch.grid, launch.block, bytes)
@@ -112,6 +114,19 @@ impl Machine<'_> {
         let stats = self.vm.launch(module, &asked).unwrap_or_else(|fault| panic!("{fault}"));
         stats.kernels[&name].executed
     }
+}
+
+/// The one launch of a plan; of a forward pass as it would be among thousands of rows, if they are not `divided`.
+fn launch(plan: &Plan, divided: bool) -> Launch {
+    let mut launch = *plan.launches().next().expect("a plan has a launch");
+    if let Arguments::Forward(params) = &mut launch.arguments {
+        let partition = &mut params.partition;
+        assert!(partition.blocks_per_row == partition.slices, "these rows are few");
+        if !divided {
+            devices::deal(&mut launch.grid, partition, u32::MAX);
+        }
+    }
+    launch
 }
 
 /// Executed instructions per element of one pass over `rows` scored rows.
@@ -192,7 +207,7 @@ fn measure(
             plan::backward(&H100, &batch, &inputs, &gradient)
         }
     };
-    machine.executed(&plan.unwrap()) as f64 * WARP / (rows * vocab) as f64
+    machine.executed(&launch(&plan.unwrap(), line.divided)) as f64 * WARP / (rows * vocab) as f64
 }
 
 /// `// Executed: 14 aligned, 17 straddling` in the kernel's source, `// Executed of entropy: ...` and the like: the most
@@ -209,7 +224,8 @@ fn budget(line: &Line) -> (f64, f64) {
         _ => None,
     };
     let softcap = line.transform.softcap.map(|_| "softcap");
-    let more: Vec<_> = metrics.into_iter().chain(softcap).collect();
+    let divided = line.divided.then_some("divided rows");
+    let more: Vec<_> = metrics.into_iter().chain(softcap).chain(divided).collect();
     let more = if more.is_empty() { String::new() } else { format!(" of {}", more.join(" and ")) };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{unit}.cu"));
     let text = std::fs::read_to_string(path).unwrap();

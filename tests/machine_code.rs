@@ -6,6 +6,7 @@
 #![cfg(feature = "cuda")]
 
 #[path = "common/devices.rs"]
+#[allow(dead_code)]
 mod devices;
 
 use std::collections::BTreeMap;

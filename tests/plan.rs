@@ -9,14 +9,15 @@ use devices::{A100, H200};
 use dpo_kernels::cuda::kernel::Kernel;
 use dpo_kernels::cuda::params::{
     DPO_FACTORED_THREADS, DPO_NORMALIZER_PAIRS, DPO_PAIRS_INDEXED, DPO_PAIRS_INTERLEAVED, DpoBackward,
-    DpoForward, DpoPairLossAlone, DpoSliceSum, DpoTokenMetricSums,
+    DpoForward, DpoPairLossAlone, DpoRowPartition, DpoSliceSum, DpoTokenMetricSums,
 };
 use dpo_kernels::cuda::plan::{
-    self, Arguments, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
+    self, Arguments, Device, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
     LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, RowWindow, Step, TokenMetricBuffers,
 };
 use dpo_kernels::cuda::tuning::{
-    FACTORED_STATIC_SHARED, FactoredPartition, RowPartition, RowPass, TABLE, most_slices,
+    FACTORED_STATIC_SHARED, FactoredPartition, MOST_DIVIDED_ROWS, RowPartition, RowPass, TABLE,
+    most_slice_sums,
 };
 use dpo_kernels::{
     Batch, DType, Error, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Sequences, Transform,
@@ -292,9 +293,10 @@ fn counts_beyond_the_grid_are_refused() {
     assert_eq!(value_error(rows(2, usize::MAX)).0, "rows");
     assert_eq!(value_error(rows(0, 5)).0, "sequences");
     assert_eq!(value_error(rows(2, 0)).0, "rows");
-    // A billion rows of 16 slices each are more blocks than a grid has.
+    // A backward pass over a billion rows of 16 slices each takes more blocks than a grid has.
     let sliced = Batch::padded(2, 1 << 29, 262_144, LabelAlignment::Aligned);
-    assert_eq!(value_error(plan::forward(&A100, &sliced, &INPUTS, &OUT, None, WORKSPACE)).0, "rows");
+    let backward = plan::backward(&A100, &sliced, &INPUTS, &gradient(INPUTS.logits));
+    assert_eq!(value_error(backward).0, "rows");
     let vocab = |vocab| {
         plan::forward(
             &A100,
@@ -463,9 +465,10 @@ fn workspace_has_room_for_the_slices_of_every_device_and_dtype() {
                 let inputs = Inputs { dtype, ..INPUTS };
                 let launch = only(plan::forward(&device, &batch, &inputs, &OUT, None, WORKSPACE).unwrap());
                 let Arguments::Forward(params) = launch.arguments else { panic!("not a forward launch") };
+                // Each of the eight warps of a block leaves a sum of each slice.
                 let sums = match u64::from(params.partition.blocks_per_row) {
                     1 => 0,
-                    slices => 6 * slices * size_of::<DpoSliceSum>() as u64,
+                    _ => 6 * 8 * u64::from(params.partition.slices) * size_of::<DpoSliceSum>() as u64,
                 };
                 fullest = fullest.max(params.slice_sums + sums - WORKSPACE);
             }
@@ -530,10 +533,10 @@ fn rows_are_divided_alike_in_every_batch() {
             for vocab in
                 [1, 31, 1000, 4096, 8193, 16_385, 32_000, 50_257, 128_256, 262_144, i32::MAX as usize]
             {
-                let RowPartition { threads, params } =
-                    RowPartition::of(pass, device.capability, dtype, vocab);
+                let RowPartition { threads, params } = RowPartition::of(pass, dtype, vocab);
                 let vectors = (vocab * dtype.size()).div_ceil(16) as u64;
-                let (slices, slice) = (u64::from(params.blocks_per_row), u64::from(params.slice_vectors));
+                let (slices, slice) = (u64::from(params.slices), u64::from(params.slice_vectors));
+                assert_eq!((params.blocks_per_row, params.slices_per_block), (params.slices, 1));
                 assert!((slices - 1) * slice < vectors && vectors <= slices * slice, "{vocab} {params:?}");
                 assert!(params.rows_per_block == 1 || params.blocks_per_row == 1, "{vocab} {params:?}");
                 assert!(
@@ -559,8 +562,14 @@ fn rows_are_divided_alike_in_every_batch() {
                         Arguments::Backward(params) => params.partition,
                         other => panic!("not a pass over rows: {other:?}"),
                     };
-                    assert_eq!((found, launch.block), (params, threads));
-                    let blocks = (rows as u64).div_ceil(u64::from(params.rows_per_block)) * slices;
+                    // The same slices, however many blocks they go to: all of them to some block, and none twice.
+                    let (blocks, each) = (found.blocks_per_row, found.slices_per_block);
+                    let as_found =
+                        DpoRowPartition { blocks_per_row: blocks, slices_per_block: each, ..params };
+                    assert_eq!((found, launch.block), (as_found, threads));
+                    assert!((blocks - 1) * each < found.slices && found.slices <= blocks * each);
+                    assert!(pass == RowPass::Forward || found == params);
+                    let blocks = (rows as u64).div_ceil(u64::from(params.rows_per_block)) * u64::from(blocks);
                     assert_eq!(u64::from(launch.grid), blocks);
                 }
             }
@@ -570,28 +579,32 @@ fn rows_are_divided_alike_in_every_batch() {
 
 #[test]
 fn few_long_rows_and_many_short_ones_fill_the_chip() {
-    let forward = |vocab| RowPartition::of(RowPass::Forward, H200.capability, DType::BF16, vocab);
-    // 64 rows make more than two blocks a multiprocessor, and 4096 short ones fewer blocks than rows.
-    assert!(forward(128_256).blocks(64) > 2 * u64::from(H200.multiprocessors));
-    assert!(forward(1000).blocks(4096) == 512 && forward(4096).blocks(4096) == 1024);
-    assert_eq!(most_slices(4096), 1);
+    let forward = |rows, vocab| RowPartition::of(RowPass::Forward, DType::BF16, vocab).for_rows(rows, &H200);
+    let blocks = |rows, vocab| forward(rows, vocab).blocks(rows);
+    // 64 long rows are cut as far as they may be, which is more than a block for each multiprocessor; 8192 are left whole,
+    // and of 1000 each goes to as few blocks as occupy the device four times over.
+    assert!(blocks(64, 128_256) == 4 * 64 && blocks(64, 128_256) > u64::from(H200.multiprocessors));
+    assert!(blocks(8192, 128_256) == 8192 && blocks(8192, 262_144) == 8192);
+    assert!(blocks(1000, 262_144) == 3 * 1000 && 3 * 1000 > 4 * 4 * H200.multiprocessors);
+    // Three blocks for eight slices: three, three and two.
+    assert_eq!(forward(1000, 262_144).params.slices_per_block, 3);
+    // Short rows are eight to a block.
+    assert!(blocks(4096, 1000) == 512 && blocks(4096, 4096) == 512);
+    assert_eq!(most_slice_sums(16_384), 0);
+    // No device divides more rows than a workspace has room for.
+    let vast = Device { multiprocessors: u32::MAX, ..H200 };
+    let long = RowPartition::of(RowPass::Forward, DType::F32, 1 << 20);
+    let divided = |rows| long.for_rows(rows, &vast).params.blocks_per_row > 1;
+    assert!(divided(MOST_DIVIDED_ROWS) && !divided(MOST_DIVIDED_ROWS + 1));
 }
 
 #[test]
 fn every_entry_of_the_tuning_table_is_of_use() {
     let chosen = |entry: &dpo_kernels::cuda::tuning::Entry| {
-        devices::ALL.iter().flat_map(|device| DType::ALL.map(|dtype| (device, dtype))).any(
-            |(device, dtype)| {
-                let bytes = entry.row_bytes.min(1 << 20);
-                let capability = 10 * device.capability.0 + device.capability.1;
-                let first = TABLE.iter().find(|other| {
-                    let (from, to) = other.capabilities;
-                    other.pass == entry.pass && (from..=to).contains(&capability) && bytes <= other.row_bytes
-                });
-                let divided = RowPartition::of(entry.pass, device.capability, dtype, bytes / dtype.size());
-                first == Some(entry) && divided.params.rows_per_block == entry.rows_per_block
-            },
-        )
+        let bytes = entry.row_bytes.min(1 << 20);
+        let first = TABLE.iter().find(|other| other.pass == entry.pass && bytes <= other.row_bytes);
+        let divided = RowPartition::of(entry.pass, DType::BF16, bytes / 2);
+        first == Some(entry) && divided.params.rows_per_block == entry.rows_per_block
     };
     for entry in &TABLE {
         assert!(chosen(entry), "{entry:?}");

@@ -1,4 +1,5 @@
-// Element types of logits: 16-byte vectors of them, widened to f32 and rounded back.
+// Element types of logits: 16-byte vectors of them, widened to f32 and rounded back, and compared as they are: `larger` has
+// the larger elements of two words, where a number is larger than a NaN.
 //
 // No CUDA header is used. A bf16 is the upper half of an f32; an f16 converts by one instruction.
 #pragma once
@@ -23,6 +24,9 @@ struct F32 {
 
     static __device__ void widen(u32 word, float *out) { out[0] = __uint_as_float(word); }
     static __device__ u32 narrow(const float *in) { return __float_as_uint(in[0]); }
+    static __device__ u32 larger(u32 a, u32 b) {
+        return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
+    }
     static __device__ float widen_one(Storage bits) { return bits; }
     static __device__ Storage narrow_one(float value) { return value; }
 };
@@ -35,6 +39,11 @@ struct BF16 {
     static __device__ void widen(u32 word, float *out) {
         out[0] = __uint_as_float(word << 16);
         out[1] = __uint_as_float(word & 0xffff0000u);
+    }
+    static __device__ u32 larger(u32 a, u32 b) {
+        u32 word;
+        asm("max.bf16x2 %0, %1, %2;" : "=r"(word) : "r"(a), "r"(b));
+        return word;
     }
     static __device__ u32 narrow(const float *in) {
         u32 word;
@@ -57,6 +66,11 @@ struct F16 {
         asm("{ .reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
             : "=f"(out[0]), "=f"(out[1])
             : "r"(word));
+    }
+    static __device__ u32 larger(u32 a, u32 b) {
+        u32 word;
+        asm("max.f16x2 %0, %1, %2;" : "=r"(word) : "r"(a), "r"(b));
+        return word;
     }
     static __device__ u32 narrow(const float *in) {
         u32 word;

@@ -43,6 +43,11 @@ struct EntropySum : OnlineSum {
         add_sum(other);
     }
 
+    __device__ void add_lane(int offset) {
+        OnlineSum::add_lane(offset);
+        weighted += __shfl_down_sync(0xffffffffu, weighted, offset);
+    }
+
     template <bool kWhole> __device__ void add_moments(float term, float d, float) {
         // e d is 0 where e is. Where d is -infinity, the product alone would be a NaN, which needs_care finds.
         weighted = fmaf(term, kWhole ? d : fmaxf(d, kDeepest), weighted);
@@ -77,6 +82,13 @@ struct MetricsSum : EntropySum {
         squares += other.squares * (descent.factor * descent.factor);
         total += other.total;
         beaten |= other.beaten;
+    }
+
+    __device__ void add_lane(int offset) {
+        EntropySum::add_lane(offset);
+        squares += __shfl_down_sync(0xffffffffu, squares, offset);
+        total += __shfl_down_sync(0xffffffffu, total, offset);
+        beaten |= __shfl_down_sync(0xffffffffu, beaten, offset);
     }
 
     template <bool kWhole> __device__ void add_moments(float term, float d, float applied) {

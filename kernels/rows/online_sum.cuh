@@ -56,6 +56,9 @@ struct OnlineSum {
         sum += other.sum * descent_of(other).factor;
     }
 
+    // Adds the sum of the lane `offset` further on, which has the same reference.
+    __device__ void add_lane(int offset) { sum += __shfl_down_sync(0xffffffffu, sum, offset); }
+
     // Hooks of add_group and sum_own_vectors for the sums with token metrics: see rows/metrics.cuh.
     template <bool kWhole> __device__ void add_moments(float, float, float) {}
     __device__ bool needs_care(float, const RowLabel &) const { return false; }
@@ -64,20 +67,47 @@ struct OnlineSum {
     __device__ void break_tie(const Vector (&)[kInFlight], const VectorColumns &, const RowLabel &) {}
 };
 
+// The lanes' sums, merged in lane 0. All take the highest reference first, so that what follows are additions.
+template <class Sum> __device__ Sum merge_lanes(Sum own) {
+    float highest = own.reference;
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2)
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, offset));
+    own.raise_reference(highest);
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) own.add_lane(offset);
+    return own;
+}
+
+// The sum of each team of the block in the team's first thread, from those of its warps in their lanes 0. Teams are equal
+// parts of the block, whole warps, and `partials` holds one sum per warp. A team of one warp needs no barrier; otherwise
+// every thread of the block calls.
+template <class Sum> __device__ Sum merge_warps(const Sum &own, u32 threads, Sum *partials) {
+    const u32 lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = threads / kWarp;
+    if (warps == 1) return own;
+    if (lane == 0) partials[warp] = own;
+    __syncthreads();
+    if (warp % warps > 0) return own;
+    return merge_lanes(lane < warps ? partials[warp + lane] : Sum());
+}
+
+// The largest element of a group of vectors: a word's elements are compared at once.
+template <class Logit> __device__ float largest_element(const Vector (&group)[kInFlight]) {
+    u32 word = group[0].word[0];
+#pragma unroll
+    for (int i = 1; i < 4 * kInFlight; ++i) word = Logit::larger(word, group[i / 4].word[i % 4]);
+    float largest[Logit::kPerWord];
+    Logit::widen(word, largest);
+    return fmaxf(largest[0], largest[Logit::kPerWord - 1]);
+}
+
 // Adds the elements of a group of vectors to a sum: one rescaling serves them all. With `kWhole` all of them count. Without,
 // some may stand beyond the row or the slice, or be the label's: those are -infinity, whose exponential is 0, and `columns`
 // tells them apart where that is not enough. Returns the largest logit.
 template <bool kWhole, class Logit, class Sum, class Transform>
 __device__ float add_group(Sum &own, const Vector (&group)[kInFlight], const VectorColumns &columns,
                            const Transform &transform) {
-    float maximum = -infinity();
-#pragma unroll
-    for (int v = 0; v < kInFlight; ++v) {
-        float z[kWidth<Logit>];
-        widen<Logit>(group[v], z);
-#pragma unroll
-        for (int e = 0; e < kWidth<Logit>; ++e) maximum = fmaxf(maximum, z[e]);
-    }
+    const float maximum = largest_element<Logit>(group);
     // z' grows with z.
     float largest[1] = {maximum};
     transform.apply(largest);

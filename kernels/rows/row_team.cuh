@@ -1,4 +1,4 @@
-// What a team of threads works on: a row, or one slice of it.
+// What a team of threads works on: a row, or some slices of it.
 //
 // The host decides how rows are divided among blocks (src/cuda/tuning.rs): several rows to a block, or several blocks to a
 // row. Which elements a thread meets in which order depends on the index in the row alone, so a row's sum has the same
@@ -11,7 +11,7 @@
 struct RowTeam {
     u32 first_row, end_row; // rows of this block
     u32 row;                // this team's; from end_row on there is none
-    u32 slice;
+    u32 slice;              // the first one of this block
     u32 threads; // threads that share the slice, whole warps
     u32 thread;  // of this thread among them
 
@@ -21,7 +21,7 @@ struct RowTeam {
         first_row = batch.first_row + blockIdx.x / partition.blocks_per_row * partition.rows_per_block;
         end_row = min(first_row + partition.rows_per_block, batch.end_row);
         row = first_row + threadIdx.x / threads;
-        slice = blockIdx.x % partition.blocks_per_row;
+        slice = blockIdx.x % partition.blocks_per_row * partition.slices_per_block;
     }
 
     // Where a block never has several rows, which leaves little to keep in registers.

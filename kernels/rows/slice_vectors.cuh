@@ -41,8 +41,8 @@ template <class Logit> struct SliceVectors {
     __device__ SliceVectors(const Storage *row, u32 vocab, u32 lead, const DpoRowPartition &partition, u32 slice)
         : origin(row - lead), vocab(vocab), lead(lead) {
         const int first = int(slice * partition.slice_vectors);
-        take(first, slice + 1 < partition.blocks_per_row ? first + int(partition.slice_vectors)
-                                                       : int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
+        take(first, slice + 1 < partition.slices ? first + int(partition.slice_vectors)
+                                                 : int((vocab + lead + kWidth<Logit> - 1) / kWidth<Logit>));
     }
 
     __device__ void take(int first, int last) {

@@ -433,18 +433,22 @@ const _: () = {
     ][::core::mem::offset_of!(DpoProgress, worst) - 4usize];
 };
 /** How rows are divided among blocks: several rows to a block, each to as large a part of its threads, or several blocks to a
- row, each with a slice of its vectors. One of the two numbers is 1.*/
+ row, each with some of its slices. One of the first two numbers is 1.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoRowPartition {
     pub rows_per_block: ::core::ffi::c_uint,
     pub blocks_per_row: ::core::ffi::c_uint,
+    /// of one row; the last block has those that are left
+    pub slices_per_block: ::core::ffi::c_uint,
+    /// of a row
+    pub slices: ::core::ffi::c_uint,
     /// 16-byte vectors; the last slice has what is left of the row
     pub slice_vectors: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoRowPartition"][::core::mem::size_of::<DpoRowPartition>() - 12usize];
+    ["Size of DpoRowPartition"][::core::mem::size_of::<DpoRowPartition>() - 20usize];
     [
         "Alignment of DpoRowPartition",
     ][::core::mem::align_of::<DpoRowPartition>() - 4usize];
@@ -455,10 +459,16 @@ const _: () = {
         "Offset of field: DpoRowPartition::blocks_per_row",
     ][::core::mem::offset_of!(DpoRowPartition, blocks_per_row) - 4usize];
     [
+        "Offset of field: DpoRowPartition::slices_per_block",
+    ][::core::mem::offset_of!(DpoRowPartition, slices_per_block) - 8usize];
+    [
+        "Offset of field: DpoRowPartition::slices",
+    ][::core::mem::offset_of!(DpoRowPartition, slices) - 12usize];
+    [
         "Offset of field: DpoRowPartition::slice_vectors",
-    ][::core::mem::offset_of!(DpoRowPartition, slice_vectors) - 8usize];
+    ][::core::mem::offset_of!(DpoRowPartition, slice_vectors) - 16usize];
 };
-/// sum exp(x - reference) over the elements of one slice.
+/// sum exp(x - reference) over the elements that one warp has of a slice.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoSliceSum {
@@ -669,7 +679,7 @@ pub struct DpoForward {
     pub sequence_rows_done: ::core::ffi::c_ulonglong,
     /// [rows], zero between launches
     pub row_slices_done: ::core::ffi::c_ulonglong,
-    /// [rows, blocks_per_row], where that is more than 1
+    /// [rows of the launch, slices, warps], where a row has several blocks
     pub slice_sums: ::core::ffi::c_ulonglong,
     pub progress: ::core::ffi::c_ulonglong,
     pub status: ::core::ffi::c_ulonglong,
@@ -684,7 +694,7 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 576usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 584usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
@@ -694,52 +704,52 @@ const _: () = {
     ][::core::mem::offset_of!(DpoForward, partition) - 80usize];
     [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 96usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 104usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 112usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 120usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 128usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 136usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 136usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 144usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 144usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 152usize];
     [
         "Offset of field: DpoForward::row_slices_done",
-    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 152usize];
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 160usize];
     [
         "Offset of field: DpoForward::slice_sums",
-    ][::core::mem::offset_of!(DpoForward, slice_sums) - 160usize];
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 168usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 168usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 176usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 176usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 184usize];
     [
         "Offset of field: DpoForward::token_weights",
-    ][::core::mem::offset_of!(DpoForward, token_weights) - 184usize];
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 192usize];
     [
         "Offset of field: DpoForward::metrics",
-    ][::core::mem::offset_of!(DpoForward, metrics) - 192usize];
+    ][::core::mem::offset_of!(DpoForward, metrics) - 200usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 248usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 256usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 568usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 576usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 572usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 580usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -753,17 +763,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 592usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 600usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 576usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 584usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 584usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 592usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -827,7 +837,7 @@ pub struct DpoBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 168usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 176usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
@@ -837,32 +847,32 @@ const _: () = {
     ][::core::mem::offset_of!(DpoBackward, partition) - 80usize];
     [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 96usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 104usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 112usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 112usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 120usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 120usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 128usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 128usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 136usize];
     [
         "Offset of field: DpoBackward::token_coef",
-    ][::core::mem::offset_of!(DpoBackward, token_coef) - 136usize];
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 144usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 144usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 152usize];
     [
         "Offset of field: DpoBackward::nonfinite_row",
-    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 152usize];
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 160usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 160usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 168usize];
     [
         "Offset of field: DpoBackward::threshold",
-    ][::core::mem::offset_of!(DpoBackward, threshold) - 164usize];
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 172usize];
 };

@@ -1,10 +1,11 @@
-//! How rows are divided among blocks: one table, by pass, architecture and bytes of a row; and for the factored forward,
-//! by what of a row the device can keep on chip.
+//! How rows are divided among blocks: one table, by pass and bytes of a row; and for the factored forward, by what of a row
+//! the device can keep on chip.
 //!
-//! The order of a row's sum follows from it, so it knows nothing of the number of rows: a row has the same bits in every
-//! batch (on one device and for one dtype).
+//! The order of a row's sum follows from the slices and threads of the table, which knows nothing of the number of rows: a
+//! row has the same bits in every batch (on one device and for one dtype). Which block takes which slices may follow that
+//! number, since the order does not depend on it.
 
-use super::params::{DPO_FACTORED_THREADS, DPO_ROW_THREADS, DpoRowPartition};
+use super::params::{DPO_FACTORED_THREADS, DPO_ROW_BLOCKS, DPO_ROW_THREADS, DpoRowPartition};
 use super::properties::Device;
 use crate::dtype::DType;
 
@@ -22,61 +23,53 @@ pub enum RowPass {
 pub struct Entry {
     /// The pass it is for.
     pub pass: RowPass,
-    /// The first and the last compute capability, as major · 10 + minor.
-    pub capabilities: (u32, u32),
     /// The longest row, vocab times element size, in bytes.
     pub row_bytes: usize,
     /// Threads per block.
     pub threads: u32,
     /// Rows that a block takes at once, its threads in equal parts.
     pub rows_per_block: u32,
-    /// Bytes of a row that one block takes at most: a longer row goes to several.
+    /// Bytes of a slice at most, of which a longer row has several.
     pub slice_bytes: usize,
 }
 
 const KIB: usize = 1 << 10;
-const ANY: (u32, u32) = (0, u32::MAX);
-const HOPPER: (u32, u32) = (90, 99);
-const DATACENTER_BLACKWELL: (u32, u32) = (100, 119);
 
 /// The first entry that fits counts.
 ///
-/// Derived, and not yet measured:
+/// Measured on an H100, with 8192 and more rows: whole rows to a block read at 0.998 of the copy's bandwidth, slices of
+/// 48 KiB to a block at 0.982, of 24 KiB at 0.970, of 16 KiB at 0.649; with 64 rows slices are faster, and with 1024 either
+/// way does. Derived, and not yet measured:
 ///
 /// - *Bytes in flight.* Little's law, bandwidth × latency (0.7 µs) per multiprocessor: 10 KB on an A100, 25 KB on an
 ///   H200, 38 KB on a B200, 7 KB on an RTX 5090; half of it in a backward pass, which writes as much as it reads. A thread
 ///   has four 16-byte loads in flight, and 1024 threads of 64 registers fit on a multiprocessor: 64 KiB at best, times
 ///   the share of a block's life in which it loads.
-/// - *A block's life.* Before the first load it waits for the row's label (0.7 µs), and after the last one for the
-///   counters (1.2 µs); each round of four loads takes 0.8 µs. Two rounds load for 45% of the time, three for 55%, four
-///   for 65%: slices are as short as that share allows, since short ones spread few rows over more multiprocessors.
-///   A backward pass counts nothing, and two rounds are enough everywhere.
-/// - *Blocks of 256 threads*, four on a multiprocessor: where one waits at its start or end, the others load.
+/// - *Slices of a forward pass.* A block that takes several in turn merges its warps' sums after each, for some 40
+///   instructions a thread: 5% of those for four groups of four loads. Where blocks take one slice each, they wait for the
+///   row's label before the first load (0.7 µs) and for the counters after the last (1.2 µs), and each round of four loads
+///   takes 0.8 µs: four rounds load for 65% of the time.
+/// - *Blocks of 256 threads*, four on a multiprocessor: where one waits at its start or end, the others load. A short row
+///   has a warp for itself, which never waits for another before the row is done.
+/// - *Slices of a backward pass*, which counts nothing: two rounds of loads are enough everywhere.
 /// - *Counters.* Additions to one address take about a nanosecond each, so that a block should move several KiB.
-pub const TABLE: [Entry; 9] = [
-    entry(RowPass::Forward, ANY, 4 * KIB, 8, usize::MAX),
-    entry(RowPass::Forward, ANY, 16 * KIB, 4, usize::MAX),
-    entry(RowPass::Forward, ANY, 64 * KIB, 1, usize::MAX),
-    entry(RowPass::Forward, HOPPER, usize::MAX, 1, 48 * KIB),
-    entry(RowPass::Forward, DATACENTER_BLACKWELL, usize::MAX, 1, 64 * KIB),
-    entry(RowPass::Forward, ANY, usize::MAX, 1, 32 * KIB),
-    entry(RowPass::Backward, ANY, 4 * KIB, 8, usize::MAX),
-    entry(RowPass::Backward, ANY, 16 * KIB, 4, usize::MAX),
-    entry(RowPass::Backward, ANY, usize::MAX, 1, 32 * KIB),
+pub const TABLE: [Entry; 5] = [
+    entry(RowPass::Forward, 16 * KIB, 8, 16 * KIB),
+    entry(RowPass::Forward, usize::MAX, 1, 64 * KIB),
+    entry(RowPass::Backward, 4 * KIB, 8, 4 * KIB),
+    entry(RowPass::Backward, 16 * KIB, 4, 16 * KIB),
+    entry(RowPass::Backward, usize::MAX, 1, 32 * KIB),
 ];
 
-const fn entry(
-    pass: RowPass,
-    capabilities: (u32, u32),
-    row_bytes: usize,
-    rows_per_block: u32,
-    slice_bytes: usize,
-) -> Entry {
-    Entry { pass, capabilities, row_bytes, threads: DPO_ROW_THREADS, rows_per_block, slice_bytes }
+const fn entry(pass: RowPass, row_bytes: usize, rows_per_block: u32, slice_bytes: usize) -> Entry {
+    Entry { pass, row_bytes, threads: DPO_ROW_THREADS, rows_per_block, slice_bytes }
 }
 
 /// Bytes of a vector, which is what one thread loads at a time.
 const VECTOR: usize = 16;
+
+/// Threads of a warp.
+const WARP: u32 = 32;
 
 /// How one launch divides its rows among blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,35 +81,58 @@ pub struct RowPartition {
 }
 
 impl Entry {
+    /// One block to each slice.
     fn partition(&self, row_bytes: usize) -> RowPartition {
         let vectors = row_bytes.div_ceil(VECTOR);
-        // Slices of about the same size, of as many vectors for one thread as for another.
-        let slices = row_bytes.div_ceil(self.slice_bytes);
-        let slice_vectors = vectors.div_ceil(slices).next_multiple_of(self.threads as usize);
+        let slice_vectors = match self.pass {
+            // Each thread has whole groups of loads in all slices but the last, since what is left of a group costs more.
+            RowPass::Forward => self.slice_bytes / VECTOR,
+            // Slices of about the same size, since each has a block, of as many vectors for one thread as for another.
+            RowPass::Backward => {
+                vectors.div_ceil(row_bytes.div_ceil(self.slice_bytes)).next_multiple_of(self.threads as usize)
+            }
+        };
+        let slices = vectors.div_ceil(slice_vectors) as u32;
         RowPartition {
             threads: self.threads,
             params: DpoRowPartition {
                 rows_per_block: self.rows_per_block,
-                blocks_per_row: vectors.div_ceil(slice_vectors) as u32,
+                blocks_per_row: slices,
+                slices_per_block: 1,
+                slices,
                 slice_vectors: slice_vectors as u32,
             },
         }
     }
 }
 
+/// Blocks that a forward launch asks for at least, as a multiple of those that the device runs at once, before it leaves rows
+/// whole: with four times as many, the last ones leave a tenth of the device idle at most.
+const WAVES: u32 = 4;
+
+/// Rows of a forward launch that has several blocks to a row at most, on any device: what the workspace has room for.
+pub const MOST_DIVIDED_ROWS: u32 = 2048;
+
 impl RowPartition {
-    /// The partition of rows of `vocab` elements, for a device of compute capability (major, minor).
-    pub fn of(pass: RowPass, capability: (u32, u32), dtype: DType, vocab: usize) -> Self {
-        let capability = 10 * capability.0 + capability.1;
+    /// The partition of rows of `vocab` elements, with a block for each slice.
+    pub fn of(pass: RowPass, dtype: DType, vocab: usize) -> Self {
         let row_bytes = vocab * dtype.size();
         TABLE
             .iter()
-            .find(|entry| {
-                let (first, last) = entry.capabilities;
-                entry.pass == pass && (first..=last).contains(&capability) && row_bytes <= entry.row_bytes
-            })
-            .expect("each pass's last entry takes every row on every device")
+            .find(|entry| entry.pass == pass && row_bytes <= entry.row_bytes)
+            .expect("each pass's last entry takes every row")
             .partition(row_bytes)
+    }
+
+    /// The same slices, dealt for a forward launch over `rows` rows: to no more blocks than keep the device busy.
+    #[must_use]
+    pub fn for_rows(self, rows: u32, device: &Device) -> Self {
+        let slices = self.params.slices;
+        let enough = WAVES.saturating_mul(DPO_ROW_BLOCKS).saturating_mul(device.multiprocessors);
+        let blocks = if rows > MOST_DIVIDED_ROWS { 1 } else { enough.div_ceil(rows.max(1)).clamp(1, slices) };
+        let slices_per_block = slices.div_ceil(blocks);
+        let blocks_per_row = slices.div_ceil(slices_per_block);
+        RowPartition { params: DpoRowPartition { slices_per_block, blocks_per_row, ..self.params }, ..self }
     }
 
     /// Blocks for a number of rows.
@@ -125,20 +141,15 @@ impl RowPartition {
     }
 }
 
-/// The most slices that a forward launch has of a row of `vocab` elements, on any device and in any dtype:
-/// what the workspace has room for. A longer row never has fewer, so that a workspace for the longest has
-/// room for all.
-pub fn most_slices(vocab: usize) -> u32 {
-    let slices = |(capability, dtype)| {
-        let capability: u32 = capability;
-        RowPartition::of(RowPass::Forward, (capability / 10, capability % 10), dtype, vocab)
-            .params
-            .blocks_per_row
+/// The most sums that the warps of a forward launch leave of a row of `vocab` elements, in any dtype: what the workspace has
+/// room for. A longer row never has fewer, so that a workspace for the longest has room for all.
+pub fn most_slice_sums(vocab: usize) -> u32 {
+    let sums = |dtype| {
+        let RowPartition { threads, params } = RowPartition::of(RowPass::Forward, dtype, vocab);
+        // Rows of one slice leave nothing.
+        if params.slices == 1 { 0 } else { params.slices * threads / WARP }
     };
-    // The choice changes only where an entry's capabilities begin or end.
-    let borders =
-        TABLE.iter().flat_map(|entry| [entry.capabilities.0, entry.capabilities.1.saturating_add(1)]);
-    borders.flat_map(|border| DType::ALL.map(|dtype| (border, dtype))).map(slices).max().unwrap_or(1)
+    DType::ALL.map(sums).into_iter().max().unwrap_or(0)
 }
 
 /// Bytes that the device itself takes of the shared memory of every block.
@@ -182,7 +193,13 @@ impl FactoredPartition {
         FactoredPartition {
             rows: RowPartition {
                 threads: (1 << (slice_vectors / 8).max(1).ilog2()).clamp(32, DPO_FACTORED_THREADS),
-                params: DpoRowPartition { rows_per_block: 1, blocks_per_row: blocks, slice_vectors },
+                params: DpoRowPartition {
+                    rows_per_block: 1,
+                    blocks_per_row: blocks,
+                    slices_per_block: 1,
+                    slices: blocks,
+                    slice_vectors,
+                },
             },
             kept_vectors: slice_vectors.min(room(if crowded { 1 } else { 2 })),
         }

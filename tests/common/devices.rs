@@ -1,5 +1,6 @@
 //! Devices to plan for, from their data sheets.
 
+use dpo_kernels::cuda::params::DpoRowPartition;
 use dpo_kernels::cuda::plan::{Device, MAX_CLUSTER};
 
 pub const A100: Device = Device {
@@ -33,3 +34,11 @@ pub const RTX_5090: Device = Device {
 
 /// One device of every architecture that kernels are compiled for.
 pub const ALL: [Device; 4] = [A100, H200, B200, RTX_5090];
+
+/// Deals the slices of a launch's rows anew, so many of them to a block.
+pub fn deal(grid: &mut u32, partition: &mut DpoRowPartition, slices_per_block: u32) {
+    *grid /= partition.blocks_per_row;
+    partition.slices_per_block = slices_per_block.min(partition.slices);
+    partition.blocks_per_row = partition.slices.div_ceil(partition.slices_per_block);
+    *grid *= partition.blocks_per_row;
+}

@@ -156,7 +156,7 @@ pub fn run() {
         }));
     }
     // Every dtype meets another order of blocks and warps.
-    let parts: [fn() -> Stats; 15] = [
+    let parts: [fn() -> Stats; 14] = [
         || suite(6, crate::pair_stage::every_kind),
         || suite(0, crate::run_checks_on_device::<f32>),
         || suite(1, crate::run_checks_on_device::<f16>),
@@ -167,7 +167,6 @@ pub fn run() {
         || suite(5, crate::run_layouts::<bf16>),
         || uncounted(|| assert_eq!([far_rows::<bf16>(false), far_rows::<f32>(false)], [2, 2])),
         || uncounted(|| assert_eq!([far_rows::<bf16>(true), far_rows::<f32>(true)], [2, 2])),
-        || uncounted(other_partitions),
         || uncounted(|| factored_on_little_shared_memory::<bf16>(embedded_interpreter)),
         || uncounted(|| factored_on_little_shared_memory::<f32>(embedded_interpreter)),
         || uncounted(any_schedule_gives_the_same_bits),
@@ -295,15 +294,6 @@ pub fn samples<T: Logit>() -> Vec<Case<T>> {
         Case::draw(spec)
     };
     [7, 33, 1000, 5003, 12_345, 40_001].map(&mut sample).into()
-}
-
-/// The tuning table deals rows otherwise on other devices.
-fn other_partitions() {
-    let own = Interpreter::new(Options::default()).properties();
-    for device in devices::ALL.into_iter().filter(|&device| device != own) {
-        let mut executor = OnDevice(Interpreter { device, ..Interpreter::new(Options::default()) });
-        crate::row_partition::sliced_rows::<bf16>(&mut executor);
-    }
 }
 
 /// NVRTC may make other PTX of a source for a newer architecture: where it does, that runs too.

@@ -199,6 +199,7 @@ fn run_checks_on_device<T: Logit + Element + Into<f64>>(
     row_partition::short_rows::<T>(executor);
     row_partition::sliced_rows::<T>(executor);
     row_partition::sliced_rows_keep_their_bits::<T>(executor);
+    row_partition::dealing_keeps_the_bits::<T>(executor);
     device_trouble::bad_cu_seqlens::<T>(true, |case| executor.run(case));
     device_trouble::bad_cu_seqlens::<T>(false, |case| executor.factored(case));
     device_trouble::bad_pairs::<T>(executor);

@@ -1,9 +1,11 @@
 //! Rows as the tuning table deals them to blocks: every entry, at its borders and at those of its slices.
 
+use dpo_kernels::cuda::plan::{self, Arguments, DeviceAddress, Launch};
 use dpo_kernels::cuda::tuning::{RowPartition, RowPass, TABLE};
 use dpo_kernels::{DType, Logit, MetricsLevel};
 
 use crate::case::{Case, Mask, Spec};
+use crate::devices::deal;
 use crate::executor::{Device, Executor, OnDevice};
 use crate::expected::Expected;
 use crate::random::Random;
@@ -31,9 +33,9 @@ pub fn short_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 }
 
 /// Vocabularies of one slice and of several, just below, at and above where slices begin and end.
-fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usize> {
-    let partition = |vocab| RowPartition::of(pass, capability, dtype, vocab).params;
-    let sliced = |vocab: &usize| partition(*vocab).blocks_per_row > 1;
+fn sliced_vocabs(pass: RowPass, dtype: DType) -> Vec<usize> {
+    let partition = |vocab| RowPartition::of(pass, dtype, vocab).params;
+    let sliced = |vocab: &usize| partition(*vocab).slices > 1;
     let step = 4096 / dtype.size();
     let about = (step..).step_by(step).find(sliced).expect("long rows are sliced");
     let first = (about - step..).find(sliced).expect("that one at the latest");
@@ -41,9 +43,7 @@ fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usi
     let width = 16 / dtype.size();
     let even = (about..)
         .step_by(width)
-        .find(|&vocab| {
-            vocab == width * (partition(vocab).blocks_per_row * partition(vocab).slice_vectors) as usize
-        })
+        .find(|&vocab| vocab == width * (partition(vocab).slices * partition(vocab).slice_vectors) as usize)
         .expect("some row fills its slices");
     vec![first - 1, first, even - 1, even, even + 1]
 }
@@ -51,10 +51,9 @@ fn sliced_vocabs(pass: RowPass, capability: (u32, u32), dtype: DType) -> Vec<usi
 /// Several blocks to a row, the rows of all cases together at every phase, with labels on both sides of a slice's border;
 /// forward passes with every kind of token metrics in turn.
 pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
-    let capability = executor.0.properties().capability;
     let width = 16 / size_of::<T>();
     for pass in [RowPass::Forward, RowPass::Backward] {
-        for (index, vocab) in sliced_vocabs(pass, capability, T::DTYPE).into_iter().enumerate() {
+        for (index, vocab) in sliced_vocabs(pass, T::DTYPE).into_iter().enumerate() {
             let mut case = Case::<T>::draw(Spec {
                 row_stride: (vocab + 1) | 1,
                 phase: size_of::<T>() * ((index + 3 * usize::from(pass == RowPass::Backward)) % width),
@@ -68,8 +67,7 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
                 seed: index as u64,
                 ..Spec::plain(vocab)
             });
-            let border =
-                RowPartition::of(pass, capability, T::DTYPE, vocab).params.slice_vectors as usize * width;
+            let border = RowPartition::of(pass, T::DTYPE, vocab).params.slice_vectors as usize * width;
             for (row, label) in [border - 1, border].into_iter().enumerate() {
                 case.labels.set(row, label.min(vocab - 1) as i64);
             }
@@ -81,8 +79,7 @@ pub fn sliced_rows<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
 /// Neither the other rows of the call nor the place in memory show in the bits of a row of several slices, and where it is
 /// not scored, nothing of it is read.
 pub fn sliced_rows_keep_their_bits<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
-    let capability = executor.0.properties().capability;
-    let vocab = sliced_vocabs(RowPass::Forward, capability, T::DTYPE)[3] + 5;
+    let vocab = sliced_vocabs(RowPass::Forward, T::DTYPE)[3] + 5;
     let mut case = Case::<T>::draw(Spec { sequences: 4, longest: 1, ..Spec::plain(vocab) });
     case.labels.set(3, dpo_kernels::IGNORE_INDEX);
     case.row_mut(3).fill(T::from_f32(f32::NAN));
@@ -97,4 +94,74 @@ pub fn sliced_rows_keep_their_bits<T: Logit + Into<f64>>(executor: &mut OnDevice
     assert_eq!(rows(&expected.logps.token_logps), bits(&alone.logps.token_logps));
     assert_eq!(expected.logps.token_logps[3], 0.0);
     assert!(expected.dlogits[3 * vocab..][..vocab].iter().all(|dlogit| dlogit.to_f32() == 0.0));
+}
+
+/// How the slices of a row are dealt to blocks does not show in the results: one to each, several, or the whole row to one.
+pub fn dealing_keeps_the_bits<T: Logit + Into<f64>>(executor: &mut OnDevice<impl Device>) {
+    let width = 16 / size_of::<T>();
+    let slice = RowPartition::of(RowPass::Forward, T::DTYPE, 1 << 20).params.slice_vectors as usize * width;
+    for (index, metrics) in MetricsLevel::EVERY.into_iter().enumerate() {
+        // Four slices, and something of a fifth.
+        let vocab = 4 * slice + 3 * width + 1;
+        let mut case = Case::<T>::draw(Spec {
+            sequences: 2,
+            longest: 2,
+            metrics,
+            seed: index as u64,
+            ..Spec::plain(vocab)
+        });
+        case.labels.set(0, (2 * slice) as i64);
+        case.labels.set(3, dpo_kernels::IGNORE_INDEX);
+        let mut dealt = |slices_per_block| {
+            let mut executor = OnDevice(Dealt { device: &mut executor.0, slices_per_block });
+            executor.run(&case)
+        };
+        let expected = dealt(1);
+        Expected::of(&case).check("one slice to a block", &case, &expected);
+        for slices_per_block in [2, 3, 5] {
+            let found = dealt(slices_per_block);
+            assert_eq!(found.logps, expected.logps, "{slices_per_block} slices to a block");
+            assert_eq!(found.pairs, expected.pairs, "{slices_per_block} slices to a block");
+        }
+    }
+}
+
+/// A device whose forward launches deal the slices of a row otherwise than planned.
+struct Dealt<'a, D> {
+    device: &'a mut D,
+    slices_per_block: u32,
+}
+
+impl<D: Device> Device for Dealt<'_, D> {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn properties(&self) -> plan::Device {
+        self.device.properties()
+    }
+
+    fn upload(&mut self, bytes: &[u8], phase: usize) -> DeviceAddress {
+        self.device.upload(bytes, phase)
+    }
+
+    fn reserve(&mut self, len: usize) -> DeviceAddress {
+        self.device.reserve(len)
+    }
+
+    fn download(&mut self, address: DeviceAddress, len: usize) -> Vec<u8> {
+        self.device.download(address, len)
+    }
+
+    fn launch(&mut self, launch: &Launch) {
+        let mut launch = *launch;
+        if let Arguments::Forward(params) = &mut launch.arguments {
+            deal(&mut launch.grid, &mut params.partition, self.slices_per_block);
+        }
+        self.device.launch(&launch);
+    }
+
+    fn clear(&mut self) {
+        self.device.clear();
+    }
 }

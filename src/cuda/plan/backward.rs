@@ -50,13 +50,13 @@ pub struct GradientBuffers {
 /// [`Error::Value`]: crate::Error::Value
 /// [`Error::Missing`]: crate::Error::Missing
 pub fn backward(
-    device: &Device,
+    _device: &Device,
     batch: &DeviceBatch,
     inputs: &Inputs,
     buffers: &GradientBuffers,
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
-    let partition = RowPartition::of(RowPass::Backward, device.capability, inputs.dtype, batch.columns());
+    let partition = RowPartition::of(RowPass::Backward, inputs.dtype, batch.columns());
     check_token_weights(batch, buffers.token_coef.is_some())?;
     check_threshold(buffers.threshold.into())?;
     let params = DpoBackward {

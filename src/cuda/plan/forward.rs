@@ -40,7 +40,8 @@ pub fn forward(
     workspace: impl Into<Workspace>,
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
-    let partition = RowPartition::of(RowPass::Forward, device.capability, inputs.dtype, batch.columns());
+    let partition = RowPartition::of(RowPass::Forward, inputs.dtype, batch.columns())
+        .for_rows(window.rows() as u32, device);
     let logits = logits_address(batch, inputs, window)?;
     let params = forward_params(kernel_batch, batch, logits, out, loss, &partition, workspace.into())?;
     Ok(Plan::of(Launch {

@@ -6,7 +6,7 @@ use super::capacity::Capacity;
 use crate::batch::Batch;
 use crate::cuda::address::{DeviceAddress, address};
 use crate::cuda::params::{DpoProgress, DpoSliceSum, DpoTokenMetricSums};
-use crate::cuda::tuning::most_slices;
+use crate::cuda::tuning::{MOST_DIVIDED_ROWS, most_slice_sums};
 use crate::error::{Error, Result};
 use crate::sequences::IndexArray;
 
@@ -92,11 +92,7 @@ impl Places {
         let scored = token_logps + 4 * rows;
         let summed = [0, 1, 2, 3, 4].map(|metric| scored + 4 * sequences + 4 * rows * metric);
         let slice_sums = summed[4] + 4 * rows;
-        // Rows of one slice leave nothing there.
-        let sums = match u64::from(most_slices(capacity.vocab)) {
-            1 => 0,
-            slices => rows * slices,
-        };
+        let sums = rows.min(u64::from(MOST_DIVIDED_ROWS)) * u64::from(most_slice_sums(capacity.vocab));
         let token_sums = slice_sums + size_of::<DpoSliceSum>() as u64 * sums;
         let end = token_sums + 4 + size_of::<DpoTokenMetricSums>() as u64 * sequences;
         Places {
