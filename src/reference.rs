@@ -24,6 +24,8 @@
 //! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 
+pub mod lm_head;
+
 use crate::batch::HostBatch;
 use crate::coef::Coef;
 use crate::error::{Error, Result};

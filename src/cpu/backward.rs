@@ -9,7 +9,7 @@ use super::tasks::{STREAM_BYTES, task_rows};
 use super::transform::TransformKind;
 use crate::batch::HostBatch;
 use crate::dtype::Logit;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::labels::Labels;
 use crate::status::GradientStatus;
 
@@ -47,7 +47,7 @@ pub fn backward<'a, T: Logit>(
 ) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
     let inputs = inputs.into();
-    check_inputs(batch, &inputs)?;
+    inputs.check(batch)?;
     batch.check_logits("dlogits", dlogits.len())?;
     let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.columns()]);
     Ok(gradient_rows(batch, labels, inputs, dlogits, source))
@@ -66,17 +66,8 @@ pub fn backward_in_place<'a, T: Logit>(
 ) -> Result<GradientStatus> {
     batch.check_pass(logits.len(), labels)?;
     let inputs = inputs.into();
-    check_inputs(batch, &inputs)?;
+    inputs.check(batch)?;
     Ok(gradient_rows(batch, labels, inputs, logits, |_| Source::InPlace))
-}
-
-fn check_inputs(batch: &HostBatch<'_>, inputs: &BackwardInputs<'_>) -> Result<()> {
-    let BackwardInputs { logsumexp, coef, .. } = inputs;
-    Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
-    if let Some(residual) = logsumexp.residual {
-        Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
-    }
-    coef.check(batch)
 }
 
 /// `backward` over rows whose logits, where they are scored, are in `source`.

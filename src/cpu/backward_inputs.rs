@@ -1,6 +1,8 @@
 //! What `backward` is given besides logits and labels: most often all that `forward` gave.
 
+use crate::batch::HostBatch;
 use crate::coef::Coef;
+use crate::error::{Error, Result};
 use crate::results::{Forward, Logps};
 
 /// What `backward` needs of `logps`: log Σ exp of each row.
@@ -61,6 +63,16 @@ impl<'a> BackwardInputs<'a> {
     /// With an upstream gradient of 1.
     pub fn new(logsumexp: impl Into<Logsumexp<'a>>, coef: impl Into<Coef<'a>>) -> Self {
         BackwardInputs { logsumexp: logsumexp.into(), coef: coef.into(), upstream: 1.0 }
+    }
+
+    /// Checks the lengths, for a batch that is valid.
+    pub(super) fn check(&self, batch: &HostBatch<'_>) -> Result<()> {
+        let BackwardInputs { logsumexp, coef, .. } = self;
+        Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
+        if let Some(residual) = logsumexp.residual {
+            Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
+        }
+        coef.check(batch)
     }
 
     /// With another upstream gradient.

@@ -90,6 +90,25 @@ pub(super) fn label_of(batch: &HostBatch<'_>, labels: Labels<'_>, row: usize) ->
     batch.label(labels, row, batch.sequences.range(batch.sequences.of_row(row)).end)
 }
 
+/// Reads a scored row once, whose label is in a column of it.
+pub(super) fn read_row<T: Logit>(
+    logits: &[T],
+    column: usize,
+    transform: TransformKind,
+    level: MetricsLevel,
+) -> RowResult {
+    let (kernels, unasked) = (row_kernels::<T>(), RowMetrics::NOT_SCORED);
+    let (logp, metrics) = match level {
+        MetricsLevel::None => (kernels.logp(logits, column, transform), unasked),
+        MetricsLevel::Entropy => {
+            let (logp, entropy) = kernels.logp_and_entropy(logits, column, transform);
+            (logp, RowMetrics { entropy, ..unasked })
+        }
+        MetricsLevel::All => kernels.logp_and_metrics(logits, column, transform),
+    };
+    RowResult { logp, metrics }
+}
+
 /// Reads every scored row once.
 pub(super) fn read_rows<T: Logit>(
     batch: &HostBatch<'_>,
@@ -97,23 +116,13 @@ pub(super) fn read_rows<T: Logit>(
     labels: Labels<'_>,
     level: MetricsLevel,
 ) -> Vec<RowResult> {
-    let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
+    let transform = TransformKind::from(&batch.transform);
     let read = |row: usize| {
         let label = label_of(batch, labels, row);
         let Some(column) = label.and_then(|label| batch.column(label)) else {
             return RowResult::unread(label);
         };
-        let logits = &logits[row * batch.row_stride..][..batch.columns()];
-        let unasked = RowMetrics::NOT_SCORED;
-        let (logp, metrics) = match level {
-            MetricsLevel::None => (kernels.logp(logits, column, transform), unasked),
-            MetricsLevel::Entropy => {
-                let (logp, entropy) = kernels.logp_and_entropy(logits, column, transform);
-                (logp, RowMetrics { entropy, ..unasked })
-            }
-            MetricsLevel::All => kernels.logp_and_metrics(logits, column, transform),
-        };
-        RowResult { logp, metrics }
+        read_row(&logits[row * batch.row_stride..][..batch.columns()], column, transform, level)
     };
     (0..batch.rows()).into_par_iter().with_min_len(task_rows(batch.vocab)).map(read).collect()
 }

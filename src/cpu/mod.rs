@@ -61,6 +61,7 @@ mod backward;
 mod backward_inputs;
 mod factored;
 mod forward;
+pub mod lm_head;
 mod logps;
 mod pair_loss;
 

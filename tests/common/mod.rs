@@ -3,6 +3,7 @@
 
 pub mod golden;
 pub mod judge;
+pub mod random;
 pub mod tolerance;
 
 /// The bits of floats, for comparisons in which NaN equals NaN and −0 differs from 0.
