@@ -21,7 +21,7 @@ pub(crate) struct ForwardPass {
     /// `[rows]`.
     pub(crate) logsumexp_residual: Tensor,
     /// `[rows]`, where the targets have an `ld_alpha`.
-    token_weights: Option<Tensor>,
+    pub(crate) token_weights: Option<Tensor>,
 }
 
 /// The coefficients that `backward` takes, contiguous and on the device of the logits. What is `None` is 1.

@@ -44,8 +44,10 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod graph;
+mod head_graph;
 mod inputs;
 mod keys;
+mod lm_head;
 mod logits;
 mod no_gradient;
 mod ops;
@@ -61,6 +63,7 @@ pub use dpo_kernels::{
 };
 
 pub use crate::inputs::PairInputs;
+pub use crate::lm_head::{LmHead, linear_dpo_loss, linear_sequence_logps, linear_token_logps};
 pub use crate::ops::{dpo_loss, sequence_logps, token_logps, token_metrics};
 pub use crate::output::{DpoOutput, TokenMetrics};
 pub use crate::targets::Targets;

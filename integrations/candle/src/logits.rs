@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Error, Layout, Result, Tensor};
 
 use crate::checks;
+use crate::no_gradient::NoGradient;
 use crate::targets::Targets;
 
 /// Logits that go with their targets, and whose rows lie at equal distances.
@@ -33,6 +34,11 @@ impl Logits {
     /// Whether there is a variable in candle's graph that a gradient by these logits may run to.
     pub(crate) fn has_gradient(&self) -> bool {
         self.tensor.track_op()
+    }
+
+    /// For their results that have no gradient.
+    pub(crate) fn no_gradient(&self) -> Result<NoGradient<'_>> {
+        NoGradient::new(self.tensor.device(), self.has_gradient())
     }
 
     /// The shape of these logits with all that lies between the start of one row and the start of the next.

@@ -5,8 +5,6 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, Var,
 };
 
-use crate::logits::Logits;
-
 /// Makes tensors for results that have no gradient. Where the logits have one, a `backward()` that comes upon
 /// such a tensor is an error: without it, all that a loss has from there would be missing from the gradient,
 /// and nothing said.
@@ -19,10 +17,9 @@ pub(crate) struct NoGradient<'a> {
 }
 
 impl<'a> NoGradient<'a> {
-    /// For results of `logits`.
-    pub(crate) fn new(logits: &'a Logits) -> Result<Self> {
-        let device = logits.tensor.device();
-        let variable = logits.has_gradient().then(|| Var::zeros((), DType::F32, device)).transpose()?;
+    /// For results of what is on `device` and, it may be, has a gradient.
+    pub(crate) fn new(device: &'a Device, has_gradient: bool) -> Result<Self> {
+        let variable = has_gradient.then(|| Var::zeros((), DType::F32, device)).transpose()?;
         Ok(NoGradient { device, variable })
     }
 

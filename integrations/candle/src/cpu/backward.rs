@@ -35,6 +35,6 @@ fn dlogits<T: Logit + WithDType>(
 }
 
 /// The elements of a tensor in f32, whatever its shape.
-fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }

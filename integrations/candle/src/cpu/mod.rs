@@ -2,6 +2,7 @@
 
 mod backward;
 mod elements;
+mod lm_head;
 mod results;
 mod targets;
 
@@ -10,6 +11,7 @@ use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss, cpu};
 
 pub(crate) use self::backward::backward;
 use self::elements::with_elements;
+pub(crate) use self::lm_head::{head_backward, head_dpo_loss, head_logps};
 use self::results::{Empty, IntoTensors};
 pub(crate) use self::targets::HostTargets;
 use crate::inputs::CheckedInputs;
@@ -27,7 +29,7 @@ pub(crate) fn logps(
     let host = HostTargets::new(targets, logits.vocab, logits.stride)?;
     let Ok(mut out) = wanted.convert(&mut Empty);
     with_elements!(logits.tensor, |values| cpu::logps(&host.batch(), values, host.labels(), &mut out))?;
-    out.convert(&mut IntoTensors::new(logits, targets)?)
+    out.convert(&mut IntoTensors::new(logits.no_gradient()?, targets))
 }
 
 /// The loss, and all results.
@@ -48,5 +50,5 @@ pub(crate) fn dpo_loss(
     })?;
     let metrics = out.pairs.metrics.as_ref().expect("every loss asks for it");
     let loss = Tensor::new(metrics.loss, logits.tensor.device())?;
-    Ok((loss, out.convert(&mut IntoTensors::new(logits, targets)?)?))
+    Ok((loss, out.convert(&mut IntoTensors::new(logits.no_gradient()?, targets))?))
 }

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use candle_core::{Device, Error, Tensor, WithDType};
 use dpo_kernels::memory::{Conversion, Field, HostMemory, Memory, Record};
 
-use crate::logits::Logits;
 use crate::no_gradient::NoGradient;
 use crate::selection::Selection;
 use crate::targets::Targets;
@@ -67,8 +66,8 @@ pub(super) struct IntoTensors<'a> {
 }
 
 impl<'a> IntoTensors<'a> {
-    pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self, Error> {
-        Ok(IntoTensors { targets, no_gradient: NoGradient::new(logits)? })
+    pub fn new(no_gradient: NoGradient<'a>, targets: &'a Targets) -> Self {
+        IntoTensors { targets, no_gradient }
     }
 
     fn tensor<T: WithDType>(&self, field: Field, values: &[T]) -> Result<Tensor, Error> {

@@ -23,7 +23,7 @@ impl<'a> Allocate<'a> {
     pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self> {
         let device = logits.tensor.device();
         let records = Tensor::zeros(RECORD_WORDS, DType::U32, device)?;
-        Ok(Allocate { device, targets, no_gradient: NoGradient::new(logits)?, records })
+        Ok(Allocate { device, targets, no_gradient: logits.no_gradient()?, records })
     }
 
     /// The tensor of the records.

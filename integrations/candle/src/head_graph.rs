@@ -1,0 +1,165 @@
+//! Results of a pass through the head in candle's graph: nodes that lead to hidden states, weight and bias.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use dpo_kernels::LogpsTensors;
+
+use crate::checks;
+use crate::graph::{Coefficients, ForwardPass};
+use crate::lm_head::CheckedHead;
+use crate::targets::Targets;
+use crate::tensors::Tensors;
+
+/// The gradients of hidden states, weight and bias, where they are wanted: those of the last two in f32.
+pub(crate) type HeadGradients = [Option<Tensor>; 3];
+
+/// A result that has gradients by hidden states, weight and bias.
+#[derive(Clone)]
+pub(crate) enum HeadResult {
+    /// The loss. Where the pass has left its gradients, they need no more than the upstream factor.
+    Loss { coef: Tensor, gradients: Option<HeadGradients> },
+    /// The log-probs of the sequences.
+    Logps,
+    /// The log-probs of the tokens.
+    TokenLogps,
+}
+
+/// A pass through the head, whose results become nodes of candle's graph.
+#[derive(Clone)]
+pub(crate) struct HeadNode {
+    head: CheckedHead,
+    pass: ForwardPass,
+}
+
+impl HeadNode {
+    /// Of results that were [asked for with `backward` in mind](crate::selection::with_backward).
+    pub(crate) fn new(head: &CheckedHead, targets: &Targets, out: &LogpsTensors<Tensors>) -> Self {
+        HeadNode { head: head.clone(), pass: ForwardPass::new(targets, out) }
+    }
+
+    /// `values`, a result of this pass, as a node of candle's graph.
+    pub(crate) fn apply(&self, result: HeadResult, values: Tensor) -> Result<Tensor> {
+        let CheckedHead { hidden, weight, bias, budget_bytes } = &self.head;
+        // The node has the tensors from candle when it runs: to keep them, with their graph, in it would be a circle.
+        let op = Node { pass: self.pass.clone(), result, values, budget_bytes: *budget_bytes };
+        match bias {
+            Some(bias) => hidden.apply_op3(weight, bias, op),
+            None => hidden.apply_op2(weight, op),
+        }
+    }
+}
+
+struct Node {
+    pass: ForwardPass,
+    result: HeadResult,
+    values: Tensor,
+    budget_bytes: usize,
+}
+
+impl Node {
+    fn name(&self) -> &'static str {
+        match self.result {
+            HeadResult::Loss { .. } => "linear-dpo-loss",
+            HeadResult::Logps => "linear-sequence-logps",
+            HeadResult::TokenLogps => "linear-token-logps",
+        }
+    }
+
+    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+        let (storage, layout) = self.values.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(values) => Ok((values.clone(), layout.shape().clone())),
+            _ => Err(Error::msg("expected results in the memory of the head's device")),
+        }
+    }
+
+    fn backward(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        upstream: &Tensor,
+    ) -> Result<HeadGradients> {
+        checks::dtype("upstream gradient", upstream, &[DType::F32])?;
+        checks::shape("upstream gradient", upstream, self.values.dims())?;
+        let dtype = hidden.dtype();
+        let of_dtype = |gradients: HeadGradients| -> Result<HeadGradients> {
+            let [hidden, weight, bias] = gradients;
+            let converted = |gradient: Option<Tensor>| gradient.map(|g| g.to_dtype(dtype)).transpose();
+            Ok([hidden, converted(weight)?, converted(bias)?])
+        };
+        if let HeadResult::Loss { gradients: Some(gradients), .. } = &self.result {
+            let upstream: f32 = upstream.to_scalar()?;
+            let times = |gradient: &Option<Tensor>| -> Result<Option<Tensor>> {
+                gradient.as_ref().map(|gradient| gradient.affine(upstream.into(), 0.0)).transpose()
+            };
+            let [hidden, weight, bias] = gradients;
+            return of_dtype([times(hidden)?, times(weight)?, times(bias)?]);
+        }
+        let head = CheckedHead {
+            hidden: hidden.clone(),
+            weight: weight.clone(),
+            bias: bias.cloned(),
+            budget_bytes: self.budget_bytes,
+        };
+        let upstream = Some(upstream.contiguous()?);
+        let tokens = self.pass.token_weights.clone();
+        let coefficients = match &self.result {
+            HeadResult::Loss { coef, .. } => Coefficients { sequences: Some(coef.clone()), tokens, upstream },
+            HeadResult::Logps => Coefficients { sequences: upstream, tokens, ..Coefficients::default() },
+            // Weights belong to the sums over tokens, of which this is none.
+            HeadResult::TokenLogps => Coefficients { tokens: upstream, ..Coefficients::default() },
+        };
+        of_dtype(crate::cpu::head_backward(&head, &self.pass, &coefficients)?)
+    }
+}
+
+impl CustomOp2 for Node {
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward()
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [hidden, weight, _] = self.backward(hidden, weight, None, upstream)?;
+        Ok((hidden, weight))
+    }
+}
+
+impl CustomOp3 for Node {
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward()
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [hidden, weight, bias] = self.backward(hidden, weight, Some(bias), upstream)?;
+        Ok((hidden, weight, bias))
+    }
+}
