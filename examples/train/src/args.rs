@@ -91,6 +91,11 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub label_smoothing: f32,
 
+    /// Make a tensor of logits for the loss, rather than start from hidden states through the fused head; on a GPU it is so
+    /// anyway
+    #[arg(long)]
+    pub logits: bool,
+
     /// Divide each log-ratio by the number of scored tokens
     #[arg(long)]
     pub length_normalized: bool,

@@ -3,13 +3,25 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use dpo_kernels::ref_cache::RefCache;
-use dpo_kernels_candle::{DpoOutput, PairInputs, PairLoss, PairMetrics, dpo_loss, sequence_logps};
+use dpo_kernels_candle::{
+    DpoOutput, LmHead, PairInputs, PairLoss, PairMetrics, dpo_loss, linear_dpo_loss, linear_sequence_logps,
+    sequence_logps,
+};
 
 use crate::batches::{PairTokens, collate_pairs};
 use crate::model::Transformer;
 
 /// Pairs per forward pass where no gradient is needed.
 pub const EVAL_PAIRS: usize = 16;
+
+/// What the loss starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Hidden states, of which the fused head makes logits a chunk at a time.
+    Hidden,
+    /// Logits, as a tensor of candle's.
+    Logits,
+}
 
 /// A preference pair with what the reference makes of it.
 pub struct ScoredPair {
@@ -32,14 +44,23 @@ pub struct Evaluation {
 pub fn ref_logps(
     reference: &Transformer,
     pairs: &[PairTokens],
+    start: Start,
     mut cache: Option<&mut RefCache>,
     device: &Device,
 ) -> Result<Tensor> {
     let mut ref_logps = Vec::with_capacity(2 * pairs.len());
     for (i, pairs) in pairs.chunks(EVAL_PAIRS).enumerate() {
         let (tokens, targets) = collate_pairs(&pairs.iter().collect::<Vec<_>>(), device)?;
-        let compute =
-            || -> Result<Vec<f32>> { Ok(sequence_logps(&reference.forward(&tokens)?, &targets)?.to_vec1()?) };
+        let compute = || -> Result<Vec<f32>> {
+            let logps = match start {
+                Start::Hidden => {
+                    let hidden = reference.hidden(&tokens)?;
+                    linear_sequence_logps(&LmHead::new(&hidden, reference.head()), &targets)?
+                }
+                Start::Logits => sequence_logps(&reference.forward(&tokens)?, &targets)?,
+            };
+            Ok(logps.to_vec1()?)
+        };
         let logps = match &mut cache {
             Some(cache) => cache
                 .ref_logps(&targets.sequence_keys(&tokens)?, compute)
@@ -71,11 +92,23 @@ pub fn scored(pairs: Vec<PairTokens>, ref_logps: &Tensor) -> Result<Vec<ScoredPa
         .collect())
 }
 
-/// The DPO loss of a batch of pairs.
+/// The DPO loss of a batch of pairs, whose gradients run to the weights of the policy.
 pub fn loss(
     policy: &Transformer,
     pairs: &[&ScoredPair],
+    pair_loss: &PairLoss,
+    start: Start,
+    device: &Device,
+) -> Result<DpoOutput> {
+    output(policy, pairs, pair_loss, start, true, device)
+}
+
+fn output(
+    policy: &Transformer,
+    pairs: &[&ScoredPair],
     loss: &PairLoss,
+    start: Start,
+    with_gradients: bool,
     device: &Device,
 ) -> Result<DpoOutput> {
     let (tokens, targets) =
@@ -87,7 +120,16 @@ pub fn loss(
         true => PairInputs::default(),
         false => PairInputs::reference(&ref_logps),
     };
-    Ok(dpo_loss(&policy.forward(&tokens)?, &targets, &inputs, loss)?)
+    Ok(match start {
+        Start::Hidden => {
+            let (hidden, head) = (policy.hidden(&tokens)?, policy.head());
+            // The head makes its gradients together with the loss, unless nobody can ask for them.
+            let (hidden, head) =
+                if with_gradients { (hidden, head.clone()) } else { (hidden.detach(), head.detach()) };
+            linear_dpo_loss(&LmHead::new(&hidden, &head), &targets, &inputs, loss)?
+        }
+        Start::Logits => dpo_loss(&policy.forward(&tokens)?, &targets, &inputs, loss)?,
+    })
 }
 
 /// Judges `policy` by `pairs`.
@@ -98,12 +140,13 @@ pub fn evaluate(
     policy: &Transformer,
     pairs: &[ScoredPair],
     pair_loss: &PairLoss,
+    start: Start,
     device: &Device,
 ) -> Result<Evaluation> {
     let mut sums = PairMetrics::<f64>::default();
     let mut preferred = 0;
     for pairs in pairs.chunks(EVAL_PAIRS) {
-        let output = loss(policy, &pairs.iter().collect::<Vec<_>>(), pair_loss, device)?;
+        let output = output(policy, &pairs.iter().collect::<Vec<_>>(), pair_loss, start, false, device)?;
         let PairMetrics { pairs: count, loss, chosen_reward, rejected_reward, margin, accuracy, .. } =
             output.metrics()?;
         let weight = f64::from(count);

@@ -7,15 +7,16 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 
 use crate::batches::PairTokens;
+use crate::dpo::Start;
 use crate::model::Config;
 
 /// What goes through the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
-    /// A training step.
-    ForwardBackward,
-    /// An evaluation; what a backward pass would need is kept all the same.
-    Forward,
+pub struct Pass {
+    /// A training step; otherwise an evaluation, in which what a backward pass would need is kept all the same.
+    pub backward: bool,
+    /// What its loss starts from.
+    pub start: Start,
 }
 
 /// `[S, heads, T, T]` numbers that a block keeps: scores, the same with their bias, less their maximum, and
@@ -28,17 +29,18 @@ const SCORE_GRADIENTS_AT_A_TIME: u64 = 3;
 /// `[S, T, dim]` numbers that a block keeps: two norms of 3, 12 of the attention, 14 of the MLP that is 4 times as wide.
 const WIDTHS: u64 = 32;
 
-/// Bytes without which `sequences` sequences of `len` tokens do not go through the model; `None` from 2⁶⁴ on.
+/// Bytes without which `sequences` sequences of `len` tokens do not go through the model; `None` from 2⁶⁴ on. A loss that
+/// starts from hidden states has no tensor of logits.
 fn bytes(config: Config, pass: Pass, sequences: u64, len: u64) -> Option<u64> {
     let (layers, heads) = (config.layers as u64, config.heads as u64);
-    let (scores, logits) = match pass {
-        Pass::ForwardBackward => {
-            ((SCORES + SCORE_GRADIENTS).checked_mul(layers)?.checked_add(SCORE_GRADIENTS_AT_A_TIME)?, 2)
-        }
-        Pass::Forward => (SCORES.checked_mul(layers)?, 1),
+    let (scores, logits) = if pass.backward {
+        ((SCORES + SCORE_GRADIENTS).checked_mul(layers)?.checked_add(SCORE_GRADIENTS_AT_A_TIME)?, 2)
+    } else {
+        (SCORES.checked_mul(layers)?, 1)
     };
     let scores = scores.checked_mul(heads)?.checked_mul(len)?.checked_mul(len)?;
     let widths = WIDTHS.checked_mul(layers)?.checked_mul(len)?.checked_mul(config.dim as u64)?;
+    let logits = if pass.start == Start::Logits { logits } else { 0 };
     let logits = len.checked_mul(config.vocab as u64)?.checked_mul(logits)?;
     scores
         .checked_add(widths)?
@@ -92,6 +94,12 @@ mod tests {
     use crate::tokenizer::Tokens;
     use crate::train::MODEL;
 
+    const PASSES: [Pass; 3] = [
+        Pass { backward: false, start: Start::Hidden },
+        Pass { backward: false, start: Start::Logits },
+        Pass { backward: true, start: Start::Logits },
+    ];
+
     fn refusal(len: usize, pairs_per_batch: usize) -> Option<String> {
         let tokens = |len| Tokens { ids: vec![0; len], labels: vec![0; len] };
         let pairs = [
@@ -99,7 +107,7 @@ mod tests {
             PairTokens { line: 7, chosen: tokens(2), rejected: tokens(len) },
         ];
         let checked =
-            check(MODEL, Pass::Forward, &pairs, pairs_per_batch, Path::new("x.jsonl"), 1 << 30, &Device::Cpu);
+            check(MODEL, PASSES[0], &pairs, pairs_per_batch, Path::new("x.jsonl"), 1 << 30, &Device::Cpu);
         checked.err().map(|error| error.to_string())
     }
 
@@ -119,7 +127,7 @@ mod tests {
             assert!(error.contains("more bytes than can be counted"), "{error}");
         }
         let endless = Config { layers: usize::MAX, ..MODEL };
-        for pass in [Pass::ForwardBackward, Pass::Forward] {
+        for pass in PASSES {
             assert_eq!(bytes(endless, pass, 2, 10), None);
             assert_eq!(bytes(MODEL, pass, 2, u64::MAX), None);
         }
@@ -129,7 +137,9 @@ mod tests {
     fn the_bytes_are_those_of_the_tensors() {
         // One head, one block, everything of width 1, three sequences of ten tokens.
         let one = Config { vocab: 1, dim: 1, heads: 1, layers: 1 };
-        assert_eq!(bytes(one, Pass::ForwardBackward, 3, 10), Some(3 * 4 * (900 + 320 + 20)));
-        assert_eq!(bytes(one, Pass::Forward, 3, 10), Some(3 * 4 * (400 + 320 + 10)));
+        let bytes = PASSES.map(|pass| bytes(one, pass, 3, 10).unwrap());
+        assert_eq!(bytes[2], 3 * 4 * (900 + 320 + 20));
+        assert_eq!(bytes[1], 3 * 4 * (400 + 320 + 10));
+        assert_eq!(bytes[0], 3 * 4 * (400 + 320));
     }
 }

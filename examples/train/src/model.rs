@@ -44,12 +44,22 @@ impl Transformer {
 
     /// Logits `[S, T, V]` of tokens `[S, T]`: row t of a sequence sees its tokens 0 to t and predicts token t + 1.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
+        self.head.forward(&self.hidden(tokens)?)
+    }
+
+    /// The weight `[V, dim]` that makes logits of hidden states.
+    pub fn head(&self) -> &Tensor {
+        self.head.weight()
+    }
+
+    /// Hidden states `[S, T, dim]`, of which the head makes logits.
+    pub fn hidden(&self, tokens: &Tensor) -> Result<Tensor> {
         let bias = causal_bias(self.heads, tokens.dim(1)?, tokens.device())?;
         let mut x = self.embedding.forward(tokens)?;
         for block in &self.blocks {
             x = block.forward(&x, &bias)?;
         }
-        self.head.forward(&self.norm.forward_diff(&x)?)
+        self.norm.forward_diff(&x)
     }
 }
 

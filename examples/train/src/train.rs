@@ -17,7 +17,7 @@ use crate::args::{Args, DeviceKind};
 use crate::batches::{PairTokens, Shuffle, Truncated, tokenize};
 use crate::checkpoint::{Checkpoint, Phase, Tensors};
 use crate::data::{Pair, read_pairs};
-use crate::dpo::{self, EVAL_PAIRS, ScoredPair};
+use crate::dpo::{self, EVAL_PAIRS, ScoredPair, Start};
 use crate::history::{History, Row};
 use crate::memory::{self, Pass};
 use crate::model::{Config, Transformer};
@@ -44,11 +44,12 @@ pub fn run(args: &Args, config: Config, stop: &AtomicBool, out: &mut impl Write)
     let held_out_pairs = read_pairs(&args.eval_data, &args.ignored_keys)?;
     let train = limited(args, &args.data, &train_pairs, out)?;
     let held_out = limited(args, &args.eval_data, &held_out_pairs, out)?;
-    let in_memory = |pass, pairs: &[PairTokens], pairs_per_batch, file| {
+    let in_memory = |backward, pairs: &[PairTokens], pairs_per_batch, file| {
+        let pass = Pass { backward, start: start(args) };
         memory::check(config, pass, pairs, pairs_per_batch, file, args.max_length, &device)
     };
-    in_memory(Pass::ForwardBackward, &train, args.batch, &args.data)?;
-    in_memory(Pass::Forward, &held_out, EVAL_PAIRS.min(held_out.len()), &args.eval_data)?;
+    in_memory(true, &train, args.batch, &args.data)?;
+    in_memory(false, &held_out, EVAL_PAIRS.min(held_out.len()), &args.eval_data)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let (weights, policy) = Weights::seeded(config, args.seed, &device)?;
     writeln!(
@@ -115,6 +116,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn start(&self) -> Start {
+        start(self.args)
+    }
+
     /// Supervised training on the chosen answers.
     fn warm_up(
         &mut self,
@@ -149,7 +154,7 @@ impl Run<'_> {
         let reference = self.weights.frozen_copy()?;
         let mut cache = self.ref_cache(out)?;
         for (name, pairs) in [("train", train), ("held_out", held_out)] {
-            let ref_logps = dpo::ref_logps(&reference, pairs, cache.as_mut(), &self.device)?;
+            let ref_logps = dpo::ref_logps(&reference, pairs, self.start(), cache.as_mut(), &self.device)?;
             self.ref_logps.insert(name.to_string(), ref_logps);
         }
         if let Some(cache) = &mut cache {
@@ -164,6 +169,8 @@ impl Run<'_> {
             return Ok(None);
         }
         let (path, fingerprint) = (self.args.out.join("ref_logps.cache"), self.weights.fingerprint()?);
+        // Logits of another product have other last bits.
+        let fingerprint = fingerprint.with("losses start from", format!("{:?}", self.start()));
         let cache = match RefCache::open(&path, fingerprint) {
             // Another seed, other data, another number of steps: the file is of that run's reference.
             Err(Error::RefCache { problem: Problem::Stale { .. }, .. }) => {
@@ -199,7 +206,7 @@ impl Run<'_> {
         let bar = progress_bar("DPO", done, steps);
         for step in done + 1..=steps {
             let pairs: Vec<_> = shuffle.draw(batch).into_iter().map(|i| &train[i]).collect();
-            let output = dpo::loss(&self.policy, &pairs, &self.loss, &self.device)?;
+            let output = dpo::loss(&self.policy, &pairs, &self.loss, self.start(), &self.device)?;
             output.status()?.check()?;
             optimizer.backward_step(&output.loss)?;
             self.history.push(Row::Train { step, metrics: output.metrics()? })?;
@@ -217,7 +224,7 @@ impl Run<'_> {
 
     /// Judges the policy, as it is after `step` DPO steps, by the held-out pairs.
     fn evaluate(&mut self, step: usize, held_out: &[ScoredPair]) -> Result<PairMetrics<f32>> {
-        let evaluation = dpo::evaluate(&self.policy, held_out, &self.loss, &self.device)?;
+        let evaluation = dpo::evaluate(&self.policy, held_out, &self.loss, self.start(), &self.device)?;
         self.history.push(Row::HeldOut { step, evaluation })?;
         Ok(evaluation.metrics)
     }
@@ -250,6 +257,11 @@ impl Run<'_> {
         }
         if stop { Err(Interrupted { phase, step }.into()) } else { Ok(()) }
     }
+}
+
+/// What the losses of a run start from.
+fn start(args: &Args) -> Start {
+    if args.logits || args.device == DeviceKind::Cuda { Start::Logits } else { Start::Hidden }
 }
 
 /// The tokens of the pairs of a file, within `--max-length`; what that cuts off is reported.
@@ -302,6 +314,7 @@ fn settings(
         ("held-out pairs", hash(held_out).to_string()),
         ("order of the training pairs", Fingerprint::new("order", order).to_string()),
         ("--device", format!("{:?}", args.device)),
+        ("--logits", (start(args) == Start::Logits).to_string()),
         ("--seed", args.seed.to_string()),
         ("--batch", args.batch.to_string()),
         ("--sft-steps", args.sft_steps.to_string()),
