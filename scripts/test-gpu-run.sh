@@ -50,7 +50,8 @@ holds "## On no GPU" record.md
 [ ! -e "$work/ran" ] || fail "a part ran without a driver"
 
 # With one: the parts that were asked for, in this order, with what they leave and say.
-stand_in "$work/bin/nvidia-smi" 'case $1 in *name*) echo "Stand-in 9000" ;; *driver*) echo 580.1 ;; *) echo "1 MHz, 2 MHz" ;; esac'
+stand_in "$work/bin/nvidia-smi" 'case $1 in' '*name*) echo "Stand-in 9000" ;;' '*driver*) echo 580.1 ;;' \
+    '*) echo "1 MHz, 2 MHz" ;;' esac
 stand_in "$work/bin/compute-sanitizer" 'echo "========= ERROR SUMMARY: 3 errors"' 'exit 1'
 stand_in "$work/bin/python3" 'exit 1'
 stand_in "$bundle/differential" '[ "$DPO_REQUIRE_GPU" = 1 ] && echo "test result: ok. 13 passed"'

@@ -76,7 +76,9 @@ where
     timed.pass("backward, half ignored", 1.5, |turn| {
         Ok(plain.backward(&from.slice(at(turn)), &half, None, 1.0, &mut to.slice_mut(at(turn)))?)
     })?;
-    // Last, since they leave gradients in the logits' place; a gradient is a valid input again.
+    // Last, since they leave gradients in the logits' place; a gradient is a valid input again. The coefficients and the
+    // logsumexp, which are the same for all copies, are those of all rows again.
+    plain.forward(&from.slice(at(0)), &all, &inputs, &loss)?;
     timed.pass("backward in place", 2.0, |turn| {
         Ok(plain.backward_in_place(&mut from.slice_mut(at(turn)), &all, None, 1.0)?)
     })?;
