@@ -41,10 +41,12 @@ for part in "$@"; do
 done
 
 here=$(cd "$(dirname "$0")" && pwd)
-mkdir -p "$results/raw"
-out=$(cd "$results" && pwd)
-raw=$out/raw
-cd "$out" || exit 2
+mkdir -p "$results"
+cd "$results" || exit 2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+raw=$work/raw
+mkdir "$raw"
 : >"$raw/parts"
 
 query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
@@ -131,7 +133,7 @@ record() {
         done <"$raw/parts"
         echo ']'
     } >summary.json
-    tar -czf raw.tar.gz raw
+    tar -czf raw.tar.gz -C "$work" raw
 }
 
 failed=0

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Tests gpu-run.sh, the run.sh of the GPU bundle, with stand-ins for the driver and for what it runs. Called by `make test`.
+# Tests gpu-run.sh and gpu-train.sh, the run.sh and train.sh of the GPU bundle, with stand-ins for the driver and for what they
+# run. Called by `make test`.
 set -eu
 
 scripts=$(cd "$(dirname "$0")" && pwd)
@@ -86,9 +87,26 @@ run 1 tests=1 passes
 holds "| tests | timed out |" record.md
 holds "| passes | passed |" record.md
 
+# A training run passes where it ends at the CPU's accuracy, or next to it.
+cp "$scripts/gpu-train.sh" "$bundle/train.sh"
+mkdir "$bundle/cpu"
+echo "dpo,held-out,80,0.6,0.1,-0.1,0.2,0.75,0.6" >"$bundle/cpu/metrics.csv"
+stand_in "$bundle/candle-cuda" 'echo "test result: ok. 3 passed"'
+trained() { # held-out accuracy at the last step
+    stand_in "$bundle/dpo-train" 'while [ "$1" != --out ]; do shift; done' 'mkdir -p "$2"' \
+        "printf 'dpo,held-out,0,0.7,0,0,0,0.5,0.6\ndpo,held-out,80,0.6,0.1,-0.1,0.2,$1,0.6\n' >\"\$2/metrics.csv\""
+}
+trained 0.7675
+run 0 train
+holds "Held-out reward accuracy 0.7675" record.md
+trained 0.5
+run 1 train
+holds "| train | failed |" record.md
+holds "error: the accuracy on the GPU is not the CPU's" record.md
+
 # A wrong word runs nothing.
 for wrong in test tests= tests=0 tests=1s; do
     run 2 "$wrong"
     [ ! -e "$work/out" ] || fail "results of $wrong"
 done
-echo "gpu-run.sh: ok"
+echo "gpu-run.sh, gpu-train.sh: ok"
