@@ -47,7 +47,7 @@ strip -o "$kernels/libdpo_kernels_c.so" "${CARGO_TARGET_DIR:-target}/release/lib
 cp -r tests/golden "$kernels/golden"
 cp benches/peers/*.py "$kernels/peers"
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
-    --target "$kernels/peers/site" -r benches/peers/requirements-cuda.txt
+    --target "$kernels/peers/wheels" -r benches/peers/requirements-cuda.txt
 finish "$kernels"
 
 if [ -n "${TRAIN:-}" ]; then

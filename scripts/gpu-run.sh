@@ -49,7 +49,8 @@ raw=$work/raw
 mkdir "$raw"
 : >"$raw/parts"
 
-query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+# Of the first GPU. nvidia-smi says what is wrong on standard output too.
+query() { answer=$(nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null) && echo "$answer" | head -n 1; }
 card=$(query name)
 driver=$(query driver_version)
 clocks=$(query clocks.max.sm,clocks.max.mem)
@@ -60,7 +61,7 @@ commit=$(cat "$here/commit" 2>/dev/null || echo unknown)
 export DPO_REQUIRE_GPU=1 DPO_VECTORS="$here/golden" DPO_BENCH_OUT="$raw"
 library=$here/libdpo_kernels_c.so
 peers=$here/peers
-export PYTHONPATH="$peers/site:$peers" PYTHONUNBUFFERED=1
+export PYTHONPATH="$peers/wheels:$peers" PYTHONUNBUFFERED=1
 
 # Why a part cannot run here; empty if it can.
 obstacle() {
