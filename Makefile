@@ -9,7 +9,8 @@ WITH_TOOLS = . ./$(TOOLS) &&
 # Where nvcc and CUDA's libraries are, for candle's CUDA backend; installed likewise.
 CUDA_TOOLS := target/tools/cuda-env
 WITH_CUDA = $(WITH_TOOLS) . ./$(CUDA_TOOLS) &&
-# candle's kernels take a quarter of an hour of one core. In a folder and a profile of their own nothing builds them twice.
+# candle's kernels take a quarter of an hour of one core. In a folder and a profile of their own, and with dpo-train among the
+# packages, whose features its dependencies have then, they are built once.
 CUDA_BUILD := --release --target-dir target/cuda --features cuda
 
 # make train LOSS=ipo BETA=0.2 SEED=3 STEPS=100 ARGS="--lr 1e-3"

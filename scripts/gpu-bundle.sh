@@ -59,7 +59,8 @@ if [ -n "${TRAIN:-}" ]; then
     # The GPU that the bundle is for is not this machine's.
     export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CARGO_TARGET_DIR=target/cuda
     build build --release -p dpo-train --features cuda | strip_into "$train"
-    build test --release -p dpo-kernels-candle --features cuda --test cuda --no-run | strip_into "$train"
+    # With both packages the dependencies have the features that they have above, and candle's kernels are not built again.
+    build test --release -p dpo-kernels-candle -p dpo-train --features cuda --test cuda --no-run | strip_into "$train"
     mv "$train/cuda" "$train/candle-cuda"
     cp -r examples/train/data "$train/data"
     install -m 755 scripts/gpu-train.sh "$train/train.sh"
