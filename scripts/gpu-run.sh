@@ -107,7 +107,7 @@ run() {
 }
 
 # The last line by which a part sums itself up.
-sum_up() { grep -hE 'test result:|ERROR SUMMARY|RACECHECK SUMMARY|accuracy|^[Ee]rror|panicked' "$1" 2>/dev/null | tail -n 1; }
+sum_up() { grep -hE 'test result:|ERROR SUMMARY|RACECHECK SUMMARY|accuracy|^[Ee]rror|error while loading|panicked' "$1" 2>/dev/null | tail -n 1; }
 
 record() {
     {
