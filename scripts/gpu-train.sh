@@ -9,7 +9,8 @@ out=$1
 # Sums come in another order on a GPU, and steps build on steps: of the 114 held-out pairs so many may end up otherwise.
 pairs_off=4
 
-# candle's CUDA backend is linked to cublas, cudart and curand. PyTorch's wheels for CUDA 13 bring them along; before 2.15, all.
+# candle's CUDA backend is linked to cublas, cudart and curand. PyTorch's wheels for CUDA 13 bring them along; PyTorch 2.15 no
+# longer brings curand, which is the wheel nvidia-curand.
 cuda=$(python3 -c '
 import glob, sys
 print(":".join(folder for path in sys.path for folder in glob.glob(path + "/nvidia/cu13/lib")))' || true)
