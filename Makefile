@@ -6,20 +6,27 @@ CARGO ?= cargo
 # Where NVRTC and libclang are; installed under target/tools where the machine has none.
 TOOLS := target/tools/env
 WITH_TOOLS = . ./$(TOOLS) &&
+# Where nvcc and CUDA's libraries are, for candle's CUDA backend; installed likewise.
+CUDA_TOOLS := target/tools/cuda-env
+WITH_CUDA = $(WITH_TOOLS) . ./$(CUDA_TOOLS) &&
+# candle's kernels take a quarter of an hour of one core. In a folder and a profile of their own, and with dpo-train among the
+# packages, whose features its dependencies have then, they are built once.
+CUDA_BUILD := --release --target-dir target/cuda --features cuda
 
 # make train LOSS=ipo BETA=0.2 SEED=3 STEPS=100 ARGS="--lr 1e-3"
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
 	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench bench-peers install-c gpu-bundle mutants kernels-report params readme package lint
+.PHONY: help train test bench bench-peers install-c gpu-bundle mutants kernels-report params readme package lint check-cuda
 
 help:
 	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
-	@echo "make bench        criterion benchmarks, CPU and (where there is one) GPU"
+	@echo "make bench        benchmarks, CPU and (where there is one) GPU"
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
 	@echo "make install-c    the C ABI's header and libraries, and a file for pkg-config: PREFIX=/usr/local DESTDIR= CPU=1"
-	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver and nothing else"
+	@echo "make gpu-bundle   target/gpu-bundle: tests and benchmarks for a machine with a driver; TRAIN=1: and a training run"
+	@echo "make check-cuda   clippy of what is built for candle's CUDA backend; installs nvcc where there is none, 16 minutes"
 	@echo "make kernels-report  registers, occupancy, and instructions per element: of the main loops, and executed"
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words FROM=number"
 	@echo "make package      packs the crates, and compiles them and their tests from what was packed"
@@ -27,11 +34,13 @@ help:
 	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
 	@echo "make readme       the README's table of losses anew"
 
-# The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels.
-train: $(if $(CUDA),$(TOOLS))
-	$(if $(CUDA),$(WITH_TOOLS)) $(CARGO) run --release -p dpo-train $(if $(CUDA),--features cuda) -- $(if $(CUDA),--device cuda) $(TRAIN_ARGS)
+# The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels, which are compiled for the
+# GPU at hand or for CUDA_COMPUTE_CAP=90 and the like.
+train: $(if $(CUDA),$(TOOLS) $(CUDA_TOOLS))
+	$(if $(CUDA),$(WITH_CUDA)) $(CARGO) run -p dpo-train $(if $(CUDA),$(CUDA_BUILD) -- --device cuda,--release --) $(TRAIN_ARGS)
 
 test: $(TOOLS)
+	scripts/test-gpu-run.sh
 	$(WITH_TOOLS) $(CARGO) test --workspace
 
 bench: $(TOOLS)
@@ -46,8 +55,11 @@ install-c: $(if $(CPU),,$(TOOLS))
 	$(if $(CPU),,$(WITH_TOOLS)) $(CARGO) build --release -p dpo-kernels-c $(if $(CPU),--no-default-features)
 	PREFIX="$(PREFIX)" LIBDIR="$(LIBDIR)" DESTDIR="$(DESTDIR)" scripts/install-c.sh "$${CARGO_TARGET_DIR:-target}/release"
 
-gpu-bundle: $(TOOLS)
-	$(WITH_TOOLS) scripts/gpu-bundle.sh
+gpu-bundle: $(TOOLS) $(if $(TRAIN),$(CUDA_TOOLS))
+	$(WITH_TOOLS) TRAIN=$(TRAIN) scripts/gpu-bundle.sh
+
+check-cuda: $(TOOLS) $(CUDA_TOOLS)
+	$(WITH_CUDA) $(CARGO) clippy -p dpo-kernels-candle -p dpo-train $(CUDA_BUILD) --all-targets -- -D warnings
 
 # Breaks the kernels one line at a time; the suite must notice each.
 mutants: $(TOOLS)
@@ -74,3 +86,6 @@ lint: $(TOOLS)
 
 $(TOOLS): scripts/tools.sh
 	./scripts/tools.sh
+
+$(CUDA_TOOLS): scripts/cuda-tools.sh scripts/cuda-stub.sh
+	./scripts/cuda-tools.sh

@@ -3,8 +3,9 @@
     python bench.py --library libdpo_kernels_c.so --memory-bound libmemory_bound.so --out FOLDER [--device cpu|cuda] [--quick]
 
 writes NAME.json, NAME.md (tables) and NAME.png (a chart) to FOLDER, NAME being cpu or cuda, or cpu-quick. On the CPU
-every number of threads and every page mode is a process of its own, because both are settled when a process starts.
-Stops with an error if anything that it sets out to measure is not measured. See README.md for what is compared and how.
+every number of threads and every page mode is a process of its own, because both are settled when a process starts. On a
+GPU it ends within a minute, and shapes that there is no time for are named. Stops with an error if anything else that it
+sets out to measure is not measured. See README.md for what is compared and how.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 SEQUENCE_LEN = 64
@@ -25,6 +27,13 @@ QUICK_SHAPES = {"128x1000": (128, 1000)}
 DTYPES = ("f32", "bf16")
 THREADS = (1, 2)
 IGNORED = ("none", "half")
+# On a GPU, where a minute is what there is.
+CUDA_SHAPES = {
+    "8192x128256": (8192, 128256), "8192x151936": (8192, 151936), "4096x50257": (4096, 50257), "4096x32000": (4096, 32000),
+}  # fmt: skip
+CUDA_SECONDS = 60
+# What a shape takes at the most, with what Triton compiles for it.
+CUDA_SHAPE_SECONDS = 12
 # glibc gives big blocks back to the system when they are freed, and faults them in again, page by page, when the next
 # is made; this keeps them.
 PAGES = {
@@ -48,7 +57,10 @@ def arguments():
     parser.add_argument("--process", nargs=2, metavar=("THREADS", "PAGES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = 2 if options.quick else options.rounds
-    options.shapes = QUICK_SHAPES if options.quick else SHAPES
+    on_gpu = options.device == "cuda"
+    options.shapes = QUICK_SHAPES if options.quick else CUDA_SHAPES if on_gpu else SHAPES
+    options.dtypes = ("bf16",) if on_gpu else DTYPES
+    options.ignored = ("none",) if on_gpu else IGNORED
     options.name = f"{options.device}-quick" if options.quick else options.device
     return options
 
@@ -57,14 +69,20 @@ def tensors(rows, vocab, dtype, device):
     """Logits [S, T, V], labels [S, T] and f64 token log-probs [S, T], the same every time."""
     import torch
 
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(device).manual_seed(1)
     shape = (rows // SEQUENCE_LEN, SEQUENCE_LEN)
-    logits = torch.randn((*shape, vocab), generator=generator) * 3
-    logits = logits.to({"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
-    labels = torch.randint(vocab, shape, generator=generator)
-    # One sequence at a time: all of them in f64 would be gigabytes.
+    logits = torch.empty((*shape, vocab), dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype], device=device)
+    # One sequence at a time, here and below: all of them in f32 or f64 would be gigabytes.
+    for sequence in logits:
+        sequence.copy_(torch.randn(sequence.shape, generator=generator, device=device) * 3)
+    labels = torch.randint(vocab, shape, generator=generator, device=device)
     tokens = [z.double().log_softmax(-1).gather(-1, y[:, None])[:, 0] for z, y in zip(logits, labels)]
-    return logits.to(device), labels.to(device), torch.stack(tokens).to(device)
+    return logits, labels, torch.stack(tokens)
+
+
+def compiled(options, shape):
+    """Whether torch.compile's ways are measured too. Compiling takes longer than all the rest on a GPU: one shape of it."""
+    return not options.quick and (options.device == "cpu" or shape == next(iter(CUDA_SHAPES)))
 
 
 def gradient_error(contestant, logits, labels, exact, ref_logps, beta):
@@ -79,7 +97,7 @@ def gradient_error(contestant, logits, labels, exact, ref_logps, beta):
 
 
 def measure(options, threads, pages):
-    """All rows and bounds of one process."""
+    """All rows and bounds of one process, and the shapes that there was no time for."""
     import ctypes
 
     import torch
@@ -92,17 +110,19 @@ def measure(options, threads, pages):
     bound_library = ctypes.CDLL(options.memory_bound) if options.memory_bound else None
     if options.device == "cpu":
         torch.set_num_threads(threads)
-    compiled = not options.quick
-    rows, bounds = [], []
-    for (shape, (count, vocab)), dtype in itertools.product(options.shapes.items(), DTYPES):
+    rows, bounds, left_out = [], [], []
+    for (shape, (count, vocab)), dtype in itertools.product(options.shapes.items(), options.dtypes):
+        if options.device == "cuda" and time.monotonic() - options.started > CUDA_SECONDS - CUDA_SHAPE_SECONDS:
+            left_out.append(shape)
+            continue
         place = {"shape": shape, "dtype": dtype, "threads": threads}
         logits, labels, tokens = tensors(count, vocab, dtype, options.device)
-        for ignored in IGNORED:
+        for ignored in options.ignored:
             if ignored == "half":
                 labels[:, ::2] = variants.IGNORE_INDEX
             exact = tokens.masked_fill(labels == variants.IGNORE_INDEX, 0).sum(-1)
             ref_logps = (exact + torch.linspace(-1, 1, len(exact), device=exact.device)).float()
-            contestants = variants.contestants(library, logits, labels, ref_logps, compiled)
+            contestants = variants.contestants(library, logits, labels, ref_logps, compiled(options, shape))
             facts = {}
             for name, contestant in contestants.items():
                 # The first run compiles, and answers for what the others will do.
@@ -127,7 +147,7 @@ def measure(options, threads, pages):
                 figures["total_ms"] = figures["forward_ms"] + figures["backward_ms"]
                 rows.append({**place, "ignored": ignored, "variant": name, **figures, **facts[name]})
             del contestants, contestant
-    return {"rows": rows, "bounds": bounds}
+    return {"rows": rows, "bounds": bounds, "left_out": left_out}
 
 
 def in_process(options, threads, pages):
@@ -171,14 +191,18 @@ def check_complete(options, result):
     """Everything that was to be measured is there, as a number, and is the right computation."""
     import torch
 
-    from variants import peers
+    from variants import OURS, peers
 
     processes = list(itertools.product(THREADS, PAGES)) if options.device == "cpu" else [(None, None)]
     dtypes = {"f32": torch.float32, "bf16": torch.bfloat16}
+    missing = {missing["variant"] for missing in result["not_measured"]}
+    shapes = [shape for shape in options.shapes if shape not in missing]
     expected = {
         (shape, dtype, threads, ignored, pages, variant)
-        for (threads, pages), shape, dtype, ignored in itertools.product(processes, options.shapes, DTYPES, IGNORED)
-        for variant in ["dpo-kernels", "dpo-kernels in place", *peers(dtypes[dtype], not options.quick)]
+        for (threads, pages), shape, dtype, ignored in itertools.product(
+            processes, shapes, options.dtypes, options.ignored
+        )
+        for variant in [*OURS[options.device], *peers(options.device, dtypes[dtype], compiled(options, shape))]
     }
     keys = ("shape", "dtype", "threads", "ignored", "pages", "variant")
     found = {tuple(row[key] for key in keys) for row in result["rows"]}
@@ -189,8 +213,9 @@ def check_complete(options, result):
     if missing:
         raise RuntimeError(f"bounds not measured: {sorted(missing)}")
     for row in result["rows"] + result["bounds"]:
-        # Straight bf16 is off by units in a log-prob, and its coefficients with it; that is listed, not excused.
-        direct = "direct" in row.get("variant", "")
+        # Straight bf16 is off by units in a log-prob, and its coefficients with it; that is listed, not excused. Liger's
+        # losses have the logits' type too.
+        direct = any(word in row.get("variant", "") for word in ("direct", "liger"))
         bounds = {"logps_max_error": 100 if direct else 0.1, "gradient_error": 1 if direct else 0.05}
         for key, value in row.items():
             if key.endswith("_ms") and not value > 0 or key in bounds and not value < bounds[key]:
@@ -199,6 +224,7 @@ def check_complete(options, result):
 
 def main():
     options = arguments()
+    options.started = time.monotonic()
     if options.process:
         threads, pages = options.process
         # What else writes to standard output (compilers, warnings) must not end up in the result.
@@ -209,6 +235,7 @@ def main():
     if about["load_before"] > 0.5:
         print(f"warning: something else keeps this machine busy (load {about['load_before']})", file=sys.stderr)
     if options.device == "cuda":
+        print(f"{len(options.shapes)} shapes, at most {CUDA_SECONDS} s", file=sys.stderr, flush=True)
         parts = [measure(options, None, None)]
     else:
         parts = [in_process(options, threads, pages) for threads, pages in itertools.product(THREADS, PAGES)]
@@ -218,6 +245,8 @@ def main():
         "bounds": [bound for part in parts for bound in part["bounds"]],
         "not_measured": [{"variant": variant, "why": why} for variant, why in NOT_MEASURED.items()],
     }
+    for shape in (shape for part in parts for shape in part["left_out"]):
+        result["not_measured"].append({"variant": shape, "why": f"did not fit into {CUDA_SECONDS} s"})
     check_complete(options, result)
 
     import report

@@ -68,6 +68,13 @@ class Logps(Struct):
     ]  # fmt: skip
 
 
+class TokenMetrics(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("entropy", c_void_p), ("correct", c_void_p), ("mean_logit", c_void_p),
+        ("sum_p2", c_void_p), ("sequence_log_weights", c_void_p), ("mean", c_void_p),
+    ]  # fmt: skip
+
+
 class PairOutputs(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("pair_losses", c_void_p), ("chosen_rewards", c_void_p),
@@ -161,6 +168,26 @@ class Pass:
         self._call(
             "forward", self.batch, self._inputs(logits), c_void_p(ref_logps.data_ptr()), self.loss, self.out,
             self.pair_outputs, workspace=workspace,
+        )  # fmt: skip
+
+    def entropies(self, logits):
+        """logps, and the entropy of each row [S * T]."""
+        entropy = torch.zeros_like(self.logsumexp)
+        metrics = TokenMetrics(entropy=entropy.data_ptr())
+        out = Logps(
+            logps=self.logps.data_ptr(), logsumexp=self.logsumexp.data_ptr(),
+            logsumexp_residual=self.residual.data_ptr(), metrics=ctypes.addressof(metrics), status=self.status.data_ptr(),
+        )  # fmt: skip
+        workspace = [ctypes.byref(self.workspace)] if self.cuda else []
+        self._call("logps", self.batch, self._inputs(logits), out, workspace=workspace)
+        return entropy
+
+    def factored(self, logits, ref_logps, gradient):
+        """forward, and the gradient without its coefficients, in place where `gradient` is `logits`."""
+        workspace = [ctypes.byref(self.workspace)] if self.cuda else []
+        self._call(
+            "factored", self.batch, self._inputs(logits), c_void_p(ref_logps.data_ptr()), self.loss, self.out,
+            self.pair_outputs, c_void_p(gradient.data_ptr()), workspace=workspace,
         )  # fmt: skip
 
     def backward(self, logits, dlogits):

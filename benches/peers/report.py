@@ -24,17 +24,49 @@ def heading(ignored, pages):
 
 
 def tables(result):
-    """Markdown: what was measured where, and a table for each shape, dtype and number of threads, fastest first.
+    """Markdown: what was measured where, its tables, and what was not measured."""
+    lines = [", ".join(f"{key} {value}" for key, value in result["machine"].items()), ""]
+    # On the CPU each row has a number of threads.
+    lines += cpu_tables(result) if result["rows"][0]["threads"] else gpu_tables(result)
+    for missing in result["not_measured"]:
+        lines.append(f"Not measured: {missing['variant']}, which {missing['why']}.")
+    return "\n".join(lines) + "\n"
+
+
+def gpu_tables(result):
+    """A table for each shape, fastest first; the bound is what the device's copy takes for as many bytes."""
+    lines = []
+    for (shape, dtype), rows in places(result["rows"], "shape", "dtype"):
+        bound = bound_of(result, rows[0])
+        ours = next(row["total_ms"] for row in rows if row["variant"] == OURS)
+        lines += [
+            f"**{shape} {dtype}**: the copy takes {bound:.3f} ms for what forward and backward must move.",
+            "",
+            "| variant | ms | × ours | × the copy | forward ms | backward ms | extra MiB | log-prob error |",
+            "|---|" + "---:|" * 7,
+        ]
+        for row in sorted(rows, key=lambda row: row["total_ms"]):
+            total = row["total_ms"]
+            figures = [f"{total:.3f}", f"{total / ours:.2f}", f"{total / bound:.2f}"]
+            figures += [f"{row['forward_ms']:.3f}", f"{row['backward_ms']:.3f}"]
+            figures += [f"{row['peak_extra_bytes'] / 2**20:.1f}", f"{row['logps_max_error']:.1e}"]
+            lines.append(" | ".join([f"| {row['variant']}", *figures]) + " |")
+        lines.append("")
+    return lines
+
+
+def cpu_tables(result):
+    """A table for each shape, dtype and number of threads, fastest first.
 
     A cell is forward + backward in milliseconds and, in brackets, how many times as long as ours that is.
     """
-    lines = [", ".join(f"{key} {value}" for key, value in result["machine"].items()), ""]
+    lines = []
     for (shape, dtype, threads), rows in places(result["rows"], "shape", "dtype", "threads"):
         bound = bound_of(result, rows[0])
         columns = [column for column, _ in places(rows, "ignored", "pages")]
         total = {(row["variant"], row["ignored"], row["pages"]): row["total_ms"] for row in rows}
         variants = sorted(places(rows, "variant"), key=lambda entry: total[entry[0] + columns[0]])
-        on = f", {threads} thread{'s'[: threads > 1]}" if threads else ""
+        on = f", {threads} thread{'s'[: threads > 1]}"
         lines += [
             f"**{shape} {dtype}{on}**: the memory bound with all rows scored is {bound:.1f} ms.",
             "",
@@ -50,9 +82,7 @@ def tables(result):
             error = max(row["logps_max_error"] for row in its_rows)
             lines.append(f"| {variant} | " + " | ".join(cells) + f" | {extra:.1f} | {error:.1e} |")
         lines.append("")
-    for missing in result["not_measured"]:
-        lines.append(f"Not measured: {missing['variant']}, which {missing['why']}.")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def chart(result, path):

@@ -6,9 +6,15 @@ import torch
 import torch.nn.functional as F
 
 import dpo_kernels
+import triton_peers
 
 BETA = 0.1
 IGNORE_INDEX = dpo_kernels.IGNORE_INDEX
+# factored leaves the gradient without its coefficients, which a head's products take on: on the CPU it is no contestant.
+OURS = {
+    "cpu": ("dpo-kernels", "dpo-kernels in place"),
+    "cuda": ("dpo-kernels", "dpo-kernels in place", "dpo-kernels factored"),
+}
 
 
 def eager(logits, labels):
@@ -48,8 +54,25 @@ def through_f32(logps, logits, labels):
 
 
 @functools.cache
-def peers(dtype, compiled):
+def peers(device, dtype, compiled):
     """Name -> function from logits and labels to sequence log-probs, for logits of `dtype`."""
+    return gpu_peers(compiled) if device == "cuda" else cpu_peers(dtype, compiled)
+
+
+def gpu_peers(compiled):
+    """What people run on a GPU, on logits of 16 bits."""
+    eager_f32 = functools.partial(through_f32, eager)
+    found = {
+        triton_peers.name("trl"): triton_peers.trl,
+        triton_peers.name("liger-kernel"): triton_peers.liger,
+        "cross_entropy direct": cross_entropy,
+        "pytorch eager through f32": eager_f32,
+    }
+    return found | ({"pytorch eager through f32, compiled": torch.compile(eager_f32, dynamic=False)} if compiled else {})
+
+
+def cpu_peers(dtype, compiled):
+    """The ways that PyTorch has for it."""
     plain = {"pytorch eager": eager, "trl selective": selective, "cross_entropy": cross_entropy}
     if dtype != torch.float32:
         plain = {
@@ -96,6 +119,17 @@ class Peer:
         return self.logits.grad
 
 
+class Overwriting(Peer):
+    """A peer that leaves the gradient where the logits were. It has logits of its own, which are made anew before each run."""
+
+    def __init__(self, logps, logits, labels, ref_logps):
+        super().__init__(logps, logits.clone(), labels, ref_logps)
+        self.original = logits
+
+    def prepare(self):
+        self.logits.detach().copy_(self.original)
+
+
 class Ours:
     """dpo-kernels through its C ABI. A gradient buffer of its own is made once and used again call after call."""
 
@@ -132,13 +166,29 @@ class Ours:
         return self.kernels.logps
 
 
+class Factored(Ours):
+    """The loss and the gradient without its coefficients from one read of the logits."""
+
+    def forward(self):
+        self.kernels.factored(self.logits, self.ref_logps, self.dlogits)
+
+    def backward(self):
+        pass
+
+    def gradient(self):
+        """With the coefficients, of the first sequence."""
+        return self.kernels.coef[0] * super().gradient()[:1].float()
+
+
 def contestants(library, logits, labels, ref_logps, compiled):
     """Name -> contestant, on these tensors."""
     ours = {
         "dpo-kernels": Ours(library, logits, labels, ref_logps, in_place=False),
         "dpo-kernels in place": Ours(library, logits, labels, ref_logps, in_place=True),
+        "dpo-kernels factored": Factored(library, logits, labels, ref_logps, in_place=False),
     }
-    return ours | {
-        name: Peer(function, logits, labels, ref_logps)
-        for name, function in peers(logits.dtype, compiled).items()
+    device = logits.device.type
+    return {name: ours[name] for name in OURS[device]} | {
+        name: (Overwriting if function is triton_peers.liger else Peer)(function, logits, labels, ref_logps)
+        for name, function in peers(device, logits.dtype, compiled).items()
     }
