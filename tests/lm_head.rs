@@ -696,7 +696,8 @@ fn metrics_are_those_of_the_logits() {
     let right = reference::logps(&case.batch, &logits, case.labels[..].into()).unwrap().metrics.unwrap();
     let metrics = found.out.logps.metrics.unwrap();
     for (found, right) in metrics.entropy.iter().zip(&right.entropy) {
-        assert!((f64::from(*found) - right).abs() <= 1e-4 * (1.0 + right.abs()));
+        // The logits are off by less than 1e-5, and an entropy below 5 moves by that times its logarithms' size.
+        assert!((f64::from(*found) - right).abs() <= 1e-4);
     }
     assert_eq!(widen(&metrics.correct), right.correct);
 }
@@ -786,14 +787,14 @@ fn a_plan_says_what_will_be_done() {
     let sigmoid = PairLoss::sigmoid(0.1).unwrap();
     assert_eq!(
         plan(&sigmoid, WantedGradients::default(), 25),
-        (vec![(Way::Logps, 25), (Way::Logps, 15)], 40)
+        (vec![(Way::Logps, 20), (Way::Logps, 20)], 40)
     );
-    let in_two = vec![(Way::FrozenWeight, 25), (Way::FrozenWeight, 15)];
+    let in_two = vec![(Way::FrozenWeight, 20), (Way::FrozenWeight, 20)];
     assert_eq!(plan(&sigmoid, frozen, 25), (in_two, 80));
     let pairs = vec![(Way::WholePairs, 20), (Way::WholePairs, 20)];
     assert_eq!(plan(&sigmoid, all, 25), (pairs, 120));
     assert_eq!(plan(&sigmoid, all, 40), (vec![(Way::WholePairs, 40)], 120));
-    let sweeps = vec![(Way::TwoSweeps, 19), (Way::TwoSweeps, 19), (Way::TwoSweeps, 2)];
+    let sweeps = vec![(Way::TwoSweeps, 14), (Way::TwoSweeps, 14), (Way::TwoSweeps, 12)];
     assert_eq!(plan(&sigmoid, all, 19), (sweeps, 160));
     // The ranks of pairs need all of them.
     assert_eq!(plan(&PairLoss::aot(0.1).unwrap(), all, 40), (vec![(Way::TwoSweeps, 40)], 160));
@@ -804,6 +805,6 @@ fn a_plan_says_what_will_be_done() {
     let packed = HostBatch::packed(&cu_seqlens[..], 40, 100, LabelAlignment::Aligned);
     let plan = LmHeadPlan::new(&packed, labels[..].into(), Some(&sigmoid), all, 8, 8 * 20).unwrap();
     let chunks: Vec<_> = plan.chunks().iter().map(|chunk| (chunk.way, chunk.rows.len())).collect();
-    assert_eq!(chunks, [(Way::WholePairs, 6), (Way::TwoSweeps, 20), (Way::TwoSweeps, 14)]);
+    assert_eq!(chunks, [(Way::WholePairs, 6), (Way::TwoSweeps, 17), (Way::TwoSweeps, 17)]);
     assert_eq!(plan.chunks()[0].rows, [0, 1, 2, 20, 21, 22]);
 }

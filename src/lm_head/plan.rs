@@ -139,10 +139,12 @@ fn scored_rows(batch: &HostBatch<'_>, labels: Labels<'_>, s: usize) -> impl Iter
     rows.filter(move |&row| batch.label(labels, row, end).is_some())
 }
 
-/// Chunks of the rows in their order, all but the last of them full.
+/// As few chunks of the rows, in their order, as there may be, and of about the same size: each reads all of the weight.
 fn cut(rows: impl Iterator<Item = usize>, way: Way, most: usize) -> Vec<Chunk> {
     let rows: Vec<usize> = rows.collect();
-    rows.chunks(most).map(|rows| Chunk { way, rows: rows.to_vec() }).collect()
+    let chunks = rows.len().div_ceil(most).max(1);
+    let each = rows.len().div_ceil(chunks).max(1);
+    rows.chunks(each).map(|rows| Chunk { way, rows: rows.to_vec() }).collect()
 }
 
 /// Chunks of as many whole groups of sequences as fit, where a group's coefficients depend on no other's; groups that do not
