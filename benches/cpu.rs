@@ -14,12 +14,12 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use dpo_kernels::{Forward, IGNORE_INDEX, Labels, Logit, PairInputs, PairLoss, cpu};
+use dpo_kernels::{Forward, Labels, Logit, PairInputs, PairLoss, cpu};
 use half::bf16;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use common::{Shape, logits};
+use common::{Shape, labels, logits};
 use summary::{criterion, summarize};
 
 const SHAPES: [Shape; 2] = [Shape { rows: 1024, vocab: 32_000 }, Shape { rows: 256, vocab: 128_256 }];
@@ -143,14 +143,6 @@ fn passes<T: Logit>(
             bencher.iter(|| pool.install(&mut factored))
         });
     }
-}
-
-/// One label per row; with `ignored`, every other row is not scored.
-fn labels(shape: Shape, ignored: bool) -> Vec<i64> {
-    let label = |row: usize| {
-        if ignored && row.is_multiple_of(2) { IGNORE_INDEX } else { (row * 7919 % shape.vocab) as i64 }
-    };
-    (0..shape.rows).map(label).collect()
 }
 
 fn lines<T: Logit>(logits: &[T]) -> &[Line] {

@@ -1,6 +1,7 @@
 //! Shapes and data that the benchmarks share.
+#![allow(dead_code)] // every benchmark uses its own part
 
-use dpo_kernels::{HostBatch, LabelAlignment, Logit};
+use dpo_kernels::{HostBatch, IGNORE_INDEX, LabelAlignment, Logit};
 
 /// `[rows, vocab]` logits of two padded sequences per pair.
 #[derive(Clone, Copy, PartialEq)]
@@ -33,4 +34,12 @@ pub fn logits<T: Logit>(count: usize) -> Vec<T> {
         T::from_f32((state >> 40) as f32 / (1 << 20) as f32 - 8.0)
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// One label per row; with `ignored`, every other row is not scored.
+pub fn labels(shape: Shape, ignored: bool) -> Vec<i64> {
+    let label = |row: usize| {
+        if ignored && row.is_multiple_of(2) { IGNORE_INDEX } else { (row * 7919 % shape.vocab) as i64 }
+    };
+    (0..shape.rows).map(label).collect()
 }

@@ -3,7 +3,7 @@
 //! | function | products | from | to |
 //! |---|---|---|---|
 //! | [`logps`] | 1 | hidden states, weight, labels | token and sequence log-probs |
-//! | [`forward`] | 1 to 4, see [`Way`](crate::Way) | the same, and a loss | log-probs, loss, metrics, c_s, and the gradients that are asked for |
+//! | [`forward`] | 1 to 4, see [`Way`] | the same, and a loss | log-probs, loss, metrics, c_s, and the gradients that are asked for |
 //! | [`backward`] | 2 or 3 | the same, logsumexp, c | dX, dW, db: for a loss of your own |
 //!
 //! The [formulas](crate::lm_head) are one module up. Hidden states and weight are f32, f16 or bf16; products have f32 factors
