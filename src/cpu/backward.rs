@@ -36,6 +36,9 @@ use crate::status::GradientStatus;
 /// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
 /// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
 ///
+/// [`Error::Length`]: crate::Error::Length
+/// [`Error::Missing`]: crate::Error::Missing
+/// [`Error::Value`]: crate::Error::Value
 /// [`forward`]: super::forward()
 /// [`logps`]: super::logps()
 pub fn backward<'a, T: Logit>(
