@@ -686,6 +686,22 @@ fn a_batch_without_scored_rows_moves_nothing() {
     assert!(found.weight.iter().chain(&found.bias).all(|&value| value == START));
 }
 
+/// All coefficients 0, and no row to multiply again.
+#[test]
+fn pairs_past_a_hinge_move_nothing() {
+    let batch = HostBatch::padded(2, 8, VOCAB, LabelAlignment::Aligned);
+    // The chosen answer has gained far more than the margin asks for.
+    let inputs = PairInputs::reference(&[-1e4, 0.0]);
+    let case = Case::new("hinge", batch, PairLoss::hinge(0.3).unwrap(), inputs, true);
+    for rows in [1, 100] {
+        let found = run::<f32>(&case, false, &mut workspace(rows, VOCAB));
+        assert_eq!(found.out.pairs.coef, [0.0, 0.0]);
+        assert!(found.hidden.iter().all(|&value| value == 0.0) && found.nonfinite_row.is_none());
+        assert!(found.weight.iter().chain(&found.bias).all(|&value| value == START));
+    }
+    assert_eq!(LmHeadWorkspace::weight_block_bytes(DType::BF16, 0), 0);
+}
+
 #[test]
 fn metrics_are_those_of_the_logits() {
     let case = &cases()[4];

@@ -318,6 +318,9 @@ impl<'a, T: Logit> Pass<'a, T> {
     ) {
         let taken = |&row: &usize| coef[row] != 0.0 || self.target(row).is_none();
         let rows: Vec<usize> = rows.iter().copied().filter(taken).collect();
+        if rows.is_empty() {
+            return;
+        }
         let mut chunk = self.multiply(&rows, workspace);
         chunk.differentiate(results);
         chunk.write_hidden(gradients, |row| coef[row]);

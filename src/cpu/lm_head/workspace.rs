@@ -50,7 +50,7 @@ impl Default for LmHeadWorkspace {
 
 /// Rows of the weight that are widened together.
 fn weight_block_rows(hidden_size: usize) -> usize {
-    (WEIGHT_BLOCK_BYTES / size_of::<f32>() / hidden_size).max(1)
+    (WEIGHT_BLOCK_BYTES / size_of::<f32>() / hidden_size.max(1)).max(1)
 }
 
 /// Calls `multiply` with each block of the rows of a weight, in f32, and the number of its first row. An f32 weight is one
