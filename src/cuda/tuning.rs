@@ -37,9 +37,10 @@ const KIB: usize = 1 << 10;
 
 /// The first entry that fits counts.
 ///
-/// Measured on an H100, with 8192 and more rows: whole rows to a block read at 0.998 of the copy's bandwidth, slices of
-/// 48 KiB to a block at 0.982, of 24 KiB at 0.970, of 16 KiB at 0.649; with 64 rows slices are faster, and with 1024 either
-/// way does. Derived, and not yet measured:
+/// Measured on an H100 at commit 5a75f23, bf16, 8192 rows of 128256, as a share of the copy's bandwidth: whole rows to a block
+/// read at 0.998, slices of 48 KiB to a block at 0.944 (0.982 with cheaper arrivals), blocks of 128 threads with 24 KiB at 0.970,
+/// slices of 16 KiB at 0.649. Of 64 rows whole ones read at 0.261 and slices at 0.333, of 1024 at 0.864 and 0.826. Derived,
+/// and not yet measured:
 ///
 /// - *Bytes in flight.* Little's law, bandwidth × latency (0.7 µs) per multiprocessor: 10 KB on an A100, 25 KB on an
 ///   H200, 38 KB on a B200, 7 KB on an RTX 5090; half of it in a backward pass, which writes as much as it reads. A thread

@@ -21,7 +21,7 @@ pub(crate) struct ForwardPass {
     /// `[rows]`.
     pub(crate) logsumexp_residual: Tensor,
     /// `[rows]`, where the targets have an `ld_alpha`.
-    pub(crate) token_weights: Option<Tensor>,
+    token_weights: Option<Tensor>,
 }
 
 /// The coefficients that `backward` takes, contiguous and on the device of the logits. What is `None` is 1.
@@ -35,7 +35,7 @@ pub(crate) struct Coefficients {
     pub(crate) upstream: Option<Tensor>,
 }
 
-/// A result that has a gradient by the logits.
+/// A result that has a gradient by the logits, or by what the head makes them of.
 pub(crate) enum Differentiable {
     /// The loss, whose derivatives by the log-probs of the sequences are `coef`.
     Loss { coef: Tensor },
@@ -57,6 +57,18 @@ impl ForwardPass {
         }
     }
 
+    /// What `backward` multiplies by, for the upstream gradient of a `result`.
+    pub(crate) fn coefficients(&self, result: &Differentiable, upstream: &Tensor) -> Result<Coefficients> {
+        let upstream = Some(upstream.contiguous()?);
+        let tokens = self.token_weights.clone();
+        Ok(match result {
+            Differentiable::Loss { coef } => Coefficients { sequences: Some(coef.clone()), tokens, upstream },
+            Differentiable::Logps => Coefficients { sequences: upstream, tokens, ..Coefficients::default() },
+            // Weights belong to the sums over tokens, of which this is none.
+            Differentiable::TokenLogps => Coefficients { tokens: upstream, ..Coefficients::default() },
+        })
+    }
+
     /// `values`, the `result` of this pass over `logits`, as a node of candle's graph.
     pub(crate) fn node(&self, logits: &Logits, result: Differentiable, values: Tensor) -> Result<Tensor> {
         logits.tensor.apply_op1(Node { pass: self.clone(), result, values })
@@ -69,19 +81,6 @@ struct Node {
     pass: ForwardPass,
     result: Differentiable,
     values: Tensor,
-}
-
-impl Node {
-    fn coefficients(&self, upstream: &Tensor) -> Result<Coefficients> {
-        let upstream = Some(upstream.contiguous()?);
-        let tokens = self.pass.token_weights.clone();
-        Ok(match &self.result {
-            Differentiable::Loss { coef } => Coefficients { sequences: Some(coef.clone()), tokens, upstream },
-            Differentiable::Logps => Coefficients { sequences: upstream, tokens, ..Coefficients::default() },
-            // Weights belong to the sums over tokens, of which this is none.
-            Differentiable::TokenLogps => Coefficients { tokens: upstream, ..Coefficients::default() },
-        })
-    }
 }
 
 impl CustomOp1 for Node {
@@ -112,7 +111,7 @@ impl CustomOp1 for Node {
     fn bwd(&self, logits: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
         checks::dtype("upstream gradient", upstream, &[DType::F32])?;
         checks::shape("upstream gradient", upstream, self.values.dims())?;
-        let coefficients = self.coefficients(upstream)?;
+        let coefficients = self.pass.coefficients(&self.result, upstream)?;
         let logits = Logits::new(logits, &self.pass.targets)?;
         match logits.tensor.device() {
             Device::Cpu => crate::cpu::backward(&logits, &self.pass, &coefficients),

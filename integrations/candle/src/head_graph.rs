@@ -4,24 +4,13 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Error, Layout, Result
 use dpo_kernels::LogpsTensors;
 
 use crate::checks;
-use crate::graph::{Coefficients, ForwardPass};
+use crate::graph::{Differentiable, ForwardPass};
 use crate::lm_head::CheckedHead;
 use crate::targets::Targets;
 use crate::tensors::Tensors;
 
 /// The gradients of hidden states, weight and bias, where they are wanted: those of the last two in f32.
 pub(crate) type HeadGradients = [Option<Tensor>; 3];
-
-/// A result that has gradients by hidden states, weight and bias.
-#[derive(Clone)]
-pub(crate) enum HeadResult {
-    /// The loss. Where the pass has left its gradients, they need no more than the upstream factor.
-    Loss { coef: Tensor, gradients: Option<HeadGradients> },
-    /// The log-probs of the sequences.
-    Logps,
-    /// The log-probs of the tokens.
-    TokenLogps,
-}
 
 /// A pass through the head, whose results become nodes of candle's graph.
 #[derive(Clone)]
@@ -36,11 +25,17 @@ impl HeadNode {
         HeadNode { head: head.clone(), pass: ForwardPass::new(targets, out) }
     }
 
-    /// `values`, a result of this pass, as a node of candle's graph.
-    pub(crate) fn apply(&self, result: HeadResult, values: Tensor) -> Result<Tensor> {
+    /// `values`, a result of this pass, as a node of candle's graph. Where the pass has left the result's `gradients`, they
+    /// need no more than the upstream factor; otherwise logits are made again.
+    pub(crate) fn apply(
+        &self,
+        result: Differentiable,
+        gradients: Option<HeadGradients>,
+        values: Tensor,
+    ) -> Result<Tensor> {
         let CheckedHead { hidden, weight, bias, budget_bytes } = &self.head;
         // The node has the tensors from candle when it runs: to keep them, with their graph, in it would be a circle.
-        let op = Node { pass: self.pass.clone(), result, values, budget_bytes: *budget_bytes };
+        let op = Node { pass: self.pass.clone(), result, gradients, values, budget_bytes: *budget_bytes };
         match bias {
             Some(bias) => hidden.apply_op3(weight, bias, op),
             None => hidden.apply_op2(weight, op),
@@ -50,7 +45,8 @@ impl HeadNode {
 
 struct Node {
     pass: ForwardPass,
-    result: HeadResult,
+    result: Differentiable,
+    gradients: Option<HeadGradients>,
     values: Tensor,
     budget_bytes: usize,
 }
@@ -58,9 +54,9 @@ struct Node {
 impl Node {
     fn name(&self) -> &'static str {
         match self.result {
-            HeadResult::Loss { .. } => "linear-dpo-loss",
-            HeadResult::Logps => "linear-sequence-logps",
-            HeadResult::TokenLogps => "linear-token-logps",
+            Differentiable::Loss { .. } => "linear-dpo-loss",
+            Differentiable::Logps => "linear-sequence-logps",
+            Differentiable::TokenLogps => "linear-token-logps",
         }
     }
 
@@ -87,7 +83,7 @@ impl Node {
             let converted = |gradient: Option<Tensor>| gradient.map(|g| g.to_dtype(dtype)).transpose();
             Ok([hidden, converted(weight)?, converted(bias)?])
         };
-        if let HeadResult::Loss { gradients: Some(gradients), .. } = &self.result {
+        if let Some(gradients) = &self.gradients {
             let upstream: f32 = upstream.to_scalar()?;
             let times = |gradient: &Option<Tensor>| -> Result<Option<Tensor>> {
                 gradient.as_ref().map(|gradient| gradient.affine(upstream.into(), 0.0)).transpose()
@@ -101,14 +97,7 @@ impl Node {
             bias: bias.cloned(),
             budget_bytes: self.budget_bytes,
         };
-        let upstream = Some(upstream.contiguous()?);
-        let tokens = self.pass.token_weights.clone();
-        let coefficients = match &self.result {
-            HeadResult::Loss { coef, .. } => Coefficients { sequences: Some(coef.clone()), tokens, upstream },
-            HeadResult::Logps => Coefficients { sequences: upstream, tokens, ..Coefficients::default() },
-            // Weights belong to the sums over tokens, of which this is none.
-            HeadResult::TokenLogps => Coefficients { tokens: upstream, ..Coefficients::default() },
-        };
+        let coefficients = self.pass.coefficients(&self.result, upstream)?;
         of_dtype(crate::cpu::head_backward(&head, &self.pass, &coefficients)?)
     }
 }

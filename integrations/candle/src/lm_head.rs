@@ -5,7 +5,8 @@ use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
 use dpo_kernels::{MetricsLevel, PairLoss};
 
 use crate::checks;
-use crate::head_graph::{HeadNode, HeadResult};
+use crate::graph::Differentiable;
+use crate::head_graph::HeadNode;
 use crate::inputs::{PairInputs, checked};
 use crate::output::DpoOutput;
 use crate::selection;
@@ -147,9 +148,9 @@ pub fn linear_dpo_loss(
     if has_gradient {
         let node = HeadNode::new(&head, targets, &out.logps);
         let coef = out.pairs.coef.clone().expect("every loss asks for it");
-        value = node.apply(HeadResult::Loss { coef, gradients: pass.gradients }, value)?;
+        value = node.apply(Differentiable::Loss { coef }, pass.gradients, value)?;
         let logps = out.logps.logps.expect("every pass asks for it");
-        out.logps.logps = Some(node.apply(HeadResult::Logps, logps)?);
+        out.logps.logps = Some(node.apply(Differentiable::Logps, None, logps)?);
     }
     Ok(DpoOutput::new(value, out))
 }
@@ -175,7 +176,7 @@ pub fn linear_dpo_loss(
 ///
 /// As [`linear_dpo_loss`].
 pub fn linear_sequence_logps(head: &LmHead<'_>, targets: &Targets) -> Result<Tensor> {
-    logps(head, targets, HeadResult::Logps)
+    logps(head, targets, Differentiable::Logps)
 }
 
 /// [`token_logps`](crate::token_logps) from hidden states, differentiable by them, by the weight and by the bias.
@@ -184,13 +185,13 @@ pub fn linear_sequence_logps(head: &LmHead<'_>, targets: &Targets) -> Result<Ten
 ///
 /// As [`linear_dpo_loss`].
 pub fn linear_token_logps(head: &LmHead<'_>, targets: &Targets) -> Result<Tensor> {
-    logps(head, targets, HeadResult::TokenLogps)
+    logps(head, targets, Differentiable::TokenLogps)
 }
 
-fn logps(head: &LmHead<'_>, targets: &Targets, result: HeadResult) -> Result<Tensor> {
+fn logps(head: &LmHead<'_>, targets: &Targets, result: Differentiable) -> Result<Tensor> {
     let (head, targets) = (head.checked(targets)?, targets.without_loss());
     let wanted = match result {
-        HeadResult::TokenLogps => selection::token_logps(),
+        Differentiable::TokenLogps => selection::token_logps(),
         _ => selection::logps(MetricsLevel::None),
     };
     let has_gradient = head.has_gradient();
@@ -198,12 +199,12 @@ fn logps(head: &LmHead<'_>, targets: &Targets, result: HeadResult) -> Result<Ten
     let out = crate::cpu::head_logps(&head, &targets, &wanted)?;
     let node = has_gradient.then(|| HeadNode::new(&head, &targets, &out));
     let values = match result {
-        HeadResult::TokenLogps => out.token_logps,
+        Differentiable::TokenLogps => out.token_logps,
         _ => out.logps,
     };
     let values = values.expect("it was asked for");
     match node {
-        Some(node) => node.apply(result, values),
+        Some(node) => node.apply(result, None, values),
         None => Ok(values),
     }
 }

@@ -63,7 +63,7 @@ impl CustomOp1 for Refusal {
     fn bwd(&self, _variable: &Tensor, _result: &Tensor, _upstream: &Tensor) -> Result<Option<Tensor>> {
         Err(Error::msg(format!(
             "{}: expected detach() before backward(), for a result that has no gradient; DpoOutput's loss and \
-             logps, sequence_logps and token_logps have one",
+             logps, sequence_logps, token_logps and their linear_ twins have one",
             self.name
         )))
     }

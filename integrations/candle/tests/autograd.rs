@@ -1,27 +1,19 @@
 //! The fused gradient against plain candle autograd on the same model: an embedding and a linear head.
 
+#[path = "common/noise.rs"]
+mod noise;
+
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use dpo_kernels_candle::{
     IGNORE_INDEX, LabelAlignment, PairInputs, PairLoss, Pairs, Targets, dpo_loss, sequence_logps,
 };
+use noise::noise;
 
 const VOCAB: usize = 13;
 const DIM: usize = 6;
 const LEN: usize = 5;
 const BETA: f64 = 0.3;
-
-/// Numbers from −1 to 1 without a pattern.
-fn noise(shape: &[usize], seed: u64) -> Tensor {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        })
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
 
 struct Model {
     embedding: Var,

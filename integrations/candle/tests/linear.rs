@@ -1,25 +1,17 @@
 //! The head from hidden states against the same loss of explicit logits, which candle's own product makes of them.
 
+#[path = "common/noise.rs"]
+mod noise;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use dpo_kernels_candle::{
     IGNORE_INDEX, LabelAlignment, LmHead, MetricsLevel, PairInputs, PairLoss, Targets, dpo_loss,
     linear_dpo_loss, linear_sequence_logps, linear_token_logps, sequence_logps, token_logps,
 };
+use noise::noise;
 
 const VOCAB: usize = 23;
 const HIDDEN: usize = 6;
-
-/// Numbers from −1 to 1 without a pattern.
-fn noise(shape: &[usize], seed: u64, dtype: DType) -> Tensor {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        })
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-}
 
 struct Model {
     hidden: Var,
@@ -29,7 +21,8 @@ struct Model {
 
 impl Model {
     fn new(dtype: DType) -> Self {
-        let var = |shape: &[usize], seed| Var::from_tensor(&noise(shape, seed, dtype)).unwrap();
+        let var =
+            |shape: &[usize], seed| Var::from_tensor(&noise(shape, seed).to_dtype(dtype).unwrap()).unwrap();
         Model { hidden: var(&[4, 5, HIDDEN], 1), weight: var(&[VOCAB, HIDDEN], 2), bias: var(&[VOCAB], 3) }
     }
 
@@ -131,7 +124,7 @@ fn losses_of_ones_own_run_through_the_head() -> Result<()> {
     for (found, expected) in model.gradients(&found, true)?.iter().zip(model.gradients(&expected, true)?) {
         assert_close("sequences", found, &expected, 1e-5);
     }
-    let advantages = noise(&[4, 5], 9, DType::F32);
+    let advantages = noise(&[4, 5], 9);
     let expected = (token_logps(&model.logits(false)?, &targets)? * &advantages)?.sum_all()?;
     let found = (linear_token_logps(&model.head(false), &targets)? * &advantages)?.sum_all()?;
     for (found, expected) in model.gradients(&found, false)?.iter().zip(model.gradients(&expected, false)?) {

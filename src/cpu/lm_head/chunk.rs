@@ -43,6 +43,11 @@ impl<T: Logit> Pass<'_, T> {
         label_of(self.batch, self.labels, row).and_then(|label| self.batch.column(label))
     }
 
+    /// Whether a row's gradients are exactly 0, whatever its logits are; not where its label is a bad one, which is never hidden.
+    pub fn skips(&self, row: usize, c: f32) -> bool {
+        c == 0.0 && self.target(row).is_some()
+    }
+
     /// Makes the logits of some rows: z = X Wᵀ + b.
     pub fn multiply<'a>(&'a self, rows: &'a [usize], workspace: &'a mut LmHeadWorkspace) -> ChunkRows<'a, T> {
         let (columns, hidden_size) = (self.columns(), self.head.hidden_size);
@@ -118,6 +123,9 @@ impl<T: Logit> ChunkRows<'_, T> {
         gradients: &mut LmHeadGradients<'_, T>,
         coef: impl Fn(usize) -> f32 + Sync,
     ) {
+        if gradients.weight.is_none() && gradients.bias.is_none() {
+            return;
+        }
         let (columns, hidden_size) = (self.pass.columns(), self.pass.head.hidden_size);
         let (pass, rows) = (self.pass, self.rows);
         let LmHeadWorkspace { logits, hidden, .. } = &mut *self.workspace;
@@ -128,7 +136,7 @@ impl<T: Logit> ChunkRows<'_, T> {
             .zip(hidden.par_chunks_mut(hidden_size))
             .zip(rows.par_iter().zip(&coef))
             .for_each(|((gradient, state), (&row, &c))| {
-                if c == 0.0 && pass.target(row).is_some() {
+                if pass.skips(row, c) {
                     gradient.fill(0.0);
                     state.fill(0.0);
                 } else if c != 1.0 {
@@ -171,7 +179,7 @@ impl<T: Logit> ChunkRows<'_, T> {
         for (&row, wide) in rows.iter().zip(wide.chunks(hidden_size)) {
             let c = coef(row);
             let to = &mut dhidden[row * hidden_size..][..hidden_size];
-            if c == 0.0 && self.pass.target(row).is_some() {
+            if self.pass.skips(row, c) {
                 to.fill(T::from_f32(0.0));
             } else {
                 to.iter_mut().zip(wide).for_each(|(to, value)| *to = T::from_f32(c * value));

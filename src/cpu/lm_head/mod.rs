@@ -121,7 +121,7 @@ pub fn logps<T: Logit, M: HostMemory<Number = f32>>(
 ///
 /// # Errors
 ///
-/// Those of [`logps`] and of [`cpu::pair_loss`](super::pair_loss()); [`Error::Length`] that names a buffer of `gradients`;
+/// Those of [`logps`] and of [`cpu::pair_loss`](super::pair_loss()); [`Error::Length`] that names a buffer of `gradients`.
 /// Nothing is written then.
 #[expect(clippy::too_many_arguments, reason = "four to read, three to write or work in, and the loss")]
 pub fn forward<T: Logit, M: HostMemory<Number = f32>>(
@@ -316,7 +316,7 @@ impl<'a, T: Logit> Pass<'a, T> {
         results: &mut [RowResult],
         workspace: &mut LmHeadWorkspace,
     ) {
-        let taken = |&row: &usize| coef[row] != 0.0 || self.target(row).is_none();
+        let taken = |&row: &usize| !self.skips(row, coef[row]);
         let rows: Vec<usize> = rows.iter().copied().filter(taken).collect();
         if rows.is_empty() {
             return;
@@ -334,7 +334,7 @@ impl<'a, T: Logit> Pass<'a, T> {
         for &row in rows {
             let c = coef[row];
             let values = &mut dhidden[row * hidden_size..][..hidden_size];
-            if c == 0.0 && self.target(row).is_some() {
+            if self.skips(row, c) {
                 values.fill(T::from_f32(0.0));
             } else {
                 values.iter_mut().for_each(|value| *value = T::from_f32(c * value.to_f32()));
@@ -352,9 +352,7 @@ impl<'a, T: Logit> Pass<'a, T> {
         let hidden_size = self.head.hidden_size;
         let finite = |row: &usize| {
             let row = *row;
-            if label_of(self.batch, self.labels, row).is_none()
-                || (coef[row] == 0.0 && self.target(row).is_some())
-            {
+            if label_of(self.batch, self.labels, row).is_none() || self.skips(row, coef[row]) {
                 return true;
             }
             let dhidden =

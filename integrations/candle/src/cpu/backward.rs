@@ -12,14 +12,36 @@ use crate::logits::Logits;
 /// `backward`: the gradient by the logits of a pass, in their shape and type.
 pub(crate) fn backward(logits: &Logits, pass: &ForwardPass, coef: &Coefficients) -> Result<Tensor> {
     let host = HostTargets::new(&pass.targets, logits.vocab, logits.stride)?;
-    let (logsumexp, residual) = (vector(&pass.logsumexp)?, vector(&pass.logsumexp_residual)?);
-    let logsumexp = Logsumexp { values: &logsumexp, residual: Some(&residual) };
-    let sequences = coef.sequences.as_ref().map(vector).transpose()?;
-    let tokens = coef.tokens.as_ref().map(vector).transpose()?;
-    let upstream = coef.upstream.as_ref().map_or(Ok(1.0), Tensor::to_scalar)?;
-    let coef = Coef { sequences: sequences.as_deref(), tokens: tokens.as_deref(), ..Coef::default() };
-    let inputs = BackwardInputs::new(logsumexp, coef).with_upstream(upstream);
-    with_elements!(logits.tensor, |values| dlogits(logits, values, &host, inputs))
+    let inputs = HostBackward::new(pass, coef)?;
+    with_elements!(logits.tensor, |values| dlogits(logits, values, &host, inputs.inputs()))
+}
+
+/// What `backward` is given besides logits and labels, in host memory.
+pub(super) struct HostBackward {
+    logsumexp: Vec<f32>,
+    residual: Vec<f32>,
+    sequences: Option<Vec<f32>>,
+    tokens: Option<Vec<f32>>,
+    upstream: f32,
+}
+
+impl HostBackward {
+    pub fn new(pass: &ForwardPass, coef: &Coefficients) -> Result<Self> {
+        Ok(HostBackward {
+            logsumexp: vector(&pass.logsumexp)?,
+            residual: vector(&pass.logsumexp_residual)?,
+            sequences: coef.sequences.as_ref().map(vector).transpose()?,
+            tokens: coef.tokens.as_ref().map(vector).transpose()?,
+            upstream: coef.upstream.as_ref().map_or(Ok(1.0), Tensor::to_scalar)?,
+        })
+    }
+
+    pub fn inputs(&self) -> BackwardInputs<'_> {
+        let logsumexp = Logsumexp { values: &self.logsumexp, residual: Some(&self.residual) };
+        let (sequences, tokens) = (self.sequences.as_deref(), self.tokens.as_deref());
+        BackwardInputs::new(logsumexp, Coef { sequences, tokens, ..Coef::default() })
+            .with_upstream(self.upstream)
+    }
 }
 
 fn dlogits<T: Logit + WithDType>(
@@ -35,6 +57,6 @@ fn dlogits<T: Logit + WithDType>(
 }
 
 /// The elements of a tensor in f32, whatever its shape.
-pub(super) fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
+fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }

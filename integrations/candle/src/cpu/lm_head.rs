@@ -2,11 +2,10 @@
 
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
-use dpo_kernels::cpu::{BackwardInputs, Logsumexp};
-use dpo_kernels::{Coef, ForwardTensors, LmHead, LmHeadGradients, Logit, LogpsTensors, PairLoss};
+use dpo_kernels::{ForwardTensors, LmHead, LmHeadGradients, Logit, LogpsTensors, PairLoss};
 use half::{bf16, f16};
 
-use super::backward::vector;
+use super::backward::HostBackward;
 use super::results::{Empty, HostArrays, IntoTensors};
 use super::targets::HostTargets;
 use crate::graph::{Coefficients, ForwardPass};
@@ -116,18 +115,19 @@ fn backward_of<T: Logit + WithDType>(
     coef: &Coefficients,
 ) -> Result<HeadGradients> {
     let host = HostTargets::new(&pass.targets, head.vocab(), head.vocab())?;
-    let (logsumexp, residual) = (vector(&pass.logsumexp)?, vector(&pass.logsumexp_residual)?);
-    let logsumexp = Logsumexp { values: &logsumexp, residual: Some(&residual) };
-    let sequences = coef.sequences.as_ref().map(vector).transpose()?;
-    let tokens = coef.tokens.as_ref().map(vector).transpose()?;
-    let upstream = coef.upstream.as_ref().map_or(Ok(1.0), Tensor::to_scalar)?;
-    let coef = Coef { sequences: sequences.as_deref(), tokens: tokens.as_deref(), ..Coef::default() };
-    let inputs = BackwardInputs::new(logsumexp, coef).with_upstream(upstream);
+    let inputs = HostBackward::new(pass, coef)?;
     let mut workspace = LmHeadWorkspace::new(head.budget_bytes);
     let mut buffers = Buffers::<T>::of(head, true);
     with_head::<T, _>(head, |head| {
         let mut gradients = buffers.gradients();
-        lm_head::backward(&host.batch(), head, host.labels(), inputs, &mut gradients, &mut workspace)?;
+        lm_head::backward(
+            &host.batch(),
+            head,
+            host.labels(),
+            inputs.inputs(),
+            &mut gradients,
+            &mut workspace,
+        )?;
         Ok(())
     })?;
     buffers.tensors(head)
