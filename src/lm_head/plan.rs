@@ -40,7 +40,7 @@ pub struct Chunk {
 /// ```
 /// use dpo_kernels::{HostBatch, LabelAlignment, LmHeadPlan, PairLoss, WantedGradients, Way};
 ///
-/// // Two pairs of 512 scored tokens a sequence: 128 MiB have room for one pair's logits and hidden states at a time.
+/// // Two pairs of 512 scored tokens a sequence: 134 MiB have room for one pair's logits and hidden states at a time.
 /// let batch = HostBatch::padded(4, 512, 32_000, LabelAlignment::Aligned);
 /// let labels = vec![7i64; 4 * 512];
 /// let wanted = WantedGradients { hidden: true, weight: true, bias: false };

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::product::{Matrix, MatrixMut};
-use super::workspace::{LmHeadWorkspace, for_each_block};
+use super::workspace::{LmHeadWorkspace, for_each_block, grow};
 use crate::batch::HostBatch;
 use crate::cpu::logps::{RowResult, label_of, read_row};
 use crate::cpu::row::row_kernels;
@@ -206,14 +206,5 @@ impl<T: Logit> Pass<'_, T> {
             transform: TransformKind::from(&self.batch.transform),
         };
         row_kernels().write_gradient(gradient, Source::InPlace, false, logits);
-    }
-}
-
-/// Makes room for at least so many elements.
-fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        // What is there is not worth a copy.
-        buffer.clear();
-        buffer.resize(len, 0.0);
     }
 }

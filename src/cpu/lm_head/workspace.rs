@@ -1,5 +1,7 @@
 //! What a pass through the head needs beside its arguments, kept from call to call.
 
+use rayon::prelude::*;
+
 use crate::dtype::{DType, Logit};
 
 /// Bytes of a block of the weight, widened to f32, at most; unless one row is larger.
@@ -61,18 +63,26 @@ pub(super) fn for_each_block<T: Logit>(
     scratch: &mut Vec<f32>,
     mut multiply: impl FnMut(usize, &[f32]),
 ) {
-    use rayon::prelude::*;
     if let Some(weight) = as_f32(weight) {
         return multiply(0, weight);
     }
     let block_rows = weight_block_rows(hidden_size);
     for (index, block) in weight.chunks(block_rows * hidden_size).enumerate() {
-        scratch.resize(scratch.len().max(block.len()), 0.0);
+        grow(scratch, block.len());
         let wide = &mut scratch[..block.len()];
         wide.par_chunks_mut(hidden_size).zip(block.par_chunks(hidden_size)).for_each(|(wide, block)| {
             wide.iter_mut().zip(block).for_each(|(wide, value)| *wide = value.to_f32());
         });
         multiply(index * block_rows, wide);
+    }
+}
+
+/// Makes room for at least so many elements.
+pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        // What is there is not worth a copy.
+        buffer.clear();
+        buffer.resize(len, 0.0);
     }
 }
 
