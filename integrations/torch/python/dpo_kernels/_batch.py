@@ -1,0 +1,139 @@
+"""Logits and labels, as tensors of PyTorch's usual shapes, in the C ABI's terms."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from . import _structs
+from ._structs import dpo_batch, dpo_inputs, dpo_transform
+
+DTYPES = {torch.float32: _structs.DPO_F32, torch.float16: _structs.DPO_F16, torch.bfloat16: _structs.DPO_BF16}
+LABEL_TYPES = {torch.int32: _structs.DPO_LABELS_I32, torch.int64: _structs.DPO_LABELS_I64}
+ALIGNMENTS = {"aligned": _structs.DPO_ALIGNED, "next_token": _structs.DPO_NEXT_TOKEN}
+LAYOUTS = {
+    "concatenated": _structs.DPO_PAIRS_CONCATENATED,
+    "interleaved": _structs.DPO_PAIRS_INTERLEAVED,
+    "none": _structs.DPO_PAIRS_NONE,
+}
+
+
+class Layout(NamedTuple):
+    """How many sequences a batch has, and of how many rows (0 where they are packed)."""
+
+    sequences: int
+    sequence_len: int
+
+
+def optional(value):
+    """What a struct holds where a number is left out: its bit says that it is."""
+    return 0 if value is None else value
+
+
+def given(**bits):
+    """The bits, each with the number that it stands for, of those that are there."""
+    return sum(getattr(_structs, bit) for bit, value in bits.items() if value is not None)
+
+
+def address(tensor: Optional[Tensor]):
+    return None if tensor is None else tensor.data_ptr()
+
+
+def check_tensor(argument, tensor, dtypes=None):
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{argument}: expected a tensor, found {type(tensor).__name__}")
+    if dtypes is not None and tensor.dtype not in dtypes:
+        expected = ", ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(f"{argument}: expected one of {expected}, found {tensor.dtype}")
+
+
+def check_device(argument, tensor, device):
+    if tensor is not None and tensor.device != device:
+        raise ValueError(f"{argument}: expected a tensor on {device}, found one on {tensor.device}")
+
+
+def check_constant(argument, tensor):
+    """The gradient of a loss with respect to its constants would be lost without a word."""
+    if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{argument}: expected a tensor without gradient, such as {argument}.detach(), found one that requires it")
+
+
+def check_shape(argument, tensor, shape):
+    if tensor is not None and tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{argument}: expected shape {tuple(shape)}, found {tuple(tensor.shape)}")
+
+
+def layout_of(rows_argument, features, labels, cu_seqlens) -> Layout:
+    """Checks `features` (logits or hidden states) [S, T, ·], or packed [rows, ·] or [1, rows, ·], against their labels."""
+    check_tensor(rows_argument, features, DTYPES)
+    check_tensor("labels", labels, LABEL_TYPES)
+    check_device("labels", labels, features.device)
+    if features.dim() < 2:
+        raise ValueError(f"{rows_argument}: expected 2 or 3 dimensions, found shape {tuple(features.shape)}")
+    check_shape("labels", labels, features.shape[:-1])
+    if cu_seqlens is None:
+        if features.dim() != 3:
+            raise ValueError(f"{rows_argument}: expected shape [S, T, V], or cu_seqlens, found shape {tuple(features.shape)}")
+        return Layout(labels.shape[0], labels.shape[1])
+    check_tensor("cu_seqlens", cu_seqlens, LABEL_TYPES)
+    check_device("cu_seqlens", cu_seqlens, features.device)
+    if features.dim() == 3 and features.shape[0] != 1 or features.dim() > 3:
+        shape = tuple(features.shape)
+        raise ValueError(f"{rows_argument}: expected shape [rows, V] or [1, rows, V] beside cu_seqlens, found {shape}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        raise ValueError(f"cu_seqlens: expected shape [S + 1], found {tuple(cu_seqlens.shape)}")
+    return Layout(cu_seqlens.shape[0] - 1, 0)
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """[rows, V] with rows a constant number of elements apart: a view where the strides allow it, else a copy."""
+    rows = features.flatten(0, -2)
+    count, width = rows.shape
+    dense = width <= 1 or rows.stride(1) == 1
+    return rows if dense and (count <= 1 or rows.stride(0) >= width) else rows.contiguous()
+
+
+def row_stride(rows: Tensor) -> int:
+    count, width = rows.shape
+    return rows.stride(0) if count > 1 else width
+
+
+def batch_struct(
+    rows: Tensor, layout, cu_seqlens, *, label_alignment, pairs, ld_alpha, ignore_index, scale, softcap, valid_vocab
+):
+    """A dpo_batch of `rows` [rows, V]. It holds addresses: `cu_seqlens` is contiguous, i32, and outlives the call."""
+    if label_alignment not in ALIGNMENTS:
+        raise ValueError(
+            "label_alignment: expected 'next_token' (row t predicts labels[t + 1], as for Hugging Face's labels) or "
+            f"'aligned' (row r predicts labels[r]), found {label_alignment!r}"
+        )
+    if pairs not in LAYOUTS:
+        raise ValueError(f"pairs: expected one of {', '.join(LAYOUTS)}, found {pairs!r}")
+    stride = row_stride(rows)
+    return dpo_batch(
+        vocab=rows.shape[1],
+        sequences=layout.sequences,
+        sequence_len=layout.sequence_len,
+        cu_seqlens=address(cu_seqlens),
+        rows=0 if cu_seqlens is None else rows.shape[0],
+        pairs=LAYOUTS[pairs],
+        label_alignment=ALIGNMENTS[label_alignment],
+        given=given(DPO_BATCH_ROW_STRIDE=stride, DPO_BATCH_IGNORE_INDEX=ignore_index, DPO_BATCH_LD_ALPHA=ld_alpha),
+        ld_alpha=optional(ld_alpha),
+        row_stride=stride,
+        ignore_index=optional(ignore_index),
+        transform=dpo_transform(
+            given=given(
+                DPO_TRANSFORM_SCALE=scale, DPO_TRANSFORM_SOFTCAP=softcap, DPO_TRANSFORM_VALID_VOCAB=valid_vocab
+            ),
+            scale=optional(scale),
+            softcap=optional(softcap),
+            valid_vocab=optional(valid_vocab),
+        ),
+    )  # fmt: skip
+
+
+def inputs_struct(rows: Tensor, labels: Tensor) -> dpo_inputs:
+    return dpo_inputs(
+        dtype=DTYPES[rows.dtype], label_type=LABEL_TYPES[labels.dtype], logits=rows.data_ptr(), labels=labels.data_ptr()
+    )
