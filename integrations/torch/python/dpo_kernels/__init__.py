@@ -8,6 +8,7 @@ From logits, `[S, T, V]`, or from what goes into a model's last layer, to a loss
 
 from ._ffi import cuda_is_built
 from .functional import dpo_loss, pair_loss, sequence_logps, token_logps
+from .linear import linear_dpo_loss, linear_token_logps
 from .options import IGNORE_INDEX, LossOptions, RowOptions
 from .results import DpoLoss, TokenLogps, TokenMetrics
 
@@ -20,6 +21,8 @@ __all__ = [
     "TokenMetrics",
     "cuda_is_built",
     "dpo_loss",
+    "linear_dpo_loss",
+    "linear_token_logps",
     "pair_loss",
     "sequence_logps",
     "token_logps",

@@ -39,6 +39,16 @@ def address(tensor: Optional[Tensor]):
     return None if tensor is None else tensor.data_ptr()
 
 
+def as_indices(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    """As the header's int32_t and uint32_t."""
+    return None if tensor is None else tensor.to(torch.int32).contiguous()
+
+
+def as_floats(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    """As the header's float."""
+    return None if tensor is None else tensor.to(torch.float32).contiguous()
+
+
 def check_tensor(argument, tensor, dtypes=None):
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{argument}: expected a tensor, found {type(tensor).__name__}")
@@ -93,47 +103,68 @@ def as_rows(features: Tensor) -> Tensor:
     return rows if dense and (count <= 1 or rows.stride(0) >= width) else rows.contiguous()
 
 
-def row_stride(rows: Tensor) -> int:
-    count, width = rows.shape
-    return rows.stride(0) if count > 1 else width
+class Rows(NamedTuple):
+    """How the rows of a batch are read, as the operators take it."""
 
+    labels: Tensor
+    cu_seqlens: Optional[Tensor]
+    label_alignment: str
+    pairs: str
+    ld_alpha: Optional[float]
+    ignore_index: int
+    scale: Optional[float]
+    softcap: Optional[float]
+    valid_vocab: Optional[int]
 
-def batch_struct(
-    rows: Tensor, layout, cu_seqlens, *, label_alignment, pairs, ld_alpha, ignore_index, scale, softcap, valid_vocab
-):
-    """A dpo_batch of `rows` [rows, V]. It holds addresses: `cu_seqlens` is contiguous, i32, and outlives the call."""
-    if label_alignment not in ALIGNMENTS:
-        raise ValueError(
-            "label_alignment: expected 'next_token' (row t predicts labels[t + 1], as for Hugging Face's labels) or "
-            f"'aligned' (row r predicts labels[r]), found {label_alignment!r}"
-        )
-    if pairs not in LAYOUTS:
-        raise ValueError(f"pairs: expected one of {', '.join(LAYOUTS)}, found {pairs!r}")
-    stride = row_stride(rows)
-    return dpo_batch(
-        vocab=rows.shape[1],
-        sequences=layout.sequences,
-        sequence_len=layout.sequence_len,
-        cu_seqlens=address(cu_seqlens),
-        rows=0 if cu_seqlens is None else rows.shape[0],
-        pairs=LAYOUTS[pairs],
-        label_alignment=ALIGNMENTS[label_alignment],
-        given=given(DPO_BATCH_ROW_STRIDE=stride, DPO_BATCH_IGNORE_INDEX=ignore_index, DPO_BATCH_LD_ALPHA=ld_alpha),
-        ld_alpha=optional(ld_alpha),
-        row_stride=stride,
-        ignore_index=optional(ignore_index),
-        transform=dpo_transform(
+    def prepared(self):
+        """The same with tensors as the header has them, which the caller keeps until its call is over."""
+        return self._replace(labels=self.labels.contiguous(), cu_seqlens=as_indices(self.cu_seqlens))
+
+    def batch(self, layout: Layout, matrix: Tensor) -> dpo_batch:
+        """The batch of the rows of a matrix of logits."""
+        count, vocab = matrix.shape
+        return self.batch_of(layout, count, vocab, matrix.stride(0) if count > 1 else vocab)
+
+    def batch_of(self, layout: Layout, count: int, vocab: int, row_stride: Optional[int]) -> dpo_batch:
+        """A batch, which points to the tensors of `prepared` rows."""
+        if self.label_alignment not in ALIGNMENTS:
+            raise ValueError(
+                "label_alignment: expected 'next_token' (row t predicts labels[t + 1], as for Hugging Face's labels) or "
+                f"'aligned' (row r predicts labels[r]), found {self.label_alignment!r}"
+            )
+        if self.pairs not in LAYOUTS:
+            raise ValueError(f"pairs: expected one of {', '.join(LAYOUTS)}, found {self.pairs!r}")
+        transform = dpo_transform(
             given=given(
-                DPO_TRANSFORM_SCALE=scale, DPO_TRANSFORM_SOFTCAP=softcap, DPO_TRANSFORM_VALID_VOCAB=valid_vocab
+                DPO_TRANSFORM_SCALE=self.scale,
+                DPO_TRANSFORM_SOFTCAP=self.softcap,
+                DPO_TRANSFORM_VALID_VOCAB=self.valid_vocab,
             ),
-            scale=optional(scale),
-            softcap=optional(softcap),
-            valid_vocab=optional(valid_vocab),
-        ),
-    )  # fmt: skip
+            scale=optional(self.scale),
+            softcap=optional(self.softcap),
+            valid_vocab=optional(self.valid_vocab),
+        )
+        return dpo_batch(
+            vocab=vocab,
+            sequences=layout.sequences,
+            sequence_len=layout.sequence_len,
+            cu_seqlens=address(self.cu_seqlens),
+            rows=0 if self.cu_seqlens is None else count,
+            pairs=LAYOUTS[self.pairs],
+            label_alignment=ALIGNMENTS[self.label_alignment],
+            given=given(
+                DPO_BATCH_ROW_STRIDE=row_stride,
+                DPO_BATCH_IGNORE_INDEX=self.ignore_index,
+                DPO_BATCH_LD_ALPHA=self.ld_alpha,
+            ),
+            ld_alpha=optional(self.ld_alpha),
+            row_stride=optional(row_stride),
+            ignore_index=self.ignore_index,
+            transform=transform,
+        )
 
 
-def inputs_struct(rows: Tensor, labels: Tensor) -> dpo_inputs:
+def inputs_struct(matrix: Tensor, labels: Tensor) -> dpo_inputs:
     return dpo_inputs(
-        dtype=DTYPES[rows.dtype], label_type=LABEL_TYPES[labels.dtype], logits=rows.data_ptr(), labels=labels.data_ptr()
+        dtype=DTYPES[matrix.dtype], label_type=LABEL_TYPES[labels.dtype], logits=matrix.data_ptr(), labels=labels.data_ptr()
     )

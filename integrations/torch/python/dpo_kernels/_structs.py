@@ -32,6 +32,7 @@ DPO_LOSS_ALPHA = 1 << 3
 DPO_LOSS_NORMALIZER = 1 << 4
 DPO_GRADIENT_UPSTREAM_SCALE = 1 << 0
 DPO_GRADIENT_THRESHOLD = 1 << 1
+DPO_LM_HEAD_BUDGET_BYTES = 1 << 0
 
 # dpo_result
 DPO_OK = 0
@@ -262,6 +263,60 @@ class dpo_gradient(Sized):
     ]
 
 
+class dpo_lm_head(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dtype", c_uint32),
+        ("label_type", c_uint32),
+        ("hidden_size", c_size_t),
+        ("hidden", c_void_p),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("labels", c_void_p),
+        ("given", c_uint32),
+        ("budget_bytes", c_size_t),
+    ]
+
+
+class dpo_lm_head_backward_inputs(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("logsumexp", c_void_p),
+        ("logsumexp_residual", c_void_p),
+        ("coef", c_void_p),
+        ("token_coef", c_void_p),
+        ("given", c_uint32),
+        ("threshold", c_float),
+    ]
+
+
+class dpo_lm_head_gradients(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("upstream", c_void_p),
+        ("given", c_uint32),
+        ("upstream_scale", c_float),
+        ("hidden", c_void_p),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("nonfinite_row", c_void_p),
+    ]
+
+
+class dpo_lm_head_plan(ctypes.Structure):
+    _fields_ = [
+        ("chunks", c_size_t),
+        ("most_rows", c_size_t),
+        ("chunk_bytes", c_size_t),
+        ("weight_block_bytes", c_size_t),
+        ("multiplied_rows", c_size_t),
+        ("logps_rows", c_size_t),
+        ("frozen_weight_rows", c_size_t),
+        ("whole_pairs_rows", c_size_t),
+        ("two_sweeps_rows", c_size_t),
+    ]
+
+
 class dpo_workspace(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -311,6 +366,50 @@ FUNCTIONS = {
             POINTER(dpo_loss),
             POINTER(dpo_logps),
             POINTER(dpo_pair_outputs),
+            c_void_p,
+        ],
+    ),
+    "dpo_cpu_lm_head_workspace_create": (c_uint32, [POINTER(c_void_p)]),
+    "dpo_cpu_lm_head_workspace_free": (None, [c_void_p]),
+    "dpo_cpu_lm_head_plan": (
+        c_uint32,
+        [
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_loss),
+            POINTER(dpo_lm_head_gradients),
+            c_void_p,
+        ],
+    ),
+    "dpo_cpu_lm_head_logps": (
+        c_uint32,
+        [
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_logps),
+            c_void_p,
+        ],
+    ),
+    "dpo_cpu_lm_head_forward": (
+        c_uint32,
+        [
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            c_void_p,
+            POINTER(dpo_loss),
+            POINTER(dpo_logps),
+            POINTER(dpo_pair_outputs),
+            POINTER(dpo_lm_head_gradients),
+            c_void_p,
+        ],
+    ),
+    "dpo_cpu_lm_head_backward": (
+        c_uint32,
+        [
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_lm_head_backward_inputs),
+            POINTER(dpo_lm_head_gradients),
             c_void_p,
         ],
     ),

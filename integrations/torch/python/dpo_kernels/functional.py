@@ -62,8 +62,8 @@ def dpo_loss_of(pair_outputs, logps, scored, status, token_metrics, check) -> Dp
     return result.check() if check else result
 
 
-def _logps(logits, row_arguments, metrics, wpo_weights, inplace_backward):
-    arguments = (*row_arguments, metrics, wpo_weights)
+def _logps(logits, rows, metrics, wpo_weights, inplace_backward):
+    arguments = (*rows, metrics, wpo_weights)
     # A traced graph decides by itself what may share memory.
     if not inplace_backward or torch.compiler.is_compiling() or not (logits.requires_grad and torch.is_grad_enabled()):
         return ops.logps(logits, *arguments)
@@ -110,7 +110,7 @@ def token_logps(
     metrics = metrics_wanted(token_metrics)
     rows = RowArguments(label_alignment, **options)
     layout_of("logits", logits, labels, rows.cu_seqlens)
-    outputs = _logps(logits, rows.of_operator(labels, pairs), metrics, False, inplace_backward)
+    outputs = _logps(logits, rows.rows(labels, pairs), metrics, False, inplace_backward)
     return token_logps_of(outputs, metrics, check)
 
 
@@ -176,7 +176,7 @@ def pair_loss(
         raise ValueError(f"logps: expected shape [S], found {tuple(logps.shape)}")
     arguments = LossArguments(loss, beta, **options)
     arguments.check_constants(ref_logps)
-    outputs = ops.pair_loss(logps, *arguments.of_operator(ref_logps, scored, arguments.sequence_log_weights))
+    outputs = ops.pair_loss(logps, scored, *arguments.of_operator(ref_logps, arguments.sequence_log_weights))
     return dpo_loss_of(outputs, logps, scored, None, None, check)
 
 
@@ -217,8 +217,8 @@ def dpo_loss(
     layout_of("logits", logits, labels, rows.cu_seqlens)
     arguments.check_constants(ref_logps)
     own_weights = arguments.takes_own_weights(use_weighting)
-    outputs = _logps(logits, rows.of_operator(labels, arguments.pairs), metrics, own_weights, inplace_backward)
+    outputs = _logps(logits, rows.rows(labels, arguments.pairs), metrics, own_weights, inplace_backward)
     logps, scored, status = outputs[0], outputs[2], outputs[12]
     log_weights = outputs[10] if own_weights else arguments.sequence_log_weights
-    pair_outputs = ops.pair_loss(logps, *arguments.of_operator(ref_logps, scored, log_weights))
+    pair_outputs = ops.pair_loss(logps, scored, *arguments.of_operator(ref_logps, log_weights))
     return dpo_loss_of(pair_outputs, logps, scored, status, token_metrics_of(outputs, metrics), check)

@@ -5,7 +5,8 @@ from typing import Optional, Sequence, Union
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
-from ._batch import check_constant, check_tensor
+from ._batch import Rows, check_constant, check_tensor
+from ._loss import Loss
 
 IGNORE_INDEX = -100
 
@@ -122,10 +123,10 @@ class RowArguments:
         )
         self.label_alignment = label_alignment
 
-    def of_operator(self, labels, pairs):
-        """labels, cu_seqlens, label_alignment, pairs, ld_alpha, ignore_index, scale, softcap, valid_vocab."""
+    def rows(self, labels, pairs) -> Rows:
+        """What the operators take. Of the pairs, only LD-DPO's weights know where there are no losses."""
         pairs = pairs if self.ld_alpha is not None else "none"
-        return (labels, self.cu_seqlens, self.label_alignment, pairs, self.ld_alpha, *self.numbers)
+        return Rows(labels, self.cu_seqlens, self.label_alignment, pairs, self.ld_alpha, *self.numbers)
 
 
 class LossArguments:
@@ -185,45 +186,44 @@ class LossArguments:
                 check_tensor(argument, tensor)
                 check_constant(argument, tensor)
 
-    def of_operator(self, ref_logps, scored, sequence_log_weights):
-        """What the operator `pair_loss` takes after the log-probs."""
+    def of_operator(self, ref_logps, sequence_log_weights) -> Loss:
+        """What the operators take."""
         option = self.options.get
-        return (
-            ref_logps,
-            scored,
-            option("chosen"),
-            option("rejected"),
-            option("desirable"),
-            option("lengths"),
-            self.pair_beta,
-            self.pair_gamma,
-            option("weight"),
-            self.pair_label_smoothing,
-            sequence_log_weights,
-            option("kl_logps"),
-            option("kl_ref_logps"),
-            self.normalizer_tensor,
-            option("chosen_tokens"),
-            self.pairs,
-            self.loss,
-            self.loss_weights,
-            self.beta,
-            self.betas,
-            option("discopop_tau"),
-            option("cpo_alpha"),
-            option("rpo_alpha"),
-            option("desirable_weight"),
-            option("undesirable_weight"),
-            option("f_divergence_type", "reverse_kl"),
-            option("f_alpha_divergence_coef"),
-            self.label_smoothing,
-            self.gamma,
-            option("baseline"),
-            option("reference_free", False),
-            option("length_normalized", False),
-            option("wpo_weights", False),
-            self.normalized_by,
-            self.normalizer,
+        return Loss(
+            ref_logps=ref_logps,
+            chosen=option("chosen"),
+            rejected=option("rejected"),
+            desirable=option("desirable"),
+            lengths=option("lengths"),
+            pair_beta=self.pair_beta,
+            pair_gamma=self.pair_gamma,
+            weight=option("weight"),
+            pair_label_smoothing=self.pair_label_smoothing,
+            sequence_log_weights=sequence_log_weights,
+            kl_logps=option("kl_logps"),
+            kl_ref_logps=option("kl_ref_logps"),
+            normalizer_tensor=self.normalizer_tensor,
+            chosen_tokens=option("chosen_tokens"),
+            pairs=self.pairs,
+            names=self.loss,
+            loss_weights=self.loss_weights,
+            beta=self.beta,
+            betas=self.betas,
+            discopop_tau=option("discopop_tau"),
+            cpo_alpha=option("cpo_alpha"),
+            rpo_alpha=option("rpo_alpha"),
+            desirable_weight=option("desirable_weight"),
+            undesirable_weight=option("undesirable_weight"),
+            f_divergence_type=option("f_divergence_type", "reverse_kl"),
+            f_alpha_divergence_coef=option("f_alpha_divergence_coef"),
+            label_smoothing=self.label_smoothing,
+            gamma=self.gamma,
+            baseline=option("baseline"),
+            reference_free=option("reference_free", False),
+            length_normalized=option("length_normalized", False),
+            wpo_weights=option("wpo_weights", False),
+            normalized_by=self.normalized_by,
+            normalizer=self.normalizer,
         )
 
 
