@@ -36,7 +36,7 @@ _FLOATS = (
     "ref_logps",
     "pair_beta",
     "pair_gamma",
-    "weight",
+    "pair_weight",
     "pair_label_smoothing",
     "sequence_log_weights",
     "kl_logps",
@@ -56,7 +56,7 @@ class Loss(NamedTuple):
     lengths: Optional[Tensor]
     pair_beta: Optional[Tensor]
     pair_gamma: Optional[Tensor]
-    weight: Optional[Tensor]
+    pair_weight: Optional[Tensor]
     pair_label_smoothing: Optional[Tensor]
     sequence_log_weights: Optional[Tensor]
     kl_logps: Optional[Tensor]
@@ -108,7 +108,7 @@ class Loss(NamedTuple):
             ("lengths", self.lengths, of_sequences),
             ("beta", self.pair_beta, of_pairs),
             ("gamma", self.pair_gamma, of_pairs),
-            ("weight", self.weight, of_pairs),
+            ("pair_weight", self.pair_weight, of_pairs),
             ("label_smoothing", self.pair_label_smoothing, of_pairs),
             ("sequence_log_weights", self.sequence_log_weights, of_sequences),
             ("kl_logps", self.kl_logps, () if self.kl_logps is None else ((self.kl_logps.numel(),),)),
@@ -151,7 +151,7 @@ class Loss(NamedTuple):
             lengths=address(self.lengths),
             beta=address(self.pair_beta),
             gamma=address(self.pair_gamma),
-            weight=address(self.weight),
+            weight=address(self.pair_weight),
             label_smoothing=address(self.pair_label_smoothing),
             sequence_log_weights=address(self.sequence_log_weights),
             kl_logps=address(self.kl_logps),

@@ -161,8 +161,8 @@ def pair_loss(
         logps: [S] of any floating type; computed in f32. The derivative goes here alone.
         ref_logps: [S] under the reference, or None for a loss without one and with ``reference_free``.
         loss: A name, or several for their sum.
-        beta: The temperature β; a tensor [N] has one for each pair, a list one for each loss of a sum. None where the loss reads
-            none.
+        beta: The temperature β; a tensor [N] has one for each pair, a list one for each loss of a sum. sft, nll and odds_ratio
+            have none.
         scored: [S] numbers of scored tokens, which losses that are normalised by length divide by.
         check: Whether trouble in the data is raised at once, which waits for the device; see :meth:`DpoLoss.check`.
         options: :class:`~dpo_kernels.options.LossOptions`.

@@ -73,7 +73,7 @@ class LossOptions(TypedDict, total=False):
     #: [S], 0 for an undesirable one: sequences are judged one by one, without pairs.
     desirable: Optional[Tensor]
     #: [N] factors of the pair losses; a pair of weight 0 is not part of the batch.
-    weight: Optional[Tensor]
+    pair_weight: Optional[Tensor]
     #: [S]: what a loss divides by where that is not the number of scored tokens.
     lengths: Optional[Tensor]
     #: [S]: logarithms of weights, without gradient. A pair's weight is e to the sum of its two.
@@ -95,7 +95,7 @@ _TENSORS = (
     "chosen",
     "rejected",
     "desirable",
-    "weight",
+    "pair_weight",
     "lengths",
     "sequence_log_weights",
     "kl_logps",
@@ -103,7 +103,7 @@ _TENSORS = (
     "chosen_tokens",
 )
 
-Beta = Union[float, Tensor, Sequence[float], None]
+Beta = Union[float, Tensor, Sequence[float]]
 
 
 class RowArguments:
@@ -148,7 +148,7 @@ class LossArguments:
         elif isinstance(beta, (list, tuple)):
             self.betas = [float(value) for value in beta]
         else:
-            self.beta = None if beta is None else float(beta)
+            self.beta = float(beta)
         self.label_smoothing, self.pair_label_smoothing = _number_or_tensor(options.get("label_smoothing"))
         self.gamma, self.pair_gamma = _number_or_tensor(options.get("gamma"))
         normalizer = options.get("normalizer")
@@ -197,7 +197,7 @@ class LossArguments:
             lengths=option("lengths"),
             pair_beta=self.pair_beta,
             pair_gamma=self.pair_gamma,
-            weight=option("weight"),
+            pair_weight=option("pair_weight"),
             pair_label_smoothing=self.pair_label_smoothing,
             sequence_log_weights=sequence_log_weights,
             kl_logps=option("kl_logps"),
