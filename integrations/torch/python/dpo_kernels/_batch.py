@@ -109,7 +109,7 @@ class Rows(NamedTuple):
     labels: Tensor
     cu_seqlens: Optional[Tensor]
     label_alignment: str
-    pairs: str
+    ld_pairs: str
     ld_alpha: Optional[float]
     ignore_index: int
     scale: Optional[float]
@@ -132,8 +132,8 @@ class Rows(NamedTuple):
                 "label_alignment: expected 'next_token' (row t predicts labels[t + 1], as for Hugging Face's labels) or "
                 f"'aligned' (row r predicts labels[r]), found {self.label_alignment!r}"
             )
-        if self.pairs not in LAYOUTS:
-            raise ValueError(f"pairs: expected one of {', '.join(LAYOUTS)}, found {self.pairs!r}")
+        if self.ld_pairs not in LAYOUTS:
+            raise ValueError(f"pairs: expected one of {', '.join(LAYOUTS)}, found {self.ld_pairs!r}")
         transform = dpo_transform(
             given=given(
                 DPO_TRANSFORM_SCALE=self.scale,
@@ -150,7 +150,7 @@ class Rows(NamedTuple):
             sequence_len=layout.sequence_len,
             cu_seqlens=address(self.cu_seqlens),
             rows=0 if self.cu_seqlens is None else count,
-            pairs=LAYOUTS[self.pairs],
+            pairs=LAYOUTS[self.ld_pairs],
             label_alignment=ALIGNMENTS[self.label_alignment],
             given=given(
                 DPO_BATCH_ROW_STRIDE=row_stride,

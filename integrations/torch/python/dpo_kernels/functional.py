@@ -43,8 +43,10 @@ def token_logps_of(outputs, metrics, check) -> TokenLogps:
     return result.check() if check else result
 
 
-def dpo_loss_of(pair_outputs, logps, scored, status, token_metrics, check) -> DpoLoss:
-    """The result of a loss; `status` is that of the log-probs, which finds other kinds of trouble than the pairs'."""
+def dpo_loss_of(pair_outputs, of_logps, status, token_metrics, check) -> DpoLoss:
+    """The result of a loss. `of_logps` are [S] log-probs, log-probs of tokens and numbers of scored tokens; `status` is that of
+    their pass, which finds other kinds of trouble than the pairs', if there was one."""
+    logps, token_logps, scored = of_logps
     loss, pair_losses, chosen_rewards, rejected_rewards, margins, coef, metrics, pair_status = pair_outputs
     result = DpoLoss(
         loss=loss,
@@ -57,6 +59,7 @@ def dpo_loss_of(pair_outputs, logps, scored, status, token_metrics, check) -> Dp
         pair_losses=pair_losses,
         coef=coef,
         scored=scored,
+        token_logps=None if token_logps is None else token_logps.detach(),
         token_metrics=token_metrics,
     )
     return result.check() if check else result
@@ -177,7 +180,7 @@ def pair_loss(
     arguments = LossArguments(loss, beta, **options)
     arguments.check_constants(ref_logps)
     outputs = ops.pair_loss(logps, scored, *arguments.of_operator(ref_logps, arguments.sequence_log_weights))
-    return dpo_loss_of(outputs, logps, scored, None, None, check)
+    return dpo_loss_of(outputs, (logps, None, scored), None, None, check)
 
 
 def dpo_loss(
@@ -218,7 +221,7 @@ def dpo_loss(
     arguments.check_constants(ref_logps)
     own_weights = arguments.takes_own_weights(use_weighting)
     outputs = _logps(logits, rows.rows(labels, arguments.pairs), metrics, own_weights, inplace_backward)
-    logps, scored, status = outputs[0], outputs[2], outputs[12]
+    logps, _, scored = outputs[:3]
     log_weights = outputs[10] if own_weights else arguments.sequence_log_weights
     pair_outputs = ops.pair_loss(logps, scored, *arguments.of_operator(ref_logps, log_weights))
-    return dpo_loss_of(pair_outputs, logps, scored, status, token_metrics_of(outputs, metrics), check)
+    return dpo_loss_of(pair_outputs, outputs[:3], outputs[12], token_metrics_of(outputs, metrics), check)

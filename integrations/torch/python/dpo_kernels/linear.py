@@ -124,7 +124,6 @@ def linear_dpo_loss(
     outputs = ops.linear_dpo_loss(
         hidden, weight, bias, *rows, metrics, *wanted, *arguments.of_operator(ref_logps, log_weights)
     )
-    loss_and_pairs, of_logps = outputs[:7], outputs[7:20]
-    return dpo_loss_of(
-        (*loss_and_pairs, of_logps[12]), of_logps[0], of_logps[2], None, token_metrics_of(of_logps, metrics), check
-    )
+    of_pairs, of_logps = outputs[:7], outputs[7:20]
+    token_metrics = token_metrics_of(of_logps, metrics)
+    return dpo_loss_of((*of_pairs, of_logps[12]), of_logps[:3], None, token_metrics, check)

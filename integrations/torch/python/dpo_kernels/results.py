@@ -72,6 +72,8 @@ class DpoLoss(NamedTuple):
     coef: Tensor
     #: [S] i32: numbers of scored rows; None where only log-probs were given.
     scored: Optional[Tensor]
+    #: Log-probs in the labels' shape, detached, 0 in rows that are not scored; None where only log-probs were given.
+    token_logps: Optional[Tensor]
     #: Metrics of tokens, or None where they were not asked for.
     token_metrics: Optional[TokenMetrics]
 
