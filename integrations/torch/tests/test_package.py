@@ -1,0 +1,83 @@
+"""The package itself: what it carries, and how it takes a library that is not its own."""
+
+import ctypes
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dpo_kernels as dk
+from dpo_kernels import _ffi, _structs
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_the_structs_are_the_headers(tmp_path):
+    """The header as tools/structs.py reads it, beside the file that is committed; and one that differs is told."""
+    specification = importlib.util.spec_from_file_location("structs", FOLDER / "tools" / "structs.py")
+    structs = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(structs)
+    header = structs.HEADER.read_text()
+    made = structs.Header(header).python()
+    assert made == structs.OUTPUT.read_text()
+    changed = header.replace("    float ld_alpha;", "    double ld_alpha;")
+    assert changed != header and structs.Header(changed).python() != made
+
+
+def test_the_structs_have_the_compilers_sizes(tmp_path):
+    names = [name for name, kind in vars(_structs).items() if name.startswith("dpo_") and isinstance(kind, type)]
+    lines = "".join(f'printf("{name} %zu\\n", sizeof({name}));' for name in names)
+    source = tmp_path / "sizes.c"
+    source.write_text(f"#include <dpo_kernels.h>\n#include <stdio.h>\nint main(void) {{ {lines} return 0; }}\n")
+    include = FOLDER.parent / "c" / "include"
+    subprocess.run(["cc", str(source), f"-I{include}", "-o", str(tmp_path / "sizes")], check=True)
+    said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout
+    sizes = {line.split()[0]: int(line.split()[1]) for line in said.splitlines()}
+    assert len(sizes) > 12
+    assert sizes == {name: ctypes.sizeof(getattr(_structs, name)) for name in names}
+
+
+def library_of(tmp_path, source):
+    (tmp_path / "library.c").write_text(source)
+    path = tmp_path / "libdpo_kernels_c.so"
+    subprocess.run(["cc", "-shared", "-fPIC", str(tmp_path / "library.c"), "-o", str(path)], check=True)
+    return path
+
+
+def test_a_library_that_is_not_ours_is_an_import_error(tmp_path):
+    with pytest.raises(ImportError, match="expected the C library of dpo-kernels, found none that loads"):
+        _ffi.load(tmp_path / "libdpo_kernels_c.so")
+    with pytest.raises(ImportError, match="found none that loads.*dpo_"):
+        _ffi.load(library_of(tmp_path, "int dpo_version(void) { return 100; }"))
+    functions = "".join(f"int {name}(void) {{ return 0; }}\n" for name in _structs.FUNCTIONS if name != "dpo_version")
+    (tmp_path / "older").mkdir()
+    with pytest.raises(ImportError, match="expected version 100 of dpo-kernels, found 99"):
+        _ffi.load(library_of(tmp_path / "older", functions + "int dpo_version(void) { return 99; }"))
+    functions = functions.replace("int dpo_last_error(void) { return 0; }", 'const char *dpo_last_error(void) { return ""; }')
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ImportError, match="found one that answers"):
+        _ffi.load(library_of(tmp_path / "other", functions + "int dpo_version(void) { return 100; }"))
+
+
+def test_import_takes_nothing_beside_pytorch():
+    """In particular none of TRL, transformers and numpy's own, which only dpo_kernels.trl needs."""
+    code = "import sys, dpo_kernels; print(sorted({'trl', 'transformers', 'peft', 'datasets'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "[]"
+
+
+def test_what_is_exported_is_documented():
+    assert set(dk.__all__) <= set(dir(dk))
+    for name in dk.__all__:
+        assert name == "IGNORE_INDEX" or getattr(dk, name).__doc__, name
+    assert (pathlib.Path(dk.__file__).parent / "py.typed").exists()
+
+
+def test_cuda_is_built_says_what_the_library_says():
+    assert isinstance(dk.cuda_is_built(), bool)
+    if not dk.cuda_is_built() and torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="built without"):
+            dk.dpo_loss(torch.zeros(2, 2, 3).cuda(), torch.ones(2, 2).long().cuda(), torch.zeros(2).cuda(), label_alignment="aligned")
