@@ -17,11 +17,13 @@ CUDA_BUILD := --release --target-dir target/cuda --features cuda
 TRAIN_ARGS := $(if $(DATA),--data $(DATA)) $(if $(EVAL_DATA),--eval-data $(EVAL_DATA)) $(if $(LOSS),--loss $(LOSS)) \
 	$(if $(BETA),--beta $(BETA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-.PHONY: help train test bench bench-peers install-c gpu-bundle mutants kernels-report params readme package lint check-cuda
+.PHONY: help train test test-torch wheel bench bench-peers install-c gpu-bundle mutants kernels-report params readme package lint check-cuda
 
 help:
 	@echo "make train        a DPO run on real text: LOSS= BETA= STEPS= SEED= DATA= EVAL_DATA= CUDA=1 ARGS=..."
 	@echo "make test         all tests; on a machine with a GPU the kernels run there too"
+	@echo "make test-torch   tests of the PyTorch package, against PyTorch and TRL, which it installs: ARGS=\"-k opcheck\""
+	@echo "make wheel        target/torch/wheels: the PyTorch package, with the kernels where NVRTC is found"
 	@echo "make bench        benchmarks, CPU and (where there is one) GPU"
 	@echo "make bench-peers  PyTorch's ways beside ours on the CPU, results in target/bench-peers/: ARGS=--quick"
 	@echo "make install-c    the C ABI's header and libraries, and a file for pkg-config: PREFIX=/usr/local DESTDIR= CPU=1"
@@ -42,6 +44,15 @@ train: $(if $(CUDA),$(TOOLS) $(CUDA_TOOLS))
 test: $(TOOLS)
 	scripts/test-gpu-run.sh
 	$(WITH_TOOLS) $(CARGO) test --workspace
+	@echo "left out: $$(cat integrations/torch/tests/test_*.py | grep -c '^def test_') tests of the PyTorch package, which" \
+		"make test-torch runs"
+
+# Needs no NVRTC: the kernels are left out where no GPU can run them.
+test-torch:
+	scripts/test-torch.sh $(ARGS)
+
+wheel: $(TOOLS)
+	$(WITH_TOOLS) scripts/test-torch.sh wheel
 
 bench: $(TOOLS)
 	$(WITH_TOOLS) $(CARGO) bench -p dpo-kernels

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -81,3 +82,20 @@ def test_cuda_is_built_says_what_the_library_says():
     if not dk.cuda_is_built() and torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="built without"):
             dk.dpo_loss(torch.zeros(2, 2, 3).cuda(), torch.ones(2, 2).long().cuda(), torch.zeros(2).cuda(), label_alignment="aligned")
+
+
+def python_blocks(path):
+    """The Python in a README."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("readme", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["package", "repository"])
+def test_the_readmes_lines_give_the_readmes_numbers(readme):
+    block = next(block for block in python_blocks(readme) if "print(" in block)
+    said = subprocess.run([sys.executable, "-c", block], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == block.splitlines()[-1].removeprefix("# ")
+
+
+def test_every_line_of_the_readmes_is_python():
+    for block in python_blocks(FOLDER / "README.md"):
+        compile(block, "README.md", "exec")
