@@ -11,11 +11,12 @@ use crate::pointers::{Indices, value};
 
 /// The batch beside a head, of a valid shape: there are no logits whose rows could be apart.
 pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
+    let given = batch::batch(batch)?;
     if batch.given & DPO_BATCH_ROW_STRIDE != 0 {
         let expected = "none, where logits are made of hidden states, which are dense";
         return Err(value("row_stride", expected, batch.row_stride));
     }
-    batch::batch(batch)
+    Ok(given)
 }
 
 /// What a head says beside its arrays.
