@@ -210,7 +210,7 @@ typedef struct dpo_batch {
      *  other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1. */
     float ld_alpha;
     /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
-     *  DPO_BATCH_ROW_STRIDE; otherwise vocab. */
+     *  DPO_BATCH_ROW_STRIDE, which the functions behind a head refuse; otherwise vocab. */
     size_t row_stride;
     /** Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX. */
     int64_t ignore_index;
@@ -779,10 +779,10 @@ dpo_result dpo_cpu_lm_head_logps(const dpo_batch *batch, const dpo_lm_head *head
  * dpo_cpu_forward of z = X W^T + b, and the gradients of its loss, while a chunk of the logits exists at a time.
  *
  * `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free. `gradients` is null, or all its
- * buffers are, where no gradient is wanted: then nothing of it is made. A row whose coefficient is 0, such as one of a pair of
- * weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where the
- * gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once more
- * after. `workspace` as for dpo_cpu_lm_head_logps.
+ * buffers are, where no gradient is wanted: then nothing of it is written. A row whose coefficient is 0, such as one of a pair
+ * of weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where
+ * the gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once
+ * more after. `workspace` as for dpo_cpu_lm_head_logps.
  *
  * Fails as dpo_cpu_lm_head_logps and dpo_cpu_pair_loss do, and with DPO_ERROR_VALUE where a gradient overlaps what no gradient
  * may, before any work.

@@ -148,7 +148,7 @@ pub struct dpo_batch {
   other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1.*/
     pub ld_alpha: f32,
     /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
-  DPO_BATCH_ROW_STRIDE; otherwise vocab.*/
+  DPO_BATCH_ROW_STRIDE, which the functions behind a head refuse; otherwise vocab.*/
     pub row_stride: usize,
     /// Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX.
     pub ignore_index: i64,
@@ -1272,10 +1272,10 @@ unsafe extern "C" {
     /** dpo_cpu_forward of z = X W^T + b, and the gradients of its loss, while a chunk of the logits exists at a time.
 
  `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free. `gradients` is null, or all its
- buffers are, where no gradient is wanted: then nothing of it is made. A row whose coefficient is 0, such as one of a pair of
- weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where the
- gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once more
- after. `workspace` as for dpo_cpu_lm_head_logps.
+ buffers are, where no gradient is wanted: then nothing of it is written. A row whose coefficient is 0, such as one of a pair
+ of weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where
+ the gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once
+ more after. `workspace` as for dpo_cpu_lm_head_logps.
 
  Fails as dpo_cpu_lm_head_logps and dpo_cpu_pair_loss do, and with DPO_ERROR_VALUE where a gradient overlaps what no gradient
  may, before any work.*/

@@ -11,11 +11,12 @@ use crate::pointers::{Indices, value};
 
 /// The batch beside a head, of a valid shape: there are no logits whose rows could be apart.
 pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
+    let given = batch::batch(batch)?;
     if batch.given & DPO_BATCH_ROW_STRIDE != 0 {
         let expected = "none, where logits are made of hidden states, which are dense";
         return Err(value("row_stride", expected, batch.row_stride));
     }
-    batch::batch(batch)
+    Ok(given)
 }
 
 /// What a head says beside its arrays.
@@ -39,17 +40,17 @@ impl Numbers {
             return Err(value("hidden_size", format!("between 1 and {}", i32::MAX), hidden_size));
         }
         // No slice is larger than isize::MAX bytes: there is room for the widest element.
-        let elements = |argument: &'static str, shape: &str, count: usize| {
+        let elements = |shape: &str, count: usize| {
             count.checked_mul(hidden_size).filter(|&len| len <= isize::MAX as usize / 4).ok_or_else(|| {
                 let expected = format!("{shape} of fewer than 2^{} bytes in f32", isize::BITS - 1);
-                value(argument, expected, format!("{count} * {hidden_size} elements"))
+                value("hidden_size", expected, format!("{count} * {hidden_size} elements"))
             })
         };
         Ok(Numbers {
             dtype: dtype(head.dtype)?,
             hidden_size,
-            hidden_len: elements("hidden_size", "[rows, hidden_size]", rows)?,
-            weight_len: elements("hidden_size", "[vocab, hidden_size]", batch.vocab)?,
+            hidden_len: elements("[rows, hidden_size]", rows)?,
+            weight_len: elements("[vocab, hidden_size]", batch.vocab)?,
             budget_bytes: budget_bytes.unwrap_or(LmHeadWorkspace::DEFAULT_BUDGET_BYTES),
         })
     }

@@ -10,7 +10,7 @@ use crate::failure::{Result, guard};
 use crate::header::*;
 use crate::inputs::host_labels;
 use crate::lm_head::{Numbers, batch, check_gradients_apart, wanted};
-use crate::pointers::{optional_slice, pointer, read, slice, slice_mut};
+use crate::pointers::{optional_slice, pointer, read, read_optional, slice, slice_mut};
 use crate::results::{self, HostBuffers, ToHost, WriteRecords};
 use crate::{gradient, loss};
 
@@ -101,8 +101,8 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_plan(
     // SAFETY: the caller's promise.
     guard(|| unsafe {
         let Given { batch, numbers, labels, .. } = Given::read(batch, head)?;
-        let loss = optional("loss", loss)?.map(|loss| loss::loss(loss)).transpose()?;
-        let wanted = wanted(optional("gradients", gradients)?);
+        let loss = read_optional("loss", loss)?.map(|loss| loss::loss(loss)).transpose()?;
+        let wanted = wanted(read_optional("gradients", gradients)?);
         let plan = pointer("plan", plan)?;
         let bytes_per_row = LmHeadWorkspace::bytes_per_row(batch.columns(), numbers.hidden_size);
         let budget = numbers.budget_bytes;
@@ -124,16 +124,6 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_plan(
         });
         Ok(())
     })
-}
-
-/// A versioned struct that may be left out.
-///
-/// # Safety
-///
-/// That of [`read`].
-unsafe fn optional<'a, T>(argument: &'static str, from: *const T) -> Result<Option<&'a T>> {
-    // SAFETY: the caller's promise.
-    Ok((!from.is_null()).then(|| unsafe { read(argument, from) }).transpose()?)
 }
 
 /// See the header.
@@ -186,7 +176,7 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_forward(
         let Given { batch, numbers, labels, .. } = &given;
         let (loss, inputs) = host_loss(loss, ref_logps, batch)?;
         let mut out = host_outputs(out, pair_outputs, batch.extent())?;
-        let gradients = optional("gradients", gradients)?;
+        let gradients = read_optional("gradients", gradients)?;
         let to = gradients.map_or(std::ptr::null_mut(), |gradients| gradients.nonfinite_row);
         let nonfinite_row = NonfiniteRow::judged(to)?;
         let status = with_workspace(workspace, numbers.budget_bytes, |workspace| {

@@ -72,3 +72,40 @@ pub(super) unsafe fn with_workspace<R>(
     locked.set_budget_bytes(budget_bytes);
     work(&mut locked)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+    use crate::failure::Failure;
+    use crate::names::message;
+
+    /// The other call is on another thread, as it is where threads share a workspace by mistake.
+    #[test]
+    fn a_workspace_serves_one_call_at_a_time() {
+        let mut workspace = ptr::null_mut();
+        // SAFETY: the pointer is there.
+        assert_eq!(unsafe { dpo_cpu_lm_head_workspace_create(&mut workspace) }, DPO_OK);
+        let address = workspace.expose_provenance();
+        let call = move || {
+            let workspace = ptr::with_exposed_provenance_mut(address);
+            // SAFETY: the workspace is there until all calls have returned.
+            let result = guard(|| unsafe { with_workspace(workspace, 1, |_| Ok::<(), Failure>(())) });
+            (result, message())
+        };
+        let meanwhile = || std::thread::spawn(call).join().expect("a call");
+        // SAFETY: as above.
+        let during = unsafe { with_workspace(workspace, 1, |_| Ok::<_, Failure>(meanwhile())) };
+        let refusal = "workspace: expected one that no other call is using, found one in use".to_string();
+        assert_eq!(during.ok().expect("a call"), (DPO_ERROR_VALUE, refusal));
+        assert_eq!(meanwhile().0, DPO_OK);
+
+        // A call that stops half-way leaves one that serves the next.
+        // SAFETY: as above.
+        let stopped = guard(|| unsafe { with_workspace::<()>(workspace, 1, |_| panic!("half-way")) });
+        assert_eq!((stopped, meanwhile().0), (DPO_ERROR_INTERNAL, DPO_OK));
+        // SAFETY: no call is under way.
+        unsafe { dpo_cpu_lm_head_workspace_free(workspace) };
+    }
+}
