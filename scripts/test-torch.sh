@@ -35,4 +35,4 @@ rm -rf "$out/wheels"
 # What is tested is the wheel, not the sources beside the tests. What torch.compile makes is kept: the second run starts sooner.
 export TORCHINDUCTOR_CACHE_DIR="$out/inductor"
 cd $package
-exec "$out/venv/bin/python" -m pytest "$@"
+exec "$out/venv/bin/python" -m pytest --quiet --numprocesses 2 "$@"

@@ -84,13 +84,13 @@ def trained(*args, **config):
 TIMES = ("runtime", "per_second", "flos")
 
 
-def compare(found, wanted, bound=BOUND):
+def compare(found, wanted, bound=BOUND, without=()):
     assert len(found) == len(wanted)
     compared = 0
     for ours, theirs in zip(found, wanted):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
-            if not any(time in name for time in TIMES):
+            if name not in without and not any(time in name for time in TIMES):
                 assert abs(ours[name] - value) <= bound * max(1, abs(value)), f"{name}: {ours[name]}, TRL {value}, {theirs}"
                 compared += 1
     assert compared > 10 * len(wanted)
@@ -201,7 +201,7 @@ def test_an_adapter_that_was_trained_before(folders, tmp_path):
     config = {"max_steps": 6}
     found = trained(DPOTrainer, None, tmp_path / "ours", model=model(), **config)
     compare(found, trained(trl.DPOTrainer, None, tmp_path / "theirs", model=model(), **config))
-    assert abs(found[0]["rewards/margins"]) < 1e-5 < abs(found[-1]["rewards/margins"])
+    assert abs(found[0]["rewards/margins"]) < 1e-5 < abs(found[-2]["rewards/margins"])
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -210,7 +210,8 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not(lora, folders, tmp_path):
     whole = trained(DPOTrainer, folders("llama"), tmp_path / "whole", **config)
     resumed = trainer(DPOTrainer, folders("llama"), tmp_path / "resumed", **config)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    compare(resumed.state.log_history, whole, bound=1e-12)
+    # TRL counts tokens anew in a run that is resumed.
+    compare(resumed.state.log_history, whole, bound=1e-12, without=("num_tokens",))
 
 
 class WithoutSomeCompletions:
