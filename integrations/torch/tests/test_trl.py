@@ -210,8 +210,8 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not(lora, folders, tmp_path):
     whole = trained(DPOTrainer, folders("llama"), tmp_path / "whole", **config)
     resumed = trainer(DPOTrainer, folders("llama"), tmp_path / "resumed", **config)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    # TRL counts tokens anew in a run that is resumed.
-    compare(resumed.state.log_history, whole, bound=1e-12, without=("num_tokens",))
+    # TRL counts tokens, and takes the mean of the losses, from where a run is resumed.
+    compare(resumed.state.log_history, whole, bound=1e-12, without=("num_tokens", "train_loss"))
 
 
 class WithoutSomeCompletions:
