@@ -21,6 +21,8 @@ pub enum Kernel {
     PairLoss,
     /// The gradient of the logits.
     Backward {
+        /// Whether it has a part of the rows' entropies.
+        entropy: bool,
         /// As of [`Kernel::Forward`].
         softcap: bool,
         /// Element type of the logits.
@@ -28,6 +30,8 @@ pub enum Kernel {
     },
     /// Log-probs, the loss over pairs, and the gradient without its coefficients.
     Factored {
+        /// As of [`Kernel::Forward`].
+        softcap: bool,
         /// Element type of the logits.
         dtype: DType,
     },
@@ -38,17 +42,17 @@ pub const UNITS: [&str; 4] = ["forward", "pair_loss", "backward", "factored"];
 
 impl Kernel {
     /// Every kernel, in the order in which they are loaded.
-    pub const ALL: [Kernel; 1 + 9 * DType::ALL.len()] = {
-        let mut all = [Kernel::PairLoss; 1 + 9 * DType::ALL.len()];
+    pub const ALL: [Kernel; 1 + 12 * DType::ALL.len()] = {
+        let mut all = [Kernel::PairLoss; 1 + 12 * DType::ALL.len()];
         let mut i = 1;
         while i < all.len() {
-            all[i] = Kernel::of(DType::ALL[(i - 1) / 9])[(i - 1) % 9];
+            all[i] = Kernel::of(DType::ALL[(i - 1) / 12])[(i - 1) % 12];
             i += 1;
         }
         all
     };
 
-    const fn of(dtype: DType) -> [Kernel; 9] {
+    const fn of(dtype: DType) -> [Kernel; 12] {
         use MetricsLevel::{All, Entropy, None};
         [
             Kernel::Forward { metrics: None, softcap: false, dtype },
@@ -57,9 +61,12 @@ impl Kernel {
             Kernel::Forward { metrics: Entropy, softcap: true, dtype },
             Kernel::Forward { metrics: All, softcap: false, dtype },
             Kernel::Forward { metrics: All, softcap: true, dtype },
-            Kernel::Backward { softcap: false, dtype },
-            Kernel::Backward { softcap: true, dtype },
-            Kernel::Factored { dtype },
+            Kernel::Backward { entropy: false, softcap: false, dtype },
+            Kernel::Backward { entropy: false, softcap: true, dtype },
+            Kernel::Backward { entropy: true, softcap: false, dtype },
+            Kernel::Backward { entropy: true, softcap: true, dtype },
+            Kernel::Factored { softcap: false, dtype },
+            Kernel::Factored { softcap: true, dtype },
         ]
     }
 
@@ -93,10 +100,13 @@ impl fmt::Display for Kernel {
                 write!(f, "dpo_forward{metrics}{}_{}", capped(softcap), dtype.name())
             }
             Kernel::PairLoss => write!(f, "dpo_pair_loss"),
-            Kernel::Backward { softcap, dtype } => {
-                write!(f, "dpo_backward{}_{}", capped(softcap), dtype.name())
+            Kernel::Backward { entropy, softcap, dtype } => {
+                let entropy = if entropy { "_entropy" } else { "" };
+                write!(f, "dpo_backward{entropy}{}_{}", capped(softcap), dtype.name())
             }
-            Kernel::Factored { dtype } => write!(f, "dpo_factored_{}", dtype.name()),
+            Kernel::Factored { softcap, dtype } => {
+                write!(f, "dpo_factored{}_{}", capped(softcap), dtype.name())
+            }
         }
     }
 }

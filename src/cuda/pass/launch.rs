@@ -10,7 +10,8 @@ use crate::cuda::address::{DeviceAddress, DeviceArray, ForwardBuffers};
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::Locate;
 use crate::cuda::plan::{
-    self, Addresses, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
+    self, Addresses, DevicePairInputs, EntropyBuffers, GradientBuffers, Inputs, PairLossArguments, Plan,
+    Workspace,
 };
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
@@ -135,7 +136,8 @@ impl DpoPass {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
+    /// [`Error::Length`] for buffers of the wrong length; [`Error::Missing`] for a pass with coefficients of entropies whose
+    /// token metrics were taken away; [`Error::Driver`].
     pub fn backward<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
@@ -184,11 +186,21 @@ impl DpoPass {
         }
         let guarded = upstream.as_ref().map(|view| view.device_ptr(&self.stream));
         let out = self.addresses();
+        let entropy = match &self.entropy_coef {
+            None => None,
+            Some(coef) => {
+                let entropy = out.logps.metrics.as_ref().and_then(|metrics| metrics.entropy);
+                let because = "entropies have coefficients";
+                let entropy = entropy.ok_or(Error::Missing { argument: "token_metrics", because })?;
+                Some(EntropyBuffers { coef: coef.device_ptr(&self.stream).0, entropy })
+            }
+        };
         let buffers = GradientBuffers {
             logsumexp: out.logps.logsumexp.unwrap_or(0),
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights.filter(|_| self.uses_token_coef()),
+            entropy,
             threshold: self.threshold,
             nonfinite_row: Some(self.nonfinite_row.device_ptr(&self.stream).0),
             upstream: guarded.as_ref().map(|(address, _)| *address),
