@@ -8,7 +8,7 @@ use crate::calls::Stage::{self, Backward, Factored, Forward, Logps, PairLoss};
 use crate::header::*;
 
 /// An address that no element is aligned to.
-fn misaligned<T>() -> *mut T {
+pub(super) fn misaligned<T>() -> *mut T {
     ptr::without_provenance_mut(1)
 }
 
@@ -28,6 +28,7 @@ macro_rules! each {
         )*)*]
     };
 }
+pub(super) use each;
 
 /// Pointers, which both halves refuse.
 pub(super) fn pointers() -> Vec<Case> {
