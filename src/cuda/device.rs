@@ -201,6 +201,12 @@ impl Kernels {
             match step {
                 // SAFETY: the caller's promise.
                 Step::Launch(launch) => unsafe { self.launch(launch, stream) }?,
+                Step::Product(_) => todo!(),
+                Step::Zero { address, bytes } => {
+                    // SAFETY: the caller's promise.
+                    let zeroed = unsafe { sys::cuMemsetD8Async(*address, 0, *bytes, stream) };
+                    driver("cuMemsetD8Async", zeroed.result())?;
+                }
             }
         }
         Ok(())
@@ -230,6 +236,11 @@ impl Kernels {
             Arguments::PairLoss(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Backward(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Factored(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::RowCoef(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::MoveRows(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::ClearRows(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::BiasGradient(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::TokenResults(params) => ptr::from_ref(params).cast_mut().cast(),
         };
         // SAFETY: an attribute is plain numbers, for which zeros are a value.
         let mut cluster: CUlaunchAttribute = unsafe { mem::zeroed() };
