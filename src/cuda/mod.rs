@@ -2,6 +2,7 @@
 //!
 //! - [`DpoPass`]: batches on one stream, with buffers of its own, over cudarc's slices and views;
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Plan`] on a raw stream handle;
+//! - [`Products`]: the library that multiplies matrices for the plans of the [head](crate::lm_head);
 //! - [`plan`]: from shapes and device addresses to steps, without a device;
 //! - [`kernel`]: the table of kernels;
 //! - [`tuning`]: how rows are divided among blocks, and what of them is kept on chip;
@@ -19,6 +20,7 @@ mod lowering;
 #[rustfmt::skip]
 pub mod params;
 pub mod plan;
+mod products;
 mod properties;
 pub mod tuning;
 
@@ -29,6 +31,7 @@ pub use cudarc::driver::sys::CUstream;
 pub use device::{Kernels, context, device_count};
 pub use pass::{BatchMetrics, DeviceLabels, DpoPass, PairSlices};
 pub use plan::Capacity;
+pub use products::Products;
 
 #[cfg(doc)]
 use crate::Error;
