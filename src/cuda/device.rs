@@ -66,6 +66,10 @@ pub(super) fn require_driver() -> Result<()> {
     Err(Error::NoDriver { searched: &DRIVER_LIBRARIES, reason })
 }
 
+pub(super) fn no_context() -> Error {
+    Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
+}
+
 /// What the system's loader said, where it said something.
 pub(super) fn loader_reason(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |said| said.to_string())
@@ -162,9 +166,7 @@ impl Kernels {
     }
 
     fn load(images: &[Image]) -> Result<Self> {
-        let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(|| {
-            Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
-        })?;
+        let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(no_context)?;
         let device = current_device()?;
         let mut kernels = Kernels { context, device, modules: vec![], functions: vec![], owner: None };
         for unit in UNITS {

@@ -16,11 +16,11 @@ use std::fmt;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::CudaContext;
-use cudarc::driver::sys::CUstream;
+use cudarc::driver::sys::{CUcontext, CUstream};
+use cudarc::driver::{CudaContext, result};
 
 use self::library::*;
-use super::device::{driver, require_driver};
+use super::device::{driver, no_context, require_driver};
 use super::plan::{Factor, Matrix, Plan, Product};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -40,6 +40,9 @@ use crate::error::{Error, Result};
 pub struct Products {
     functions: Functions,
     handle: Opaque,
+    context: CUcontext,
+    /// Keeps a context that cudarc manages alive as long as the handle.
+    owner: Option<Arc<CudaContext>>,
     prepared: Mutex<HashMap<Shape, Prepared>>,
 }
 
@@ -109,23 +112,26 @@ impl Products {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCublasLt`], and [`Error::Cublas`] if the library does not start.
+    /// [`Error::NoCublasLt`], [`Error::Cublas`] if the library does not start, and [`Error::Driver`].
     pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
         driver("cuCtxSetCurrent", context.bind_to_thread())?;
-        Products::load_current()
+        let mut products = Products::load_current()?;
+        products.owner = Some(context.clone());
+        Ok(products)
     }
 
     /// For the device of the context that is current on this thread, whoever made it.
     ///
     /// # Errors
     ///
-    /// Those of [`Products::new`], and [`Error::NoDriver`].
+    /// Those of [`Products::new`], [`Error::NoDriver`], and [`Error::Driver`], also where no context is current.
     pub fn load_current() -> Result<Self> {
         let functions = Functions::load(&LIBRARIES)?;
         require_driver()?;
+        let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(no_context)?;
         // SAFETY: a valid place to write to.
         let handle = created("cublasLtCreate", |handle| unsafe { (functions.create)(handle) })?;
-        Ok(Products { functions, handle, prepared: Mutex::default() })
+        Ok(Products { functions, handle, context, owner: None, prepared: Mutex::default() })
     }
 
     /// Prepares for the products of a plan, so that none of its runs does.
@@ -136,6 +142,11 @@ impl Products {
     pub fn prepare(&self, plan: &Plan) -> Result<()> {
         let mut prepared = self.prepared();
         plan.products().try_for_each(|product| self.find(&mut prepared, product).map(|_| ()))
+    }
+
+    /// The context whose products these are.
+    pub(super) fn context(&self) -> CUcontext {
+        self.context
     }
 
     fn prepared(&self) -> MutexGuard<'_, HashMap<Shape, Prepared>> {
@@ -203,6 +214,7 @@ impl Drop for Products {
         self.prepared().clear();
         // SAFETY: the handle is this value's own.
         unsafe { (self.functions.destroy)(self.handle) };
+        drop(self.owner.take());
     }
 }
 

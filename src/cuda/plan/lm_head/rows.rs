@@ -136,6 +136,11 @@ impl LmHeadRows {
         self.all
     }
 
+    /// Whether the gradients take weights of tokens.
+    pub(crate) fn weighs_tokens(&self) -> bool {
+        self.batch.ld_alpha != 1.0
+    }
+
     /// Columns that are multiplied.
     pub(super) fn columns(&self) -> usize {
         self.batch.vocab
