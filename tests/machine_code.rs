@@ -17,7 +17,7 @@ use std::process::Command;
 
 use dpo_kernels::cuda::images::{IMAGES, Image, Kind};
 use dpo_kernels::cuda::kernel::Kernel;
-use dpo_kernels::cuda::params::{DPO_FACTORED_THREADS, DPO_PAIR_LOSS_THREADS};
+use dpo_kernels::cuda::params::{DPO_FACTORED_THREADS, DPO_HEAD_THREADS, DPO_PAIR_LOSS_THREADS};
 use dpo_kernels::cuda::plan::Device;
 use dpo_kernels::cuda::tuning::{FACTORED_STATIC_SHARED, FactoredPartition, RowPass, TABLE};
 use dpo_kernels::{DType, MetricsLevel};
@@ -47,6 +47,7 @@ fn block(kernel: Kernel) -> u32 {
         Kernel::Backward { .. } => RowPass::Backward,
         Kernel::Factored { .. } => return DPO_FACTORED_THREADS,
         Kernel::PairLoss => return DPO_PAIR_LOSS_THREADS,
+        _ => return DPO_HEAD_THREADS,
     };
     let threads = TABLE.iter().filter(|entry| entry.pass == pass).map(|entry| entry.threads);
     threads.max().expect("each pass has entries")

@@ -7,8 +7,11 @@ pub const DPO_FACTORED_THREADS: u32 = 448;
 pub const DPO_FACTORED_BLOCKS: u32 = 2;
 pub const DPO_PAIR_LOSS_THREADS: u32 = 512;
 pub const DPO_PAIR_LOSS_BLOCKS: u32 = 2;
+pub const DPO_HEAD_THREADS: u32 = 256;
+pub const DPO_HEAD_BLOCKS: u32 = 4;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
 pub const DPO_LOSS_TERMS: u32 = 4;
+pub const DPO_TOKEN_RESULTS: u32 = 8;
 /// (i, pairs + i)
 pub const DPO_PAIRS_CONCATENATED: DpoPairLayout = 0;
 /// (2i, 2i + 1)
@@ -890,4 +893,216 @@ const _: () = {
     [
         "Offset of field: DpoBackward::threshold",
     ][::core::mem::offset_of!(DpoBackward, threshold) - 196usize];
+};
+/** c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
+ are, and NaN for one whose label is a bad one.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoRowCoef {
+    pub batch: DpoBatch,
+    /// [sequences], or null: 1
+    pub coef: ::core::ffi::c_ulonglong,
+    /// [rows], or null: 1
+    pub token_coef: ::core::ffi::c_ulonglong,
+    /// a scalar, or null: 1
+    pub upstream: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub logsumexp: ::core::ffi::c_ulonglong,
+    /// [rows]: what nonfinite_row calls them
+    pub names: ::core::ffi::c_ulonglong,
+    /// [rows of the window]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// lowered to the first row whose c or logsumexp is not finite; or null
+    pub nonfinite_row: ::core::ffi::c_ulonglong,
+    pub upstream_scale: f32,
+    /// a coefficient that is no larger is 0
+    pub threshold: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 152usize];
+    ["Alignment of DpoRowCoef"][::core::mem::align_of::<DpoRowCoef>() - 8usize];
+    [
+        "Offset of field: DpoRowCoef::batch",
+    ][::core::mem::offset_of!(DpoRowCoef, batch) - 0usize];
+    [
+        "Offset of field: DpoRowCoef::coef",
+    ][::core::mem::offset_of!(DpoRowCoef, coef) - 88usize];
+    [
+        "Offset of field: DpoRowCoef::token_coef",
+    ][::core::mem::offset_of!(DpoRowCoef, token_coef) - 96usize];
+    [
+        "Offset of field: DpoRowCoef::upstream",
+    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 104usize];
+    [
+        "Offset of field: DpoRowCoef::logsumexp",
+    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 112usize];
+    [
+        "Offset of field: DpoRowCoef::names",
+    ][::core::mem::offset_of!(DpoRowCoef, names) - 120usize];
+    [
+        "Offset of field: DpoRowCoef::row_coef",
+    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 128usize];
+    [
+        "Offset of field: DpoRowCoef::nonfinite_row",
+    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 136usize];
+    [
+        "Offset of field: DpoRowCoef::upstream_scale",
+    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 144usize];
+    [
+        "Offset of field: DpoRowCoef::threshold",
+    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 148usize];
+};
+/// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoMoveRows {
+    pub from: ::core::ffi::c_ulonglong,
+    pub to: ::core::ffi::c_ulonglong,
+    /// [rows], or null: i
+    pub from_rows: ::core::ffi::c_ulonglong,
+    /// [rows], or null: i
+    pub to_rows: ::core::ffi::c_ulonglong,
+    /// [rows], or null: 1
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// lowered to the first row of `to` that is given an infinity or a NaN; or null
+    pub nonfinite_row: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoMoveRows"][::core::mem::size_of::<DpoMoveRows>() - 56usize];
+    ["Alignment of DpoMoveRows"][::core::mem::align_of::<DpoMoveRows>() - 8usize];
+    [
+        "Offset of field: DpoMoveRows::from",
+    ][::core::mem::offset_of!(DpoMoveRows, from) - 0usize];
+    [
+        "Offset of field: DpoMoveRows::to",
+    ][::core::mem::offset_of!(DpoMoveRows, to) - 8usize];
+    [
+        "Offset of field: DpoMoveRows::from_rows",
+    ][::core::mem::offset_of!(DpoMoveRows, from_rows) - 16usize];
+    [
+        "Offset of field: DpoMoveRows::to_rows",
+    ][::core::mem::offset_of!(DpoMoveRows, to_rows) - 24usize];
+    [
+        "Offset of field: DpoMoveRows::row_coef",
+    ][::core::mem::offset_of!(DpoMoveRows, row_coef) - 32usize];
+    [
+        "Offset of field: DpoMoveRows::nonfinite_row",
+    ][::core::mem::offset_of!(DpoMoveRows, nonfinite_row) - 40usize];
+    [
+        "Offset of field: DpoMoveRows::rows",
+    ][::core::mem::offset_of!(DpoMoveRows, rows) - 48usize];
+    [
+        "Offset of field: DpoMoveRows::columns",
+    ][::core::mem::offset_of!(DpoMoveRows, columns) - 52usize];
+};
+/// Zeroes the rows whose c is 0.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoClearRows {
+    /// rows of whole vectors, on 16-byte boundaries
+    pub matrix: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub row_vectors: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoClearRows"][::core::mem::size_of::<DpoClearRows>() - 24usize];
+    ["Alignment of DpoClearRows"][::core::mem::align_of::<DpoClearRows>() - 8usize];
+    [
+        "Offset of field: DpoClearRows::matrix",
+    ][::core::mem::offset_of!(DpoClearRows, matrix) - 0usize];
+    [
+        "Offset of field: DpoClearRows::row_coef",
+    ][::core::mem::offset_of!(DpoClearRows, row_coef) - 8usize];
+    [
+        "Offset of field: DpoClearRows::rows",
+    ][::core::mem::offset_of!(DpoClearRows, rows) - 16usize];
+    [
+        "Offset of field: DpoClearRows::row_vectors",
+    ][::core::mem::offset_of!(DpoClearRows, row_vectors) - 20usize];
+};
+/// dbias[v] += sum row_coef[i] * gradient[i, v].
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoBiasGradient {
+    /// [rows, columns]
+    pub gradient: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// [columns]
+    pub dbias: ::core::ffi::c_ulonglong,
+    pub row_stride: ::core::ffi::c_longlong,
+    pub rows: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoBiasGradient"][::core::mem::size_of::<DpoBiasGradient>() - 40usize];
+    [
+        "Alignment of DpoBiasGradient",
+    ][::core::mem::align_of::<DpoBiasGradient>() - 8usize];
+    [
+        "Offset of field: DpoBiasGradient::gradient",
+    ][::core::mem::offset_of!(DpoBiasGradient, gradient) - 0usize];
+    [
+        "Offset of field: DpoBiasGradient::row_coef",
+    ][::core::mem::offset_of!(DpoBiasGradient, row_coef) - 8usize];
+    [
+        "Offset of field: DpoBiasGradient::dbias",
+    ][::core::mem::offset_of!(DpoBiasGradient, dbias) - 16usize];
+    [
+        "Offset of field: DpoBiasGradient::row_stride",
+    ][::core::mem::offset_of!(DpoBiasGradient, row_stride) - 24usize];
+    [
+        "Offset of field: DpoBiasGradient::rows",
+    ][::core::mem::offset_of!(DpoBiasGradient, rows) - 32usize];
+    [
+        "Offset of field: DpoBiasGradient::columns",
+    ][::core::mem::offset_of!(DpoBiasGradient, columns) - 36usize];
+};
+/** Results of the scored rows to the places of these rows among all rows of the caller's batch, where the others get 0; and
+ the rows that a status names, which it counts among the scored ones, in the caller's count.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoTokenResults {
+    /// [scored_rows] each
+    pub scored: [::core::ffi::c_ulonglong; 8usize],
+    /// [rows] each, or null
+    pub all: [::core::ffi::c_ulonglong; 8usize],
+    /// [scored_rows]: the rows, in ascending order
+    pub names: ::core::ffi::c_ulonglong,
+    pub status: ::core::ffi::c_ulonglong,
+    pub scored_rows: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenResults"][::core::mem::size_of::<DpoTokenResults>() - 152usize];
+    [
+        "Alignment of DpoTokenResults",
+    ][::core::mem::align_of::<DpoTokenResults>() - 8usize];
+    [
+        "Offset of field: DpoTokenResults::scored",
+    ][::core::mem::offset_of!(DpoTokenResults, scored) - 0usize];
+    [
+        "Offset of field: DpoTokenResults::all",
+    ][::core::mem::offset_of!(DpoTokenResults, all) - 64usize];
+    [
+        "Offset of field: DpoTokenResults::names",
+    ][::core::mem::offset_of!(DpoTokenResults, names) - 128usize];
+    [
+        "Offset of field: DpoTokenResults::status",
+    ][::core::mem::offset_of!(DpoTokenResults, status) - 136usize];
+    [
+        "Offset of field: DpoTokenResults::scored_rows",
+    ][::core::mem::offset_of!(DpoTokenResults, scored_rows) - 144usize];
+    [
+        "Offset of field: DpoTokenResults::rows",
+    ][::core::mem::offset_of!(DpoTokenResults, rows) - 148usize];
 };

@@ -22,8 +22,13 @@ mod gpu;
 mod guarded;
 mod guarded_memory;
 #[cfg(feature = "cuda")]
+#[path = "../common/head_case.rs"]
+mod head_case;
+#[cfg(feature = "cuda")]
 mod interpreter;
 mod invariance;
+#[cfg(feature = "cuda")]
+mod lm_head;
 mod losses;
 mod near_certain;
 #[cfg(feature = "cuda")]
@@ -31,6 +36,8 @@ mod near_certain;
 #[allow(dead_code)] // the build script uses all of it
 mod nvrtc;
 mod pair_stage;
+#[cfg(feature = "cuda")]
+mod product;
 #[path = "../common/random.rs"]
 mod random;
 #[cfg(feature = "cuda")]

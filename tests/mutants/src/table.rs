@@ -791,7 +791,12 @@ pub const MUTANTS: &[Mutant] = &[
         "fmaf(at_least(log2_p), kLn2, entropy)",
         "at_least(log2_p) * kLn2",
     ),
-    mutant("p log p of a masked token is a NaN", "rows/gradient.cuh", "fmaxf(logarithm, -256.0f)", "logarithm"),
+    mutant(
+        "p log p of a masked token is a NaN",
+        "rows/gradient.cuh",
+        "fmaxf(logarithm, -256.0f)",
+        "logarithm",
+    ),
     mutant(
         "the label has no part of the entropy's gradient",
         "rows/gradient.cuh",
@@ -952,12 +957,7 @@ pub const MUTANTS: &[Mutant] = &[
         "gradient.coef *= gradient.transform.deferred_slope();",
         "",
     ),
-    mutant(
-        "factored: no chain rule for the scale",
-        "factored.cu",
-        " - transform.deferred_slope_log2()",
-        "",
-    ),
+    mutant("factored: no chain rule for the scale", "factored.cu", " - transform.deferred_slope_log2()", ""),
     mutant(
         "factored: no chain rule for the scale at the label",
         "factored.cu",
