@@ -24,6 +24,9 @@
 // The pair loss alone, which is one block.
 #define DPO_PAIR_LOSS_THREADS 512
 #define DPO_PAIR_LOSS_BLOCKS 2
+// The kernels between the head's products, which move memory and compute little.
+#define DPO_HEAD_THREADS 256
+#define DPO_HEAD_BLOCKS 4
 
 // How sequences form pairs.
 enum DpoPairLayout {
@@ -113,6 +116,7 @@ struct DpoBatch {
     unsigned int label_bytes;  // 4 or 8
     unsigned int next_token;   // row t predicts labels[t + 1]
     float scale;               // of the logits
+    float scale_log2;          // log2(scale)
     float softcap;             // of the scaled logits, or 0: none
     float softcap_power;       // 2 scale log2(e) / softcap, or 0
 };
@@ -278,10 +282,70 @@ struct DpoBackward {
     DPO_DEVICE(const float) logsumexp_residual; // [rows], or null
     DPO_DEVICE(const float) coef;               // [sequences], or null: 1
     DPO_DEVICE(const float) token_coef;         // [rows], or null: 1
+    DPO_DEVICE(const float) entropy;            // [rows], of the kernels with an entropy's gradient alone
+    DPO_DEVICE(const float) entropy_coef;       // [rows], the same
     DPO_DEVICE(const float) upstream;           // a scalar, or null: 1
     DPO_DEVICE(unsigned int) nonfinite_row;     // lowered to the first row with an infinity or a NaN; or null
     float upstream_scale;
     float threshold; // rows whose coefficient is no larger are zeros
+};
+
+// c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
+// are, and NaN for one whose label is a bad one.
+struct DpoRowCoef {
+    struct DpoBatch batch;
+    DPO_DEVICE(const float) coef;        // [sequences], or null: 1
+    DPO_DEVICE(const float) token_coef;  // [rows], or null: 1
+    DPO_DEVICE(const float) upstream;    // a scalar, or null: 1
+    DPO_DEVICE(const float) logsumexp;   // [rows]
+    DPO_DEVICE(const int) names;         // [rows]: what nonfinite_row calls them
+    DPO_DEVICE(float) row_coef;          // [rows of the window]
+    DPO_DEVICE(unsigned int) nonfinite_row; // lowered to the first row whose c or logsumexp is not finite; or null
+    float upstream_scale;
+    float threshold; // a coefficient that is no larger is 0
+};
+
+// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
+struct DpoMoveRows {
+    DPO_DEVICE(const void) from;
+    DPO_DEVICE(void) to;
+    DPO_DEVICE(const int) from_rows;   // [rows], or null: i
+    DPO_DEVICE(const int) to_rows;     // [rows], or null: i
+    DPO_DEVICE(const float) row_coef;  // [rows], or null: 1
+    DPO_DEVICE(unsigned int) nonfinite_row; // lowered to the first row of `to` that is given an infinity or a NaN; or null
+    unsigned int rows;
+    unsigned int columns;
+};
+
+// Zeroes the rows whose c is 0.
+struct DpoClearRows {
+    DPO_DEVICE(void) matrix; // rows of whole vectors, on 16-byte boundaries
+    DPO_DEVICE(const float) row_coef; // [rows]
+    unsigned int rows;
+    unsigned int row_vectors;
+};
+
+// dbias[v] += sum row_coef[i] * gradient[i, v].
+struct DpoBiasGradient {
+    DPO_DEVICE(const void) gradient;  // [rows, columns]
+    DPO_DEVICE(const float) row_coef; // [rows]
+    DPO_DEVICE(float) dbias;          // [columns]
+    long long row_stride;
+    unsigned int rows;
+    unsigned int columns;
+};
+
+#define DPO_TOKEN_RESULTS 8
+
+// Results of the scored rows to the places of these rows among all rows of the caller's batch, where the others get 0; and
+// the rows that a status names, which it counts among the scored ones, in the caller's count.
+struct DpoTokenResults {
+    DPO_DEVICE(const float) scored[DPO_TOKEN_RESULTS]; // [scored_rows] each
+    DPO_DEVICE(float) all[DPO_TOKEN_RESULTS];          // [rows] each, or null
+    DPO_DEVICE(const int) names; // [scored_rows]: the rows, in ascending order
+    DPO_DEVICE(struct DpoStatus) status;
+    unsigned int scored_rows;
+    unsigned int rows;
 };
 
 #endif

@@ -115,6 +115,24 @@ pub enum Error {
         /// What unpacking ended with.
         reason: String,
     },
+    /// The library cuBLASLt, which multiplies matrices, could not be loaded.
+    #[cfg(feature = "cuda")]
+    #[error("cuBLASLt: expected one of {searched:?} to load, found none ({reason})")]
+    NoCublasLt {
+        /// Library names tried.
+        searched: &'static [&'static str],
+        /// What the loader said of each.
+        reason: String,
+    },
+    /// A call of cuBLASLt failed.
+    #[cfg(feature = "cuda")]
+    #[error("{call}: expected success, found status {status}")]
+    Cublas {
+        /// The library's function.
+        call: &'static str,
+        /// `cublasStatus_t`; 15 where the library has no way to do what was asked.
+        status: i32,
+    },
     /// A CUDA driver call failed.
     #[cfg(feature = "cuda")]
     #[error("{call}: {message}")]

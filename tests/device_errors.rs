@@ -2,7 +2,7 @@
 #![cfg(feature = "cuda")]
 
 use dpo_kernels::Error;
-use dpo_kernels::cuda::{self, Kernels};
+use dpo_kernels::cuda::{self, Kernels, Products};
 
 /// On a machine without a driver every way in says so; on one with a driver there is nothing to see here.
 #[test]
@@ -15,6 +15,21 @@ fn a_missing_driver_is_an_error_value() {
     assert!(matches!(Kernels::load_current(), Err(Error::NoDriver { .. })));
 }
 
+/// On a machine without cuBLASLt the files that were looked for are named; on one with it and without a driver, the driver.
+#[test]
+fn a_missing_library_for_products_is_an_error_value() {
+    let Err(error) = Products::load_current() else { return };
+    match &error {
+        Error::NoCublasLt { searched, reason } => {
+            assert!(searched.contains(&"libcublasLt.so.12") && searched.contains(&"libcublasLt.so.13"));
+            assert!(searched.iter().all(|name| reason.contains(name)), "{reason}");
+            assert!(error.to_string().starts_with("cuBLASLt: expected one of"), "{error}");
+        }
+        Error::NoDriver { .. } | Error::Cublas { .. } => (),
+        _ => panic!("not about the library: {error}"),
+    }
+}
+
 #[test]
 fn messages_name_what_was_expected_and_what_came() {
     let error = Error::NoDevice { ordinal: 3, available: 2 };
@@ -25,6 +40,8 @@ fn messages_name_what_was_expected_and_what_came() {
         "kernel images: expected one for compute capability 7.5, found [\"sm_80\", \"compute_80\"] \
          (set DPO_KERNELS_ARCHS when building)"
     );
+    let error = Error::Cublas { call: "cublasLtMatmul", status: 13 };
+    assert_eq!(error.to_string(), "cublasLtMatmul: expected success, found status 13");
     let error = Error::Driver { call: "cuLaunchKernel", message: "invalid argument".into() };
     assert_eq!(error.to_string(), "cuLaunchKernel: invalid argument");
 }

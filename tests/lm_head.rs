@@ -1,106 +1,28 @@
 //! The language model's head: from hidden states to loss and gradients.
 //!
 //! The reference against finite differences of the whole chain from X, W and b to the loss; the CPU backend against the
-//! reference, in every way, within bounds that follow from the arithmetic:
-//!
-//! - a logit, a sum of H products and a bias in f32 in any order, is off by at most γ = (H + 2)·2⁻²⁴ times the sum of the
-//!   products' sizes; through the transform by δ, as many times its scale;
-//! - logsumexp moves no more than the logits, so a log-prob by 2δ, a probability by the factor e^(2δ), and the slope of a soft
-//!   cap C by at most δ·s/C;
-//! - from there on the theory of all suites holds, and dX, dW and db are sums of products again.
+//! reference, in every way, within the bounds of tests/common/head_case.rs.
 
 mod common;
 
+use common::head_case::{
+    Case, Expected, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, mixed, typed,
+};
 use common::random::Random;
-use common::tolerance::gradient::{Coefficient, stored};
-use common::tolerance::pair_arguments::PairArguments;
-use common::tolerance::precision::{CPU, rounding};
-use common::tolerance::sequence::Uncertain;
+use common::tolerance::precision::{CPU, UNIT_F32};
 use common::{bits, widen};
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
 use dpo_kernels::cpu::{self, BackwardInputs};
 use dpo_kernels::{
-    Coef, DType, Error, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead, LmHeadGradients,
-    LmHeadPlan, Logit, Logps, PairInputs, PairLoss, Pairs, TokenMetrics, Transform, WantedGradients, Way,
-    reference,
+    Coef, DType, EntropyCoef, Error, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead,
+    LmHeadGradients, LmHeadPlan, Logit, Logps, PairInputs, PairLoss, Pairs, TokenMetrics, Transform,
+    WantedGradients, Way, reference,
 };
 use half::{bf16, f16};
-
-const HIDDEN: usize = 24;
-const VOCAB: usize = 67;
-const UPSTREAM: f32 = 1.5;
-/// What the gradients of weight and bias start from.
-const START: f32 = 0.25;
-/// Of f32.
-const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// How many rows fit into a chunk.
 fn workspace(rows: usize, columns: usize) -> LmHeadWorkspace {
     LmHeadWorkspace::new(rows * LmHeadWorkspace::bytes_per_row(columns, HIDDEN))
-}
-
-/// A batch with a head and a loss.
-struct Case<'a> {
-    name: String,
-    batch: HostBatch<'a>,
-    labels: Vec<i64>,
-    loss: PairLoss,
-    inputs: PairInputs<'a, f32>,
-    hidden: Vec<f32>,
-    weight: Vec<f32>,
-    bias: Option<Vec<f32>>,
-}
-
-/// Numbers from −1 to 1 that every type holds exactly.
-fn mixed(random: &mut Random, count: usize) -> Vec<f32> {
-    (0..count).map(|_| (random.symmetric() * 64.0).round() / 64.0).collect()
-}
-
-impl<'a> Case<'a> {
-    fn new(
-        name: impl Into<String>,
-        batch: HostBatch<'a>,
-        loss: PairLoss,
-        inputs: PairInputs<'a, f32>,
-        biased: bool,
-    ) -> Self {
-        let mut random = Random(batch.rows() as u64);
-        let mut labels: Vec<i64> = (0..batch.rows()).map(|_| random.below(batch.columns()) as i64).collect();
-        // Prompts, holes and padding.
-        for (row, label) in labels.iter_mut().enumerate() {
-            if row % 5 == 0 || row % 7 == 3 {
-                *label = IGNORE_INDEX;
-            }
-        }
-        Case {
-            name: name.into(),
-            batch,
-            labels,
-            loss,
-            inputs,
-            hidden: mixed(&mut random, batch.rows() * HIDDEN),
-            weight: mixed(&mut random, VOCAB * HIDDEN),
-            bias: biased.then(|| mixed(&mut random, VOCAB)),
-        }
-    }
-
-    fn scored(&self) -> usize {
-        self.batch.scored_tokens(self.labels[..].into()).unwrap().iter().sum::<u32>() as usize
-    }
-}
-
-/// What the CPU backend gives.
-#[derive(Clone, Debug, PartialEq)]
-struct Found {
-    out: Forward,
-    nonfinite_row: Option<usize>,
-    hidden: Vec<f32>,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-fn typed<T: Logit>(values: &[f32]) -> Vec<T> {
-    values.iter().map(|&value| T::from_f32(value)).collect()
 }
 
 fn run<T: Logit>(case: &Case<'_>, frozen: bool, workspace: &mut LmHeadWorkspace) -> Found {
@@ -137,272 +59,11 @@ fn run<T: Logit>(case: &Case<'_>, frozen: bool, workspace: &mut LmHeadWorkspace)
     }
 }
 
-/// What is right, and how far the CPU backend may be from it.
-struct Expected {
-    logps: Logps<f64>,
-    loss: f64,
-    token_errors: Vec<f64>,
-    loss_error: f64,
-    hidden: [Vec<f64>; 2],
-    weight: [Vec<f64>; 2],
-    bias: [Vec<f64>; 2],
-    /// Σ |c G| |W| of each element of dX: its size before cancellation, and that without c.
-    unscaled: Vec<[f64; 2]>,
-}
-
-impl Expected {
-    fn of(case: &Case<'_>) -> Self {
-        let batch = &case.batch;
-        let columns = batch.columns();
-        let labels = || case.labels[..].into();
-        let (x, w) = (widen(&case.hidden), widen(&case.weight));
-        let b = case.bias.as_deref().map(widen);
-        let head = LmHead { hidden_size: HIDDEN, hidden: &x, weight: &w, bias: b.as_deref() };
-        let logits = reference::lm_head::logits(batch, &head).unwrap();
-        let logps = reference::logps(batch, &logits, labels()).unwrap();
-        let wide_inputs: Vec<Vec<f64>> = [case.inputs.ref_logps, case.inputs.weight]
-            .map(|given| given.map(widen).unwrap_or_default())
-            .into();
-        let given = |at: usize, is: bool| is.then_some(&wide_inputs[at][..]);
-        let inputs = PairInputs {
-            ref_logps: given(0, case.inputs.ref_logps.is_some()),
-            weight: given(1, case.inputs.weight.is_some()),
-            ..PairInputs::NONE
-        };
-        let arguments =
-            PairArguments { batch, loss: &case.loss, inputs, logps: &logps.logps, scored: &logps.scored };
-        let pairs = arguments.evaluate(&logps.logps);
-
-        // Of the logits.
-        let scale = f64::from(batch.transform.scale);
-        let delta: Vec<f64> = (0..batch.rows())
-            .map(|r| {
-                let size = |v: usize| -> f64 {
-                    let products = (0..HIDDEN).map(|k| (x[r * HIDDEN + k] * w[v * HIDDEN + k]).abs());
-                    products.sum::<f64>() + b.as_ref().map_or(0.0, |b| b[v].abs())
-                };
-                let largest = (0..columns).map(size).fold(0.0, f64::max);
-                scale * (HIDDEN + 2) as f64 * UNIT * largest
-            })
-            .collect();
-        let bounds = CPU.row(columns, &batch.transform);
-        let is_scored = |r: usize| logps.token_weights[r] != 0.0 || logps.token_logps[r] != 0.0;
-        let token = |r: usize| {
-            if !is_scored(r) {
-                return Uncertain::default();
-            }
-            let own = bounds.token(logps.logsumexp[r], logps.token_logps[r]);
-            Uncertain { error: own.error + 2.0 * delta[r], ..own }
-        };
-        let sequence_of = |r: usize| sequence_rows(batch).iter().position(|rows| rows.contains(&r)).unwrap();
-        let sequences: Vec<Uncertain> = sequence_rows(batch)
-            .into_iter()
-            .zip(&logps.logps)
-            .map(|(rows, &logp)| CPU.sequence(rows.map(|r| token(r) * logps.token_weights[r]), logp))
-            .collect();
-        let pair_bounds = CPU.pair_loss(&arguments, &sequences, 0.0);
-
-        let mut expected = Expected {
-            token_errors: (0..batch.rows()).map(|r| token(r).error).collect(),
-            loss: pairs.metrics.loss,
-            loss_error: pair_bounds.metrics.loss,
-            hidden: [vec![0.0; x.len()], vec![0.0; x.len()]],
-            weight: [vec![0.0; w.len()], vec![0.0; w.len()]],
-            bias: [vec![0.0; VOCAB], vec![0.0; VOCAB]],
-            unscaled: vec![[0.0; 2]; x.len()],
-            logps: logps.clone(),
-        };
-        let dlogits = {
-            let coef = Coef {
-                sequences: Some(&pairs.coef[..]),
-                tokens: Some(&logps.token_weights[..]),
-                threshold: 0.0,
-            };
-            reference::backward(batch, &logits, labels(), &logps.logsumexp, coef, UPSTREAM.into()).unwrap()
-        };
-        let exact = reference::lm_head::gradients(batch, &head, &dlogits).unwrap();
-        (expected.hidden[0], expected.weight[0], expected.bias[0]) = (exact.hidden, exact.weight, exact.bias);
-
-        // Every sum may be taken in any order, and is added to what was there, once a chunk; c is rounded, and so is its
-        // product with one of the factors.
-        let sum_unit = |terms: usize| (terms + batch.rows() + 8) as f64 * UNIT;
-        for r in (0..batch.rows()).filter(|&r| is_scored(r)) {
-            let s = sequence_of(r);
-            let factor = f64::from(UPSTREAM) * logps.token_weights[r];
-            let (c, c_error) = (factor * pairs.coef[s], factor * pair_bounds.coef[s]);
-            let one = Coefficient { value: 1.0, error: 0.0 };
-            let of_row = bounds.gradient(DType::F32, logps.logsumexp[r], one);
-            for v in 0..columns {
-                let z = logits[r * batch.row_stride + v];
-                let is_label = case.labels_of(r) == Some(v as i64);
-                let slope = batch.transform.slope(z);
-                let p = (batch.transform.apply(z) - logps.logsumexp[r]).exp();
-                let g = (f64::from(u8::from(is_label)) - p) * slope;
-                let bend = batch.transform.softcap.map_or(0.0, |cap| scale / f64::from(cap) * delta[r]);
-                let moved = slope * p * (2.0 * delta[r]).exp_m1() + bend;
-                let g_error = of_row.element(z, is_label) + moved;
-                let error = (c.abs() + c_error) * g_error + c_error * g.abs();
-                let size = (c.abs() + c_error) * (g.abs() + g_error);
-                for k in 0..HIDDEN {
-                    let (at_x, at_w) = (r * HIDDEN + k, v * HIDDEN + k);
-                    expected.hidden[1][at_x] += (error + sum_unit(columns) * size) * w[at_w].abs();
-                    expected.unscaled[at_x][0] += g * w[at_w];
-                    expected.unscaled[at_x][1] = c.abs() + c_error;
-                    expected.weight[1][at_w] += (error + sum_unit(0) * size) * x[at_x].abs();
-                }
-                expected.bias[1][v] += error + sum_unit(0) * size;
-            }
-        }
-        for error in expected.weight[1].iter_mut().chain(&mut expected.bias[1]) {
-            *error += sum_unit(0) * f64::from(START);
-        }
-        expected
-    }
-
-    fn check(&self, case: &Case<'_>, dtype: DType, frozen: bool, found: &Found) {
-        let name = format!("{}, {dtype:?}, {}", case.name, if frozen { "frozen" } else { "trained" });
-        let within = |what: &str, found: f64, right: f64, error: f64| {
-            assert!((found - right).abs() <= error, "{name}: {what}: {found:e}, {right:e} within {error:e}");
-        };
-        for (r, &token) in found.out.logps.token_logps.iter().enumerate() {
-            within(
-                &format!("token_logps[{r}]"),
-                token.into(),
-                self.logps.token_logps[r],
-                self.token_errors[r],
-            );
-        }
-        within("loss", found.out.pairs.metrics.loss.into(), self.loss, self.loss_error);
-        assert_eq!(found.out.logps.scored, self.logps.scored, "{name}");
-        assert!(found.out.logps.status.nonfinite_row.is_none() && found.nonfinite_row.is_none(), "{name}");
-        for (i, &value) in found.hidden.iter().enumerate() {
-            let row = i / HIDDEN;
-            if case.labels_of(row).is_none() {
-                assert_eq!(value.to_bits(), 0, "{name}: dX of row {row}, which is not scored");
-                continue;
-            }
-            let [unscaled, c] = self.unscaled[i];
-            // A frozen head rounds G W before c comes to it.
-            let first = if frozen { c * rounding(dtype, unscaled.abs() * (1.0 + 1e-3) + 1e-5) } else { 0.0 };
-            let error = stored(dtype, self.hidden[0][i], self.hidden[1][i] + first);
-            within(&format!("dX[{i}]"), value.into(), self.hidden[0][i], error);
-        }
-        if frozen {
-            assert!(found.weight.iter().chain(&found.bias).all(|&value| value == START), "{name}");
-            return;
-        }
-        let start = f64::from(START);
-        for (i, &value) in found.weight.iter().enumerate() {
-            within(&format!("dW[{i}]"), value.into(), start + self.weight[0][i], self.weight[1][i]);
-        }
-        for (i, &value) in found.bias.iter().enumerate() {
-            within(&format!("db[{i}]"), value.into(), start + self.bias[0][i], self.bias[1][i]);
-        }
-    }
-}
-
-impl Case<'_> {
-    /// The label that a row predicts.
-    fn labels_of(&self, row: usize) -> Option<i64> {
-        let rows = sequence_rows(&self.batch).into_iter().find(|rows| rows.contains(&row)).unwrap();
-        let at = row + usize::from(self.batch.label_alignment == LabelAlignment::NextToken);
-        (at < rows.end).then(|| self.labels[at]).filter(|&label| label != IGNORE_INDEX)
-    }
-}
-
-fn sequence_rows(batch: &HostBatch<'_>) -> Vec<std::ops::Range<usize>> {
-    match batch.sequences {
-        dpo_kernels::Sequences::Padded { count, len } => (0..count).map(|s| s * len..(s + 1) * len).collect(),
-        dpo_kernels::Sequences::Packed { cu_seqlens, .. } => {
-            cu_seqlens.windows(2).map(|ends| ends[0] as usize..ends[1] as usize).collect()
-        }
-    }
-}
-
-const REF_LOGPS: [f32; 6] = [-30.0, -25.0, -28.0, -31.0, -20.0, -33.0];
-const CU_SEQLENS: [i32; 7] = [0, 9, 14, 29, 29, 41, 50];
-
-/// Layouts, losses of every family, transforms, biases and masks.
-fn cases() -> Vec<Case<'static>> {
-    let reference = PairInputs::reference(&REF_LOGPS);
-    let none = PairInputs::NONE;
-    let padded = HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned);
-    let next = HostBatch::padded(6, 8, VOCAB, LabelAlignment::NextToken);
-    let packed = HostBatch::packed(&CU_SEQLENS[..], 50, VOCAB, LabelAlignment::Aligned);
-    let softcap = Transform { scale: 0.8, softcap: Some(3.0), valid_vocab: Some(61) };
-    let sigmoid = || PairLoss::sigmoid(0.3).unwrap();
-    let indexed = Pairs::Indexed { chosen: &[0, 0, 3][..], rejected: &[1, 2, 5][..] };
-    let unpaired = Pairs::Unpaired { desirable: &[1, 0, 0, 1, 1, 0][..] };
-    vec![
-        Case::new("sigmoid, padded", padded, sigmoid(), reference, false),
-        Case::new("sigmoid, packed, bias", packed, sigmoid(), reference, true),
-        Case::new(
-            "label smoothing, lengths, next token",
-            next,
-            sigmoid().with_label_smoothing(0.1).unwrap().with_length_normalization(),
-            reference,
-            false,
-        ),
-        Case::new(
-            "ipo, scale",
-            HostBatch { transform: Transform { scale: 1.5, ..Transform::default() }, ..padded },
-            PairLoss::ipo(0.2).unwrap(),
-            reference,
-            true,
-        ),
-        Case::new(
-            "soft cap, padded vocabulary",
-            HostBatch { transform: softcap, ..padded },
-            sigmoid(),
-            reference,
-            true,
-        ),
-        Case::new(
-            "aot",
-            HostBatch { pairs: Pairs::Interleaved, ..padded },
-            PairLoss::aot(0.3).unwrap(),
-            reference,
-            false,
-        ),
-        Case::new("aot_unpaired, bias", padded, PairLoss::aot_unpaired(0.3).unwrap(), reference, true),
-        Case::new("orpo", packed, PairLoss::orpo(0.1).unwrap(), none, false),
-        Case::new(
-            "rpo, tokens",
-            padded,
-            PairLoss::rpo(0.3, 0.5).unwrap().with_token_normalizer(),
-            reference,
-            false,
-        ),
-        Case::new("LD-DPO", HostBatch { ld_alpha: 0.4, ..packed }, sigmoid(), reference, false),
-        Case::new(
-            "indexed pairs, one sequence in none",
-            HostBatch { pairs: indexed, ..padded },
-            sigmoid(),
-            reference,
-            false,
-        ),
-        Case::new(
-            "kto",
-            HostBatch { pairs: unpaired, ..padded },
-            PairLoss::kto(0.3).unwrap().with_baseline(0.1).unwrap(),
-            reference,
-            false,
-        ),
-        Case::new(
-            "a pair of weight 0",
-            padded,
-            sigmoid(),
-            PairInputs { weight: Some(&[1.0, 0.0, 0.5]), ..reference },
-            false,
-        ),
-    ]
-}
-
 /// Chunks of one row, of less than a pair, of a pair and of everything; frozen and not.
 fn every_way<T: Logit>() {
     let mut ways = std::collections::BTreeMap::new();
     for case in cases() {
-        let expected = Expected::of(&case);
+        let expected = Expected::of(&case, &CPU, DType::F32);
         for frozen in [false, true] {
             for rows in [1, 7, 13, 29, case.scored()] {
                 let wanted = WantedGradients { hidden: true, weight: !frozen, bias: !frozen };
@@ -448,7 +109,7 @@ const STEP: f64 = 1e-5;
 #[test]
 fn the_reference_has_the_gradients_of_finite_differences() {
     for case in cases() {
-        let expected = Expected::of(&case);
+        let expected = Expected::of(&case, &CPU, DType::F32);
         let loss = |x: &[f64], w: &[f64], b: Option<&[f64]>| {
             let head = LmHead { hidden_size: HIDDEN, hidden: x, weight: w, bias: b };
             let labels = || case.labels[..].into();
@@ -613,6 +274,79 @@ fn a_loss_of_ones_own_has_the_same_gradients() {
     let sums = dweight.iter().chain(&dbias).zip(expected.weight.iter().chain(&expected.bias));
     for (found, right) in sums {
         assert!((found - right).abs() <= 1e-6, "{found:e} {right:e}");
+    }
+}
+
+/// An objective with entropies in it, whatever the chunks: the gradients are the products of the reference's dlogits, to
+/// what f32 makes of sums of so many products of numbers up to 1.
+#[test]
+fn an_objective_with_entropies() {
+    let batch = HostBatch {
+        pairs: Pairs::None,
+        transform: Transform { scale: 0.7, softcap: Some(6.0), valid_vocab: Some(VOCAB - 3) },
+        ..HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned)
+    };
+    let loss = PairLoss::sigmoid(0.3).unwrap();
+    let case = Case::new("entropies", batch, loss, PairInputs::default(), true);
+    let mut random = Random(11);
+    let sequences = mixed(&mut random, 6);
+    let mut coef = mixed(&mut random, batch.rows());
+    // No part of the log-prob, none of the entropy, neither.
+    coef[8..16].fill(0.0);
+    let sequences: Vec<f32> =
+        sequences.iter().enumerate().map(|(s, &c)| if s < 2 { 0.0 } else { c }).collect();
+
+    let head = LmHead {
+        hidden_size: HIDDEN,
+        hidden: &case.hidden,
+        weight: &case.weight,
+        bias: case.bias.as_deref(),
+    };
+    let labels = || case.labels[..].into();
+    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+    let logits = reference::lm_head::logits(&batch, &head).unwrap();
+    let exact = reference::logps(&batch, &logits, labels()).unwrap();
+    let (wide_sequences, wide_coef) = (wide(&sequences), wide(&coef));
+    let entropy = EntropyCoef { coef: &wide_coef, entropy: &exact.metrics.as_ref().unwrap().entropy };
+    let upstream = f64::from(UPSTREAM);
+    let mut dlogits =
+        reference::backward(&batch, &logits, labels(), &exact.logsumexp, &wide_sequences, upstream).unwrap();
+    let part =
+        reference::entropy_gradient(&batch, &logits, labels(), &exact.logsumexp, entropy, upstream).unwrap();
+    dlogits.iter_mut().zip(&part).for_each(|(dlogit, part)| *dlogit += part);
+    let right = reference::lm_head::gradients(&batch, &head, &dlogits).unwrap();
+
+    for rows in [1, 7, 100] {
+        let mut workspace = workspace(rows, VOCAB - 3);
+        let mut logps = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
+        lm_head::logps(&batch, &head, labels(), &mut logps, &mut workspace).unwrap();
+        let entropy = EntropyCoef { coef: &coef, entropy: &logps.metrics.as_ref().unwrap().entropy };
+        let inputs = BackwardInputs::new(&logps, &sequences).with_entropy(entropy);
+        let mut dhidden = vec![9.0f32; case.hidden.len()];
+        let (mut dweight, mut dbias) = (vec![START; case.weight.len()], vec![START; VOCAB]);
+        let mut gradients = LmHeadGradients {
+            hidden: Some(&mut dhidden),
+            weight: Some(&mut dweight),
+            bias: Some(&mut dbias),
+            upstream: UPSTREAM,
+        };
+        lm_head::backward(&batch, &head, labels(), inputs, &mut gradients, &mut workspace)
+            .unwrap()
+            .check()
+            .unwrap();
+        let near = |what: &str, found: &[f32], right: &[f64], start: f32| {
+            for (at, (&found, right)) in found.iter().zip(right).enumerate() {
+                let right = right + f64::from(start);
+                // Logits are off by (H + 2)·2⁻²⁴ Σ |x w| at most, H log p by that times ln V; sums are of 48 rows or 67 columns.
+                let bound = 64.0 * (HIDDEN as f64) * UNIT_F32 * (1.0 + right.abs());
+                assert!((f64::from(found) - right).abs() <= bound, "{what}[{at}]: {found:e} {right:e}");
+            }
+        };
+        near("dhidden", &dhidden, &right.hidden, 0.0);
+        near("dweight", &dweight, &right.weight, START);
+        near("dbias", &dbias, &right.bias, START);
+        let skipped = &dhidden[8 * HIDDEN..16 * HIDDEN];
+        assert!(skipped.iter().all(|value| value.to_bits() == 0));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The lowest public layer: kernels loaded into a context, run from plans on raw stream handles.
 
+use std::error::Error as _;
 use std::ffi::CString;
 use std::mem;
 use std::ptr;
@@ -14,6 +15,7 @@ use cudarc::driver::{CudaContext, DriverError, result};
 use super::images::{IMAGES, Image, select};
 use super::kernel::{Kernel, UNITS};
 use super::plan::{Arguments, Launch, Plan, Step};
+use super::products::Products;
 use super::properties::{Device, MAX_CLUSTER};
 use crate::error::{Error, Result};
 
@@ -48,7 +50,7 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
 const DRIVER_LIBRARIES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// cudarc panics where it cannot load the library, so this comes before every first use.
-fn require_driver() -> Result<()> {
+pub(super) fn require_driver() -> Result<()> {
     let mut reason = String::new();
     for name in DRIVER_LIBRARIES {
         // SAFETY: the driver library is made to be loaded by name.
@@ -58,10 +60,19 @@ fn require_driver() -> Result<()> {
                 mem::forget(library);
                 return Ok(());
             }
-            Err(error) => reason = error.to_string(),
+            Err(error) => reason = loader_reason(&error),
         }
     }
     Err(Error::NoDriver { searched: &DRIVER_LIBRARIES, reason })
+}
+
+pub(super) fn no_context() -> Error {
+    Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
+}
+
+/// What the system's loader said, where it said something.
+pub(super) fn loader_reason(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |said| said.to_string())
 }
 
 pub(super) fn driver<T>(call: &'static str, result: std::result::Result<T, DriverError>) -> Result<T> {
@@ -155,9 +166,7 @@ impl Kernels {
     }
 
     fn load(images: &[Image]) -> Result<Self> {
-        let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(|| {
-            Error::Driver { call: "cuCtxGetCurrent", message: "no context is current on this thread".into() }
-        })?;
+        let context = driver("cuCtxGetCurrent", result::ctx::get_current())?.ok_or_else(no_context)?;
         let device = current_device()?;
         let mut kernels = Kernels { context, device, modules: vec![], functions: vec![], owner: None };
         for unit in UNITS {
@@ -187,20 +196,54 @@ impl Kernels {
         &self.device
     }
 
-    /// Runs the steps of a plan, one after the other on the same stream, as [`launch`](Self::launch) does.
+    /// Runs the steps of a plan without products, one after the other on the same stream, as [`launch`](Self::launch) does.
     ///
     /// # Safety
     ///
-    /// That of [`launch`](Self::launch), for every launch of the plan.
+    /// That of [`launch`](Self::launch), for every step of the plan.
     ///
     /// # Errors
     ///
-    /// [`Error::Driver`] if the driver refuses a step; those before it are queued then.
+    /// [`Error::Missing`] that names `products` where the plan has some, before any step; [`Error::Driver`] if the driver refuses a
+    /// step, and those before it are queued then.
     pub unsafe fn run(&self, plan: &Plan, stream: CUstream) -> Result<()> {
+        if plan.products().next().is_some() {
+            return Err(Error::Missing { argument: "products", because: "the plan multiplies matrices" });
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.run_steps(plan, None, stream) }
+    }
+
+    /// Runs the steps of a plan, as [`run`](Self::run) does, with products by cuBLASLt. What that needs for shapes that it has not met
+    /// yet is made on the way, unless [`Products::prepare`] has made it.
+    ///
+    /// # Safety
+    ///
+    /// That of [`launch`](Self::launch), for every step of the plan; and `products` are of the kernels' context.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`] or [`Error::Cublas`] if a step is refused; those before it are queued then.
+    pub unsafe fn run_with(&self, plan: &Plan, products: &Products, stream: CUstream) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.run_steps(plan, Some(products), stream) }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`run_with`](Self::run_with). There are products where the plan has some.
+    unsafe fn run_steps(&self, plan: &Plan, products: Option<&Products>, stream: CUstream) -> Result<()> {
         for step in plan.steps() {
             match step {
                 // SAFETY: the caller's promise.
                 Step::Launch(launch) => unsafe { self.launch(launch, stream) }?,
+                // SAFETY: the caller's promise.
+                Step::Product(product) => products.map_or(Ok(()), |by| unsafe { by.run(product, stream) })?,
+                Step::Zero { address, bytes } => {
+                    // SAFETY: the caller's promise.
+                    let zeroed = unsafe { sys::cuMemsetD8Async(*address, 0, *bytes, stream) };
+                    driver("cuMemsetD8Async", zeroed.result())?;
+                }
             }
         }
         Ok(())
@@ -230,6 +273,11 @@ impl Kernels {
             Arguments::PairLoss(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Backward(params) => ptr::from_ref(params).cast_mut().cast(),
             Arguments::Factored(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::RowCoef(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::MoveRows(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::ClearRows(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::BiasGradient(params) => ptr::from_ref(params).cast_mut().cast(),
+            Arguments::TokenResults(params) => ptr::from_ref(params).cast_mut().cast(),
         };
         // SAFETY: an attribute is plain numbers, for which zeros are a value.
         let mut cluster: CUlaunchAttribute = unsafe { mem::zeroed() };

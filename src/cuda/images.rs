@@ -18,7 +18,7 @@ pub enum Kind {
 /// One kernel source, compiled for one target and compressed: only what a device loads is unpacked.
 #[derive(Debug, Clone, Copy)]
 pub struct Image {
-    /// Source file without `.cu`: `"forward"`, `"pair_loss"`, `"backward"` or `"factored"`.
+    /// Source file without `.cu`, one of [`UNITS`](super::kernel::UNITS).
     pub unit: &'static str,
     /// Machine code or PTX.
     pub kind: Kind,

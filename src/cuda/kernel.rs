@@ -21,6 +21,8 @@ pub enum Kernel {
     PairLoss,
     /// The gradient of the logits.
     Backward {
+        /// Whether it has a part of the rows' entropies.
+        entropy: bool,
         /// As of [`Kernel::Forward`].
         softcap: bool,
         /// Element type of the logits.
@@ -28,27 +30,72 @@ pub enum Kernel {
     },
     /// Log-probs, the loss over pairs, and the gradient without its coefficients.
     Factored {
+        /// As of [`Kernel::Forward`].
+        softcap: bool,
         /// Element type of the logits.
         dtype: DType,
     },
+    /// c of rows, for the head.
+    RowCoef,
+    /// Rows of a matrix to other places, times c.
+    MoveRows {
+        /// Element type of what is read: `to`, or f32.
+        from: DType,
+        /// Element type of what is written.
+        to: DType,
+    },
+    /// Zeroes in rows whose c is 0.
+    ClearRows,
+    /// The gradient of the head's bias.
+    BiasGradient {
+        /// Element type of the logits.
+        dtype: DType,
+    },
+    /// Results of scored rows to their places among all rows.
+    TokenResults,
 }
 
 /// The sources, without `.cu`: the [`unit`](super::images::Image::unit) of each image.
-pub const UNITS: [&str; 4] = ["forward", "pair_loss", "backward", "factored"];
+pub const UNITS: [&str; 8] = [
+    "forward",
+    "pair_loss",
+    "backward",
+    "factored",
+    "row_coef",
+    "move_rows",
+    "bias_gradient",
+    "token_results",
+];
+
+/// Kernels of which there is one for each dtype.
+const PER_DTYPE: usize = 14;
 
 impl Kernel {
     /// Every kernel, in the order in which they are loaded.
-    pub const ALL: [Kernel; 1 + 9 * DType::ALL.len()] = {
-        let mut all = [Kernel::PairLoss; 1 + 9 * DType::ALL.len()];
-        let mut i = 1;
+    pub const ALL: [Kernel; Kernel::ONCE.len() + PER_DTYPE * DType::ALL.len()] = {
+        let mut all = [Kernel::PairLoss; Kernel::ONCE.len() + PER_DTYPE * DType::ALL.len()];
+        let mut i = 0;
         while i < all.len() {
-            all[i] = Kernel::of(DType::ALL[(i - 1) / 9])[(i - 1) % 9];
+            all[i] = match i.checked_sub(Kernel::ONCE.len()) {
+                None => Kernel::ONCE[i],
+                Some(i) => Kernel::of(DType::ALL[i / PER_DTYPE])[i % PER_DTYPE],
+            };
             i += 1;
         }
         all
     };
 
-    const fn of(dtype: DType) -> [Kernel; 9] {
+    /// Those of which there is not one for each dtype.
+    const ONCE: [Kernel; 6] = [
+        Kernel::PairLoss,
+        Kernel::RowCoef,
+        Kernel::ClearRows,
+        Kernel::TokenResults,
+        Kernel::MoveRows { from: DType::F32, to: DType::F16 },
+        Kernel::MoveRows { from: DType::F32, to: DType::BF16 },
+    ];
+
+    const fn of(dtype: DType) -> [Kernel; PER_DTYPE] {
         use MetricsLevel::{All, Entropy, None};
         [
             Kernel::Forward { metrics: None, softcap: false, dtype },
@@ -57,9 +104,14 @@ impl Kernel {
             Kernel::Forward { metrics: Entropy, softcap: true, dtype },
             Kernel::Forward { metrics: All, softcap: false, dtype },
             Kernel::Forward { metrics: All, softcap: true, dtype },
-            Kernel::Backward { softcap: false, dtype },
-            Kernel::Backward { softcap: true, dtype },
-            Kernel::Factored { dtype },
+            Kernel::Backward { entropy: false, softcap: false, dtype },
+            Kernel::Backward { entropy: false, softcap: true, dtype },
+            Kernel::Backward { entropy: true, softcap: false, dtype },
+            Kernel::Backward { entropy: true, softcap: true, dtype },
+            Kernel::Factored { softcap: false, dtype },
+            Kernel::Factored { softcap: true, dtype },
+            Kernel::MoveRows { from: dtype, to: dtype },
+            Kernel::BiasGradient { dtype },
         ]
     }
 
@@ -75,6 +127,10 @@ impl Kernel {
             Kernel::PairLoss => "pair_loss",
             Kernel::Backward { .. } => "backward",
             Kernel::Factored { .. } => "factored",
+            Kernel::RowCoef => "row_coef",
+            Kernel::MoveRows { .. } | Kernel::ClearRows => "move_rows",
+            Kernel::BiasGradient { .. } => "bias_gradient",
+            Kernel::TokenResults => "token_results",
         }
     }
 }
@@ -93,10 +149,19 @@ impl fmt::Display for Kernel {
                 write!(f, "dpo_forward{metrics}{}_{}", capped(softcap), dtype.name())
             }
             Kernel::PairLoss => write!(f, "dpo_pair_loss"),
-            Kernel::Backward { softcap, dtype } => {
-                write!(f, "dpo_backward{}_{}", capped(softcap), dtype.name())
+            Kernel::Backward { entropy, softcap, dtype } => {
+                let entropy = if entropy { "_entropy" } else { "" };
+                write!(f, "dpo_backward{entropy}{}_{}", capped(softcap), dtype.name())
             }
-            Kernel::Factored { dtype } => write!(f, "dpo_factored_{}", dtype.name()),
+            Kernel::Factored { softcap, dtype } => {
+                write!(f, "dpo_factored{}_{}", capped(softcap), dtype.name())
+            }
+            Kernel::RowCoef => write!(f, "dpo_row_coef"),
+            Kernel::MoveRows { from, to } if from == to => write!(f, "dpo_move_rows_{}", to.name()),
+            Kernel::MoveRows { from, to } => write!(f, "dpo_move_rows_{}_to_{}", from.name(), to.name()),
+            Kernel::ClearRows => write!(f, "dpo_clear_rows"),
+            Kernel::BiasGradient { dtype } => write!(f, "dpo_bias_gradient_{}", dtype.name()),
+            Kernel::TokenResults => write!(f, "dpo_token_results"),
         }
     }
 }

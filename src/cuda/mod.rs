@@ -1,7 +1,9 @@
 //! The CUDA backend, from the outside in:
 //!
 //! - [`DpoPass`]: batches on one stream, with buffers of its own, over cudarc's slices and views;
+//! - [`LmHeadPass`]: the same from hidden states, through the [head](crate::lm_head);
 //! - [`Kernels`]: the loaded kernels, which run a [`plan::Plan`] on a raw stream handle;
+//! - [`Products`]: the library that multiplies matrices for the plans of the [head](crate::lm_head);
 //! - [`plan`]: from shapes and device addresses to steps, without a device;
 //! - [`kernel`]: the table of kernels;
 //! - [`tuning`]: how rows are divided among blocks, and what of them is kept on chip;
@@ -19,6 +21,7 @@ mod lowering;
 #[rustfmt::skip]
 pub mod params;
 pub mod plan;
+mod products;
 mod properties;
 pub mod tuning;
 
@@ -27,8 +30,11 @@ mod pass;
 
 pub use cudarc::driver::sys::CUstream;
 pub use device::{Kernels, context, device_count};
-pub use pass::{BatchMetrics, DeviceLabels, DpoPass, PairSlices};
-pub use plan::Capacity;
+pub use pass::{
+    BatchMetrics, DeviceLabels, DpoPass, LmHeadGradientSlices, LmHeadPass, LmHeadSlices, PairSlices,
+};
+pub use plan::{Capacity, LmHeadMemory};
+pub use products::Products;
 
 #[cfg(doc)]
 use crate::Error;

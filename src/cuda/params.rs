@@ -7,8 +7,11 @@ pub const DPO_FACTORED_THREADS: u32 = 448;
 pub const DPO_FACTORED_BLOCKS: u32 = 2;
 pub const DPO_PAIR_LOSS_THREADS: u32 = 512;
 pub const DPO_PAIR_LOSS_BLOCKS: u32 = 2;
+pub const DPO_HEAD_THREADS: u32 = 256;
+pub const DPO_HEAD_BLOCKS: u32 = 4;
 pub const DPO_NO_TROUBLE: u32 = 4294967295;
 pub const DPO_LOSS_TERMS: u32 = 4;
+pub const DPO_TOKEN_RESULTS: u32 = 8;
 /// (i, pairs + i)
 pub const DPO_PAIRS_CONCATENATED: DpoPairLayout = 0;
 /// (2i, 2i + 1)
@@ -156,6 +159,8 @@ pub struct DpoBatch {
     pub next_token: ::core::ffi::c_uint,
     /// of the logits
     pub scale: f32,
+    /// log2(scale)
+    pub scale_log2: f32,
     /// of the scaled logits, or 0: none
     pub softcap: f32,
     /// 2 scale log2(e) / softcap, or 0
@@ -163,7 +168,7 @@ pub struct DpoBatch {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 80usize];
+    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 88usize];
     ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
     [
         "Offset of field: DpoBatch::labels",
@@ -208,11 +213,14 @@ const _: () = {
         "Offset of field: DpoBatch::scale",
     ][::core::mem::offset_of!(DpoBatch, scale) - 68usize];
     [
+        "Offset of field: DpoBatch::scale_log2",
+    ][::core::mem::offset_of!(DpoBatch, scale_log2) - 72usize];
+    [
         "Offset of field: DpoBatch::softcap",
-    ][::core::mem::offset_of!(DpoBatch, softcap) - 72usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap) - 76usize];
     [
         "Offset of field: DpoBatch::softcap_power",
-    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 76usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 80usize];
 };
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -694,62 +702,62 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 584usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 592usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
         "Offset of field: DpoForward::partition",
-    ][::core::mem::offset_of!(DpoForward, partition) - 80usize];
+    ][::core::mem::offset_of!(DpoForward, partition) - 88usize];
     [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 112usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 120usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 128usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 136usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 136usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 144usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 144usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 152usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 152usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 160usize];
     [
         "Offset of field: DpoForward::row_slices_done",
-    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 160usize];
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 168usize];
     [
         "Offset of field: DpoForward::slice_sums",
-    ][::core::mem::offset_of!(DpoForward, slice_sums) - 168usize];
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 176usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 176usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 184usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 184usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 192usize];
     [
         "Offset of field: DpoForward::token_weights",
-    ][::core::mem::offset_of!(DpoForward, token_weights) - 192usize];
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 200usize];
     [
         "Offset of field: DpoForward::metrics",
-    ][::core::mem::offset_of!(DpoForward, metrics) - 200usize];
+    ][::core::mem::offset_of!(DpoForward, metrics) - 208usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 256usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 264usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 576usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 584usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 580usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 588usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -763,17 +771,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 600usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 608usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 584usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 592usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 592usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 600usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -827,6 +835,10 @@ pub struct DpoBackward {
     pub coef: ::core::ffi::c_ulonglong,
     /// [rows], or null: 1
     pub token_coef: ::core::ffi::c_ulonglong,
+    /// [rows], of the kernels with an entropy's gradient alone
+    pub entropy: ::core::ffi::c_ulonglong,
+    /// [rows], the same
+    pub entropy_coef: ::core::ffi::c_ulonglong,
     /// a scalar, or null: 1
     pub upstream: ::core::ffi::c_ulonglong,
     /// lowered to the first row with an infinity or a NaN; or null
@@ -837,42 +849,260 @@ pub struct DpoBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 176usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 200usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
         "Offset of field: DpoBackward::partition",
-    ][::core::mem::offset_of!(DpoBackward, partition) - 80usize];
+    ][::core::mem::offset_of!(DpoBackward, partition) - 88usize];
     [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 112usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 112usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 120usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 120usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 128usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 128usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 136usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 136usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 144usize];
     [
         "Offset of field: DpoBackward::token_coef",
-    ][::core::mem::offset_of!(DpoBackward, token_coef) - 144usize];
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 152usize];
+    [
+        "Offset of field: DpoBackward::entropy",
+    ][::core::mem::offset_of!(DpoBackward, entropy) - 160usize];
+    [
+        "Offset of field: DpoBackward::entropy_coef",
+    ][::core::mem::offset_of!(DpoBackward, entropy_coef) - 168usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 152usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 176usize];
     [
         "Offset of field: DpoBackward::nonfinite_row",
-    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 160usize];
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 184usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 168usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 192usize];
     [
         "Offset of field: DpoBackward::threshold",
-    ][::core::mem::offset_of!(DpoBackward, threshold) - 172usize];
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 196usize];
+};
+/** c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
+ are, and NaN for one whose label is a bad one.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoRowCoef {
+    pub batch: DpoBatch,
+    /// [sequences], or null: 1
+    pub coef: ::core::ffi::c_ulonglong,
+    /// [rows], or null: 1
+    pub token_coef: ::core::ffi::c_ulonglong,
+    /// a scalar, or null: 1
+    pub upstream: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub logsumexp: ::core::ffi::c_ulonglong,
+    /// [rows]: what nonfinite_row calls them
+    pub names: ::core::ffi::c_ulonglong,
+    /// [rows of the window]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// lowered to the first row whose c or logsumexp is not finite; or null
+    pub nonfinite_row: ::core::ffi::c_ulonglong,
+    pub upstream_scale: f32,
+    /// a coefficient that is no larger is 0
+    pub threshold: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 152usize];
+    ["Alignment of DpoRowCoef"][::core::mem::align_of::<DpoRowCoef>() - 8usize];
+    [
+        "Offset of field: DpoRowCoef::batch",
+    ][::core::mem::offset_of!(DpoRowCoef, batch) - 0usize];
+    [
+        "Offset of field: DpoRowCoef::coef",
+    ][::core::mem::offset_of!(DpoRowCoef, coef) - 88usize];
+    [
+        "Offset of field: DpoRowCoef::token_coef",
+    ][::core::mem::offset_of!(DpoRowCoef, token_coef) - 96usize];
+    [
+        "Offset of field: DpoRowCoef::upstream",
+    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 104usize];
+    [
+        "Offset of field: DpoRowCoef::logsumexp",
+    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 112usize];
+    [
+        "Offset of field: DpoRowCoef::names",
+    ][::core::mem::offset_of!(DpoRowCoef, names) - 120usize];
+    [
+        "Offset of field: DpoRowCoef::row_coef",
+    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 128usize];
+    [
+        "Offset of field: DpoRowCoef::nonfinite_row",
+    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 136usize];
+    [
+        "Offset of field: DpoRowCoef::upstream_scale",
+    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 144usize];
+    [
+        "Offset of field: DpoRowCoef::threshold",
+    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 148usize];
+};
+/// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoMoveRows {
+    pub from: ::core::ffi::c_ulonglong,
+    pub to: ::core::ffi::c_ulonglong,
+    /// [rows], or null: i
+    pub from_rows: ::core::ffi::c_ulonglong,
+    /// [rows], or null: i
+    pub to_rows: ::core::ffi::c_ulonglong,
+    /// [rows], or null: 1
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// lowered to the first row of `to` that is given an infinity or a NaN; or null
+    pub nonfinite_row: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoMoveRows"][::core::mem::size_of::<DpoMoveRows>() - 56usize];
+    ["Alignment of DpoMoveRows"][::core::mem::align_of::<DpoMoveRows>() - 8usize];
+    [
+        "Offset of field: DpoMoveRows::from",
+    ][::core::mem::offset_of!(DpoMoveRows, from) - 0usize];
+    [
+        "Offset of field: DpoMoveRows::to",
+    ][::core::mem::offset_of!(DpoMoveRows, to) - 8usize];
+    [
+        "Offset of field: DpoMoveRows::from_rows",
+    ][::core::mem::offset_of!(DpoMoveRows, from_rows) - 16usize];
+    [
+        "Offset of field: DpoMoveRows::to_rows",
+    ][::core::mem::offset_of!(DpoMoveRows, to_rows) - 24usize];
+    [
+        "Offset of field: DpoMoveRows::row_coef",
+    ][::core::mem::offset_of!(DpoMoveRows, row_coef) - 32usize];
+    [
+        "Offset of field: DpoMoveRows::nonfinite_row",
+    ][::core::mem::offset_of!(DpoMoveRows, nonfinite_row) - 40usize];
+    [
+        "Offset of field: DpoMoveRows::rows",
+    ][::core::mem::offset_of!(DpoMoveRows, rows) - 48usize];
+    [
+        "Offset of field: DpoMoveRows::columns",
+    ][::core::mem::offset_of!(DpoMoveRows, columns) - 52usize];
+};
+/// Zeroes the rows whose c is 0.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoClearRows {
+    /// rows of whole vectors, on 16-byte boundaries
+    pub matrix: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub row_vectors: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoClearRows"][::core::mem::size_of::<DpoClearRows>() - 24usize];
+    ["Alignment of DpoClearRows"][::core::mem::align_of::<DpoClearRows>() - 8usize];
+    [
+        "Offset of field: DpoClearRows::matrix",
+    ][::core::mem::offset_of!(DpoClearRows, matrix) - 0usize];
+    [
+        "Offset of field: DpoClearRows::row_coef",
+    ][::core::mem::offset_of!(DpoClearRows, row_coef) - 8usize];
+    [
+        "Offset of field: DpoClearRows::rows",
+    ][::core::mem::offset_of!(DpoClearRows, rows) - 16usize];
+    [
+        "Offset of field: DpoClearRows::row_vectors",
+    ][::core::mem::offset_of!(DpoClearRows, row_vectors) - 20usize];
+};
+/// dbias[v] += sum row_coef[i] * gradient[i, v].
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoBiasGradient {
+    /// [rows, columns]
+    pub gradient: ::core::ffi::c_ulonglong,
+    /// [rows]
+    pub row_coef: ::core::ffi::c_ulonglong,
+    /// [columns]
+    pub dbias: ::core::ffi::c_ulonglong,
+    pub row_stride: ::core::ffi::c_longlong,
+    pub rows: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoBiasGradient"][::core::mem::size_of::<DpoBiasGradient>() - 40usize];
+    [
+        "Alignment of DpoBiasGradient",
+    ][::core::mem::align_of::<DpoBiasGradient>() - 8usize];
+    [
+        "Offset of field: DpoBiasGradient::gradient",
+    ][::core::mem::offset_of!(DpoBiasGradient, gradient) - 0usize];
+    [
+        "Offset of field: DpoBiasGradient::row_coef",
+    ][::core::mem::offset_of!(DpoBiasGradient, row_coef) - 8usize];
+    [
+        "Offset of field: DpoBiasGradient::dbias",
+    ][::core::mem::offset_of!(DpoBiasGradient, dbias) - 16usize];
+    [
+        "Offset of field: DpoBiasGradient::row_stride",
+    ][::core::mem::offset_of!(DpoBiasGradient, row_stride) - 24usize];
+    [
+        "Offset of field: DpoBiasGradient::rows",
+    ][::core::mem::offset_of!(DpoBiasGradient, rows) - 32usize];
+    [
+        "Offset of field: DpoBiasGradient::columns",
+    ][::core::mem::offset_of!(DpoBiasGradient, columns) - 36usize];
+};
+/** Results of the scored rows to the places of these rows among all rows of the caller's batch, where the others get 0; and
+ the rows that a status names, which it counts among the scored ones, in the caller's count.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct DpoTokenResults {
+    /// [scored_rows] each
+    pub scored: [::core::ffi::c_ulonglong; 8usize],
+    /// [rows] each, or null
+    pub all: [::core::ffi::c_ulonglong; 8usize],
+    /// [scored_rows]: the rows, in ascending order
+    pub names: ::core::ffi::c_ulonglong,
+    pub status: ::core::ffi::c_ulonglong,
+    pub scored_rows: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DpoTokenResults"][::core::mem::size_of::<DpoTokenResults>() - 152usize];
+    [
+        "Alignment of DpoTokenResults",
+    ][::core::mem::align_of::<DpoTokenResults>() - 8usize];
+    [
+        "Offset of field: DpoTokenResults::scored",
+    ][::core::mem::offset_of!(DpoTokenResults, scored) - 0usize];
+    [
+        "Offset of field: DpoTokenResults::all",
+    ][::core::mem::offset_of!(DpoTokenResults, all) - 64usize];
+    [
+        "Offset of field: DpoTokenResults::names",
+    ][::core::mem::offset_of!(DpoTokenResults, names) - 128usize];
+    [
+        "Offset of field: DpoTokenResults::status",
+    ][::core::mem::offset_of!(DpoTokenResults, status) - 136usize];
+    [
+        "Offset of field: DpoTokenResults::scored_rows",
+    ][::core::mem::offset_of!(DpoTokenResults, scored_rows) - 144usize];
+    [
+        "Offset of field: DpoTokenResults::rows",
+    ][::core::mem::offset_of!(DpoTokenResults, rows) - 148usize];
 };

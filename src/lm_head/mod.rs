@@ -44,14 +44,18 @@ pub struct LmHead<'a, T> {
 impl<T> LmHead<'_, T> {
     /// Checks the lengths, for a batch that is valid.
     pub(crate) fn check(&self, batch: &HostBatch<'_>) -> Result<()> {
-        if !(1..=COUNT_LIMIT).contains(&self.hidden_size) {
-            let expected = format!("between 1 and {COUNT_LIMIT}");
-            return Err(Error::value("hidden_size", expected, self.hidden_size));
-        }
+        check_hidden_size(self.hidden_size)?;
         check_matrix("hidden", "[rows, hidden_size]", batch.rows(), self.hidden_size, self.hidden.len())?;
         check_matrix("weight", "[vocab, hidden_size]", batch.vocab, self.hidden_size, self.weight.len())?;
         self.bias.map_or(Ok(()), |bias| Error::check_len("bias", "[vocab]", batch.vocab, bias.len()))
     }
+}
+
+pub(crate) fn check_hidden_size(hidden_size: usize) -> Result<()> {
+    if (1..=COUNT_LIMIT).contains(&hidden_size) {
+        return Ok(());
+    }
+    Err(Error::value("hidden_size", format!("between 1 and {COUNT_LIMIT}"), hidden_size))
 }
 
 pub(crate) fn check_matrix(

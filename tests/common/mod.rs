@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test uses its own part
 
 pub mod golden;
+pub mod head_case;
 pub mod judge;
 pub mod random;
 pub mod tolerance;

@@ -4,8 +4,8 @@ use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::loss::PairTensors;
 use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{
-    Coef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps, MetricsLevel, PairInputs,
-    PairOutputs, TokenMetricTensors,
+    Coef, EntropyCoef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps,
+    MetricsLevel, PairInputs, PairOutputs, TokenMetricTensors,
 };
 
 use crate::case::{Case, OwnedLabels};
@@ -181,26 +181,22 @@ impl Executor for Cpu {
         let coef = Coef { sequences: Some(&coef), tokens: tokens.as_deref(), threshold: spec.threshold };
         let (values, residual) = (self.place(&logps.logsumexp), self.place(&logps.logsumexp_residual));
         let logsumexp = Logsumexp { values: &values, residual: Some(&residual) };
-        let upstream = spec.upstream;
+        let entropies = case.entropy_coef.as_ref().map(|coef| {
+            let metrics = logps.metrics.as_ref().expect("a case with their coefficients asks for them");
+            (self.place(coef), self.place(&metrics.entropy))
+        });
+        let inputs = BackwardInputs {
+            entropy: entropies.as_ref().map(|(coef, entropy)| EntropyCoef { coef, entropy }),
+            ..BackwardInputs::new(logsumexp, coef).with_upstream(spec.upstream)
+        };
         let (dlogits, gradient) = if spec.gradient_phase.is_none() {
             let mut dlogits = self.place(&case.logits);
-            let status = cpu::backward_in_place(
-                &batch,
-                &mut dlogits,
-                labels,
-                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
-            );
+            let status = cpu::backward_in_place(&batch, &mut dlogits, labels, inputs);
             (dlogits, status.unwrap())
         } else {
             let mut dlogits = self.place(&vec![untouched(); case.logits.len()]);
             let logits = &placed.logits;
-            let status = cpu::backward(
-                &batch,
-                logits,
-                labels,
-                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
-                &mut dlogits,
-            );
+            let status = cpu::backward(&batch, logits, labels, inputs, &mut dlogits);
             (dlogits, status.unwrap())
         };
         Outcome {
@@ -247,8 +243,9 @@ mod kernels {
     use cudarc::driver::CudaContext;
     use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DpoProgress};
     use dpo_kernels::cuda::plan::{
-        self, Addresses, DeviceAddress, DeviceArray, DevicePairInputs, ForwardBuffers, GradientBuffers,
-        Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, TokenMetricBuffers,
+        self, Addresses, DeviceAddress, DeviceArray, DevicePairInputs, EntropyBuffers, ForwardBuffers,
+        GradientBuffers, Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, Product, Step,
+        TokenMetricBuffers,
     };
     use dpo_kernels::cuda::{Kernels, context};
     use dpo_kernels::memory::{Conversion, Extent, Field, Record, Unallocated, Vectors};
@@ -260,6 +257,7 @@ mod kernels {
     use super::*;
     use crate::case::OwnedLabels;
     use crate::pair_stage::{PairCall, PairExecutor, widen};
+    use crate::product::multiply;
     use crate::tolerance::precision::KERNELS;
 
     /// Memory and launches: a GPU, or something that stands in for one.
@@ -272,13 +270,25 @@ mod kernels {
         /// Allocates `len` bytes that hold nothing yet.
         fn reserve(&mut self, len: usize) -> DeviceAddress;
         fn download(&mut self, address: DeviceAddress, len: usize) -> Vec<u8>;
+        fn write(&mut self, address: DeviceAddress, bytes: &[u8]);
         fn launch(&mut self, launch: &Launch);
         /// Frees everything.
         fn clear(&mut self);
 
-        /// Runs a plan's launches.
+        /// A plain product, where the device has no library for it.
+        fn product(&mut self, product: &Product) {
+            multiply(self, product);
+        }
+
+        /// Runs a plan's steps.
         fn run(&mut self, plan: Plan) {
-            plan.launches().for_each(|launch| self.launch(launch));
+            for step in plan.steps() {
+                match step {
+                    Step::Launch(launch) => self.launch(launch),
+                    Step::Product(product) => self.product(product),
+                    Step::Zero { address, bytes } => self.write(*address, &vec![0; *bytes]),
+                }
+            }
         }
     }
 
@@ -366,6 +376,20 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
+        /// Room for all results.
+        pub fn reserve_results(&mut self, extent: Extent) -> ForwardBuffers {
+            let mut unallocated = ForwardTensors::<Unallocated<f32>>::default();
+            unallocated.logps.metrics = Some(TokenMetricTensors::default());
+            let Ok(out) = unallocated.convert(&mut Reserve(&mut self.0, extent));
+            out
+        }
+
+        /// Results on the host.
+        pub fn fetch_results(&mut self, out: &ForwardBuffers, extent: Extent) -> Forward {
+            let Ok(results) = out.convert(&mut Fetch(&mut self.0, extent));
+            results
+        }
+
         pub fn fetch<T: Copy>(&mut self, address: DeviceAddress, len: usize) -> Vec<T> {
             values_of(&self.0.download(address, len * size_of::<T>()))
         }
@@ -492,6 +516,15 @@ mod kernels {
                 logsumexp_residual: on.out.logps.logsumexp_residual,
                 coef: own_coef.or(on.out.pairs.coef),
                 token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
+                entropy: case.entropy_coef.as_ref().map(|values| EntropyBuffers {
+                    coef: self.0.upload(bytes_of(values), 0),
+                    entropy: on
+                        .out
+                        .logps
+                        .metrics
+                        .and_then(|metrics| metrics.entropy)
+                        .expect("it is asked for"),
+                }),
                 upstream: Some(upstream),
                 upstream_scale: case.spec.upstream / 2.0,
                 threshold: case.spec.threshold,
@@ -507,7 +540,7 @@ mod kernels {
     }
 
     impl<D: Device> OnDevice<D> {
-        fn pair_inputs(&mut self, inputs: &PairInputs<'_, f32>) -> DevicePairInputs {
+        pub fn pair_inputs(&mut self, inputs: &PairInputs<'_, f32>) -> DevicePairInputs {
             let upload = RefCell::new(|bytes: &[u8]| self.0.upload(bytes, 0));
             let array =
                 |bytes: &[u8]| DeviceArray { address: upload.borrow_mut()(bytes), len: bytes.len() / 4 };
@@ -634,6 +667,11 @@ mod kernels {
             // SAFETY: the suite reads only what it allocated.
             unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut bytes, address) }.unwrap();
             bytes
+        }
+
+        fn write(&mut self, address: DeviceAddress, bytes: &[u8]) {
+            // SAFETY: the suite writes only to what it allocated.
+            unsafe { cudarc::driver::result::memcpy_htod_sync(address, bytes) }.unwrap();
         }
 
         fn launch(&mut self, launch: &Launch) {

@@ -118,6 +118,10 @@ impl Device for Interpreter {
         self.vm.memory.read(address, len).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) {
+        self.vm.memory.write(address, bytes).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     fn launch(&mut self, launch: &Launch) {
         let (asked, kernel, bytes) = (*launch, launch.kernel.to_string(), launch.arguments.as_bytes());
         let module = &self.modules[launch.kernel.unit()];
@@ -156,11 +160,14 @@ pub fn run() {
         }));
     }
     // Every dtype meets another order of blocks and warps.
-    let parts: [fn() -> Stats; 14] = [
+    let parts: [fn() -> Stats; 17] = [
         || suite(6, crate::pair_stage::every_kind),
         || suite(0, crate::run_checks_on_device::<f32>),
         || suite(1, crate::run_checks_on_device::<f16>),
         || suite(2, crate::run_checks_on_device::<bf16>),
+        || suite(7, crate::lm_head::on_device::<f32>),
+        || suite(8, crate::lm_head::on_device::<f16>),
+        || suite(9, crate::lm_head::on_device::<bf16>),
         || uncounted(further_architectures),
         || suite(3, crate::run_layouts::<f32>),
         || suite(4, crate::run_layouts::<f16>),
@@ -254,6 +261,7 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
             logsumexp_residual: None,
             coef: Some(device.upload(bytes_of(&expected.pairs.coef), 0)),
             token_coef: None,
+            entropy: None,
             upstream: None,
             upstream_scale: 1.0,
             threshold: 0.0,

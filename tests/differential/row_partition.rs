@@ -153,6 +153,10 @@ impl<D: Device> Device for Dealt<'_, D> {
         self.device.download(address, len)
     }
 
+    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) {
+        self.device.write(address, bytes);
+    }
+
     fn launch(&mut self, launch: &Launch) {
         let mut launch = *launch;
         if let Arguments::Forward(params) = &mut launch.arguments {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use super::index_buffer::IndexBuffer;
+use super::results::PassResults;
 use crate::batch::HostBatch;
 use crate::coef::check_threshold;
-use crate::cuda::device::{Kernels, driver};
-use crate::cuda::device_buffers::{Allocate, DeviceBuffers};
-use crate::cuda::params::{DPO_NO_TROUBLE, DpoBatchMetrics};
+use crate::cuda::device::Kernels;
+use crate::cuda::device_buffers::Allocate;
 use crate::cuda::plan::{Capacity, DeviceBatch};
 use crate::error::{Error, Result};
-use crate::memory::Unallocated;
-use crate::results::{ForwardTensors, MetricsLevel, TokenMetricTensors};
+use crate::results::MetricsLevel;
 
 /// Forward and backward passes over batches, of one shape or of any within a [`Capacity`].
 ///
@@ -98,13 +97,12 @@ pub struct DpoPass {
     /// Its index arrays are in `indices`.
     pub(super) batch: DeviceBatch,
     pub(super) indices: IndexBuffer,
-    pub(super) out: ForwardTensors<DeviceBuffers>,
-    pub(super) records: CudaSlice<DpoBatchMetrics>,
-    pub(super) nonfinite_row: CudaSlice<u32>,
+    pub(super) results: PassResults,
     pub(super) workspace: CudaSlice<u32>,
-    pub(super) metrics: MetricsLevel,
     /// Whether `backward` multiplies by what is in `token_weights`, whatever the batch.
     pub(super) token_coef: bool,
+    /// ∂L/∂H of each row, where that is wanted.
+    pub(super) entropy_coef: Option<CudaSlice<f32>>,
     pub(super) threshold: f32,
 }
 
@@ -137,25 +135,19 @@ impl DpoPass {
     ) -> Result<Self> {
         capacity.check(batch)?;
         batch.validate()?;
-        if stream.context().cu_ctx() != kernels.context() {
-            let expected = "one of the context that the kernels were loaded into";
-            return Err(Error::value("stream", expected, "one of another"));
-        }
+        check_stream(kernels, stream)?;
         let mut allocate = Allocate { stream, extent: capacity.extent() };
-        let unallocated = ForwardTensors::<Unallocated<f32>>::default();
-        let mut indices = IndexBuffer::new(&allocate, &capacity)?;
+        let mut indices = IndexBuffer::new(&allocate, capacity.index_entries())?;
         Ok(DpoPass {
             kernels: kernels.clone(),
             stream: stream.clone(),
-            out: unallocated.convert(&mut allocate)?,
-            records: allocate.zeros(1)?,
-            nonfinite_row: driver("cuMemcpyHtoDAsync", stream.clone_htod(&[DPO_NO_TROUBLE]))?,
+            results: PassResults::new(&mut allocate)?,
             workspace: allocate.zeros(capacity.workspace_bytes()?.div_ceil(4))?,
             capacity,
             batch: indices.load(stream, batch)?,
             indices,
-            metrics: MetricsLevel::None,
             token_coef: false,
+            entropy_coef: None,
             threshold: 0.0,
         })
     }
@@ -200,11 +192,7 @@ impl DpoPass {
     /// [`Error::Driver`].
     pub fn with_token_metrics(mut self, level: MetricsLevel) -> Result<Self> {
         let mut allocate = Allocate { stream: &self.stream, extent: self.capacity.extent() };
-        self.out.logps.metrics = match level {
-            MetricsLevel::None => None,
-            _ => Some(TokenMetricTensors::<Unallocated<f32>>::default().convert(&mut allocate)?),
-        };
-        self.metrics = level;
+        self.results.set_token_metrics(&mut allocate, level)?;
         Ok(self)
     }
 
@@ -228,27 +216,58 @@ impl DpoPass {
         self
     }
 
+    /// Makes every backward pass add the gradient of the rows' entropies, with the coefficients that
+    /// [`entropy_coef_mut`](Self::entropy_coef_mut) shows; allocates 4 bytes a row of the capacity for them, and has forward
+    /// passes compute entropies, if they do not yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`].
+    pub fn with_entropy_coef(self) -> Result<Self> {
+        let pass = match self.results.metrics {
+            MetricsLevel::None => self.with_token_metrics(MetricsLevel::Entropy)?,
+            _ => self,
+        };
+        let allocate = Allocate { stream: &pass.stream, extent: pass.capacity.extent() };
+        let entropy_coef = Some(allocate.zeros(pass.capacity.rows)?);
+        Ok(DpoPass { entropy_coef, ..pass })
+    }
+
+    /// `[rows]` coefficients of the rows' entropies, ∂L/∂H, on the device, of passes
+    /// [with them](Self::with_entropy_coef); 0 at first. See [`EntropyCoef`](crate::EntropyCoef).
+    pub fn entropy_coef_mut(&mut self) -> Option<CudaViewMut<'_, f32>> {
+        let rows = self.batch.rows();
+        self.entropy_coef.as_mut().map(|coef| coef.slice_mut(..rows))
+    }
+
+    /// `[rows]` entropies of the last forward pass, on the device, where passes compute them.
+    pub fn device_entropy(&self) -> Option<CudaView<'_, f32>> {
+        let metrics = self.results.out.logps.metrics.as_ref()?;
+        Some(metrics.entropy.slice(..self.batch.rows()))
+    }
+
     /// `[S]` log-probs, on the device.
     pub fn device_logps(&self) -> CudaView<'_, f32> {
-        self.out.logps.logps.slice(..self.batch.sequences.count())
+        self.results.out.logps.logps.slice(..self.batch.sequences.count())
     }
 
     /// `[S]` coefficients c_s, on the device. Write your own here, and [`backward`](Self::backward) uses them.
     pub fn coef_mut(&mut self) -> CudaViewMut<'_, f32> {
-        self.out.pairs.coef.slice_mut(..self.batch.sequences.count())
+        self.results.out.pairs.coef.slice_mut(..self.batch.sequences.count())
     }
 
     /// `[rows]` factors of each token, on the device, where backward passes [use them](Self::with_token_coef). A forward
     /// pass leaves the batch's weights here (1, or [`ld_alpha`](crate::Batch::ld_alpha), and 0 where nothing is scored);
     /// multiply them by your own after it.
     pub fn token_coef_mut(&mut self) -> Option<CudaViewMut<'_, f32>> {
-        self.uses_token_coef().then(|| self.out.logps.token_weights.slice_mut(..self.batch.rows()))
+        self.uses_token_coef().then(|| self.results.out.logps.token_weights.slice_mut(..self.batch.rows()))
     }
 
     /// `[S]` means of log p_y − log Σ p², on the device, after [`with_token_metrics`](Self::with_token_metrics): the
     /// logarithms of WPO's weights.
     pub fn device_sequence_log_weights(&self) -> Option<CudaView<'_, f32>> {
-        let metrics = self.out.logps.metrics.as_ref().filter(|_| self.metrics == MetricsLevel::All)?;
+        let metrics =
+            self.results.out.logps.metrics.as_ref().filter(|_| self.results.metrics == MetricsLevel::All)?;
         Some(metrics.sequence_log_weights.slice(..self.batch.sequences.count()))
     }
 
@@ -256,4 +275,13 @@ impl DpoPass {
     pub(super) fn uses_token_coef(&self) -> bool {
         self.token_coef || self.batch.ld_alpha != 1.0
     }
+}
+
+/// A pass's launches are on a stream of the kernels' own context.
+pub(super) fn check_stream(kernels: &Kernels, stream: &CudaStream) -> Result<()> {
+    if stream.context().cu_ctx() == kernels.context() {
+        return Ok(());
+    }
+    let expected = "one of the context that the kernels were loaded into";
+    Err(Error::value("stream", expected, "one of another"))
 }

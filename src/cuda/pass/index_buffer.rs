@@ -6,9 +6,10 @@ use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use crate::batch::HostBatch;
+use crate::cuda::address::DeviceAddress;
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::Allocate;
-use crate::cuda::plan::{Capacity, DeviceBatch, pack_index_arrays};
+use crate::cuda::plan::{DeviceBatch, LmHeadRows, pack_index_arrays};
 use crate::error::{Error, Result};
 
 /// Device memory for the index arrays of any batch within a capacity.
@@ -21,26 +22,38 @@ pub(super) struct IndexBuffer {
 }
 
 impl IndexBuffer {
-    pub fn new(allocate: &Allocate<'_>, capacity: &Capacity) -> Result<Self> {
-        let len = capacity.index_entries();
+    pub fn new(allocate: &Allocate<'_>, len: usize) -> Result<Self> {
         Ok(IndexBuffer { on_device: allocate.zeros(len)?, entries: Vec::with_capacity(len) })
+    }
+
+    /// Where the entries are, for launches on a stream.
+    pub fn address(&self, stream: &Arc<CudaStream>) -> DeviceAddress {
+        self.on_device.device_ptr(stream).0
     }
 
     /// Checks a batch within the capacity and copies its index arrays here, all by one copy, after what
     /// `stream` has to do. They take the place of the last batch's only where no error is returned.
     pub fn load(&mut self, stream: &Arc<CudaStream>, batch: &HostBatch<'_>) -> Result<DeviceBatch> {
-        let address = self.on_device.device_ptr(stream).0;
-        let batch = pack_index_arrays(batch, address, &mut self.entries)?;
-        if !self.entries.is_empty() {
-            let status = driver("cuStreamIsCapturing", stream.capture_status())?;
-            if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-                let expected =
-                    "one that is not captured while a batch is bound: a graph would copy this batch again";
-                return Err(Error::value("stream", expected, "one that is"));
-            }
-            let copy = stream.memcpy_htod(&self.entries[..], &mut self.on_device);
-            driver("cuMemcpyHtoDAsync", copy)?;
-        }
+        let batch = pack_index_arrays(batch, self.address(stream), &mut self.entries)?;
+        copy(stream, &self.entries, &mut self.on_device)?;
         Ok(batch)
     }
+
+    /// The same with the entries of scored rows.
+    pub fn load_rows(&mut self, stream: &Arc<CudaStream>, rows: &LmHeadRows) -> Result<()> {
+        copy(stream, rows.entries(), &mut self.on_device)
+    }
+}
+
+/// Copies entries to the device, unless the stream is being captured.
+fn copy(stream: &Arc<CudaStream>, entries: &[i32], to: &mut CudaSlice<i32>) -> Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let status = driver("cuStreamIsCapturing", stream.capture_status())?;
+    if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        let expected = "one that is not captured while a batch is bound: a graph would copy this batch again";
+        return Err(Error::value("stream", expected, "one that is"));
+    }
+    driver("cuMemcpyHtoDAsync", stream.memcpy_htod(entries, to))
 }

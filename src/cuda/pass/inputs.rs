@@ -1,7 +1,12 @@
 //! What a pass is given in cudarc's slices and views of them.
 
-use cudarc::driver::{CudaSlice, CudaView};
+use std::cell::RefCell;
 
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DeviceSlice, SyncOnDrop};
+
+use crate::cuda::address::DeviceArray;
+use crate::cuda::plan::DevicePairInputs;
+use crate::error::{Error, Result};
 use crate::loss::PairTensors;
 
 /// Labels in device memory, one per row.
@@ -81,3 +86,45 @@ labels_of!(I64, i64);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub type PairSlices<'a> = PairTensors<CudaView<'a, f32>, CudaView<'a, u32>, CudaView<'a, f32>>;
+
+/// An address means something in its own context alone: that of a pass, which is its stream's.
+pub(super) fn check_context(pass: &CudaStream, argument: &'static str, given: &CudaStream) -> Result<()> {
+    if given.context() == pass.context() {
+        return Ok(());
+    }
+    Err(Error::value(argument, "memory of the context of the pass", "memory of another"))
+}
+
+/// Hands the addresses of `inputs` to `f`, for launches on `stream`, and keeps them for as long as it runs.
+pub(super) fn with_pair_inputs(
+    stream: &CudaStream,
+    inputs: &PairSlices<'_>,
+    f: impl FnOnce(DevicePairInputs) -> Result<()>,
+) -> Result<()> {
+    fn hold<'a, T>(
+        guards: &RefCell<Vec<SyncOnDrop<'a>>>,
+        view: &'a CudaView<'_, T>,
+        stream: &'a CudaStream,
+    ) -> DeviceArray {
+        let (address, guard) = view.device_ptr(stream);
+        guards.borrow_mut().push(guard);
+        DeviceArray { address, len: view.len() }
+    }
+    let guards = RefCell::default();
+    let inputs = inputs.as_ref().try_map(
+        |argument, floats| {
+            check_context(stream, argument, floats.stream())?;
+            Ok(hold(&guards, floats, stream))
+        },
+        |argument, counts| {
+            check_context(stream, argument, counts.stream())?;
+            Ok(hold(&guards, counts, stream))
+        },
+        |argument, number| {
+            Error::check_len(argument, "[1]", 1, number.len())?;
+            check_context(stream, argument, number.stream())?;
+            Ok(hold(&guards, number, stream).address)
+        },
+    )?;
+    f(inputs)
+}

@@ -1,22 +1,18 @@
 //! The passes: each plans one launch and runs it.
 
-use std::cell::RefCell;
-
-use cudarc::driver::{CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceSlice};
 
 use super::dpo_pass::DpoPass;
-use super::inputs::{DeviceLabels, PairSlices};
-use crate::cuda::address::{DeviceAddress, DeviceArray, ForwardBuffers};
+use super::inputs::{DeviceLabels, PairSlices, check_context, with_pair_inputs};
+use crate::cuda::address::DeviceAddress;
 use crate::cuda::device::driver;
-use crate::cuda::device_buffers::Locate;
 use crate::cuda::plan::{
-    self, Addresses, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
+    self, DevicePairInputs, EntropyBuffers, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
 };
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
 use crate::labels::LabelType;
 use crate::loss::PairLoss;
-use crate::results::{MetricsLevel, TokenMetricTensors};
 
 impl DpoPass {
     /// `logps` alone: log-probs of `logits` `[rows, vocab]`, without a loss; the reference model's pass.
@@ -105,7 +101,7 @@ impl DpoPass {
         inputs: &PairSlices<'_>,
         loss: &PairLoss,
     ) -> Result<()> {
-        self.with_pair_inputs(inputs, |pair_inputs| {
+        with_pair_inputs(&self.stream, inputs, |pair_inputs| {
             self.with_labels(labels, |label_type, labels| {
                 let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
                 self.plan_forward(&inputs, Some((loss, pair_inputs)), gradient)
@@ -120,7 +116,7 @@ impl DpoPass {
         loss: Option<(&PairLoss, DevicePairInputs)>,
         gradient: Option<DeviceAddress>,
     ) -> Result<()> {
-        let (device, batch, out) = (self.kernels.device(), &self.batch, self.addresses());
+        let (device, batch, out) = (self.kernels.device(), &self.batch, self.results.addresses());
         let loss = loss.map(|(loss, inputs)| PairLossArguments { loss, inputs, out: &out.pairs });
         let address = self.workspace.device_ptr(&self.stream).0;
         let (loss, workspace) = (loss.as_ref(), Workspace { address, capacity: Some(self.capacity) });
@@ -135,7 +131,8 @@ impl DpoPass {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
+    /// [`Error::Length`] for buffers of the wrong length; [`Error::Missing`] for a pass with coefficients of entropies whose
+    /// token metrics were taken away; [`Error::Driver`].
     pub fn backward<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
@@ -183,14 +180,24 @@ impl DpoPass {
             self.check_context("upstream", upstream.stream())?;
         }
         let guarded = upstream.as_ref().map(|view| view.device_ptr(&self.stream));
-        let out = self.addresses();
+        let out = self.results.addresses();
+        let entropy = match &self.entropy_coef {
+            None => None,
+            Some(coef) => {
+                let entropy = out.logps.metrics.as_ref().and_then(|metrics| metrics.entropy);
+                let because = "entropies have coefficients";
+                let entropy = entropy.ok_or(Error::Missing { argument: "token_metrics", because })?;
+                Some(EntropyBuffers { coef: coef.device_ptr(&self.stream).0, entropy })
+            }
+        };
         let buffers = GradientBuffers {
             logsumexp: out.logps.logsumexp.unwrap_or(0),
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights.filter(|_| self.uses_token_coef()),
+            entropy,
             threshold: self.threshold,
-            nonfinite_row: Some(self.nonfinite_row.device_ptr(&self.stream).0),
+            nonfinite_row: Some(self.results.nonfinite_row()),
             upstream: guarded.as_ref().map(|(address, _)| *address),
             upstream_scale,
             dlogits,
@@ -199,54 +206,6 @@ impl DpoPass {
             let inputs = Inputs { dtype: T::DTYPE, logits, label_type, labels, window: None };
             self.run(&plan::backward(self.kernels.device(), &self.batch, &inputs, &buffers)?)
         })
-    }
-
-    /// Where this value's buffers are: looked up for each launch, since this value owns them and nothing else keeps an
-    /// address. Of token metrics, only those of the level asked for.
-    fn addresses(&self) -> ForwardBuffers {
-        let mut locate = Locate { stream: &self.stream, records: &self.records };
-        let Ok(mut out) = self.out.convert::<Addresses, _>(&mut locate);
-        if self.metrics == MetricsLevel::Entropy {
-            out.logps.metrics = out.logps.metrics.map(|metrics| TokenMetricTensors {
-                entropy: metrics.entropy,
-                ..TokenMetricTensors::default()
-            });
-        }
-        out
-    }
-
-    /// Hands the addresses of `inputs` to `f`, and keeps those for as long as it runs.
-    fn with_pair_inputs(
-        &self,
-        inputs: &PairSlices<'_>,
-        f: impl FnOnce(DevicePairInputs) -> Result<()>,
-    ) -> Result<()> {
-        fn hold<'a, T>(
-            guards: &RefCell<Vec<SyncOnDrop<'a>>>,
-            view: &'a CudaView<'_, T>,
-            stream: &'a CudaStream,
-        ) -> DeviceArray {
-            let (address, guard) = view.device_ptr(stream);
-            guards.borrow_mut().push(guard);
-            DeviceArray { address, len: view.len() }
-        }
-        let (stream, guards) = (&self.stream, RefCell::default());
-        let inputs = inputs.as_ref().try_map(
-            |argument, floats| {
-                self.check_context(argument, floats.stream())?;
-                Ok(hold(&guards, floats, stream))
-            },
-            |argument, counts| {
-                self.check_context(argument, counts.stream())?;
-                Ok(hold(&guards, counts, stream))
-            },
-            |argument, number| {
-                Error::check_len(argument, "[1]", 1, number.len())?;
-                self.check_context(argument, number.stream())?;
-                Ok(hold(&guards, number, stream).address)
-            },
-        )?;
-        f(inputs)
     }
 
     /// Hands the labels' type and address to `f`, and keeps them for as long as it runs.
@@ -286,11 +245,7 @@ impl DpoPass {
         self.batch.check_logits(argument, slice.len())
     }
 
-    /// An address means something in its own context alone.
     fn check_context(&self, argument: &'static str, stream: &CudaStream) -> Result<()> {
-        if stream.context() == self.stream.context() {
-            return Ok(());
-        }
-        Err(Error::value(argument, "memory of the context of the pass", "memory of another"))
+        check_context(&self.stream, argument, stream)
     }
 }

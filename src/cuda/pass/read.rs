@@ -2,12 +2,10 @@
 
 use std::mem::{offset_of, size_of};
 
-use cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
+use cudarc::driver::CudaView;
 
 use super::dpo_pass::DpoPass;
-use crate::cuda::device::driver;
-use crate::cuda::device_buffers::Download;
-use crate::cuda::params::{DPO_NO_TROUBLE, DpoBatchMetrics, DpoMeanTokenMetrics, DpoPairMetrics};
+use crate::cuda::params::{DpoBatchMetrics, DpoMeanTokenMetrics, DpoPairMetrics};
 use crate::error::Result;
 use crate::metrics::{MeanTokenMetrics, PairMetrics};
 use crate::results::{Logps, MetricsLevel, PairOutputs};
@@ -28,20 +26,15 @@ impl DpoPass {
     /// `[5]`: loss, chosen reward, rejected reward, margin and accuracy, on the device.
     pub fn device_pair_metrics(&self) -> CudaView<'_, f32> {
         let first = offset_of!(DpoBatchMetrics, pairs) + offset_of!(DpoPairMetrics, loss);
-        self.device_records(first / 4, (size_of::<DpoPairMetrics>() - offset_of!(DpoPairMetrics, loss)) / 4)
+        let count = (size_of::<DpoPairMetrics>() - offset_of!(DpoPairMetrics, loss)) / 4;
+        self.results.device_records(first / 4, count)
     }
 
     /// `[5]`: mean entropy, accuracy, logit, logsumexp and Σp² of the scored tokens, on the device, after
     /// [`with_token_metrics`](Self::with_token_metrics).
     pub fn device_mean_token_metrics(&self) -> Option<CudaView<'_, f32>> {
         let first = offset_of!(DpoBatchMetrics, tokens) + offset_of!(DpoMeanTokenMetrics, entropy);
-        (self.metrics == MetricsLevel::All).then(|| self.device_records(first / 4, 5))
-    }
-
-    fn device_records(&self, first: usize, count: usize) -> CudaView<'_, f32> {
-        // SAFETY: all records are numbers of 4 bytes, and those from `first` on are f32.
-        let words = unsafe { self.records.transmute::<f32>(size_of::<DpoBatchMetrics>() / 4) };
-        words.expect("as many bytes").slice(first..first + count)
+        (self.results.metrics == MetricsLevel::All).then(|| self.results.device_records(first / 4, 5))
     }
 
     /// Waits for the stream and fetches what the last forward pass found of the batch as a whole, by one small copy: all
@@ -51,12 +44,7 @@ impl DpoPass {
     ///
     /// [`Error::Driver`](crate::Error::Driver), also for faults of earlier work on the stream.
     pub fn read_metrics(&self) -> Result<BatchMetrics> {
-        let records = self.read_records()?;
-        Ok(BatchMetrics {
-            status: records.status.into(),
-            pairs: records.pairs.into(),
-            tokens: (self.metrics == MetricsLevel::All).then(|| records.tokens.into()),
-        })
+        self.results.read_metrics()
     }
 
     /// Waits for the stream and copies what `logps` gave of the batch to the host.
@@ -65,7 +53,7 @@ impl DpoPass {
     ///
     /// [`Error::Driver`](crate::Error::Driver), also for faults of earlier work on the stream.
     pub fn read_logps(&self) -> Result<Logps<f32>> {
-        self.out.logps.convert(&mut self.download()?)
+        self.results.read_logps(self.batch.extent())
     }
 
     /// Waits for the stream and copies what `pair_loss` gave of the batch to the host.
@@ -74,7 +62,7 @@ impl DpoPass {
     ///
     /// [`Error::Driver`](crate::Error::Driver), also for faults of earlier work on the stream.
     pub fn read_pairs(&self) -> Result<PairOutputs<f32>> {
-        self.out.pairs.convert(&mut self.download()?)
+        self.results.read_pairs(self.batch.extent())
     }
 
     /// Waits for the stream and fetches what the last forward pass found in its data.
@@ -94,21 +82,6 @@ impl DpoPass {
     ///
     /// [`Error::Driver`](crate::Error::Driver), also for faults of earlier work on the stream.
     pub fn take_gradient_status(&mut self) -> Result<GradientStatus> {
-        let row = self.read(&self.nonfinite_row)?[0];
-        driver("cuMemcpyHtoDAsync", self.stream.memcpy_htod(&[DPO_NO_TROUBLE], &mut self.nonfinite_row))?;
-        Ok(GradientStatus { nonfinite_row: (row != DPO_NO_TROUBLE).then_some(row as usize) })
-    }
-
-    fn download(&self) -> Result<Download<'_>> {
-        let records = self.read_records()?;
-        Ok(Download { stream: &self.stream, extent: self.batch.extent(), records })
-    }
-
-    fn read_records(&self) -> Result<DpoBatchMetrics> {
-        Ok(self.read(&self.records)?[0])
-    }
-
-    fn read<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
-        driver("cuMemcpyDtoHAsync", self.stream.clone_dtoh(slice))
+        self.results.take_gradient_status()
     }
 }

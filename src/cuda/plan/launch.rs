@@ -4,7 +4,10 @@ use std::mem::size_of;
 
 use super::window::RowWindow;
 use crate::cuda::kernel::Kernel;
-use crate::cuda::params::{DpoBackward, DpoFactored, DpoForward, DpoPairLossAlone};
+use crate::cuda::params::{
+    DpoBackward, DpoBiasGradient, DpoClearRows, DpoFactored, DpoForward, DpoMoveRows, DpoPairLossAlone,
+    DpoRowCoef, DpoTokenResults,
+};
 use crate::cuda::tuning::RowPartition;
 use crate::error::{Error, Result};
 
@@ -19,6 +22,16 @@ pub enum Arguments {
     Backward(DpoBackward),
     /// `logps` and `pair_loss`, and the gradient without its coefficients.
     Factored(DpoFactored),
+    /// c of rows.
+    RowCoef(DpoRowCoef),
+    /// Rows of a matrix to other places, times c.
+    MoveRows(DpoMoveRows),
+    /// Zeroes in rows whose c is 0.
+    ClearRows(DpoClearRows),
+    /// The gradient of the head's bias.
+    BiasGradient(DpoBiasGradient),
+    /// Results of scored rows to their places among all rows.
+    TokenResults(DpoTokenResults),
 }
 
 impl Arguments {
@@ -33,6 +46,11 @@ impl Arguments {
             Arguments::PairLoss(params) => bytes(params),
             Arguments::Backward(params) => bytes(params),
             Arguments::Factored(params) => bytes(params),
+            Arguments::RowCoef(params) => bytes(params),
+            Arguments::MoveRows(params) => bytes(params),
+            Arguments::ClearRows(params) => bytes(params),
+            Arguments::BiasGradient(params) => bytes(params),
+            Arguments::TokenResults(params) => bytes(params),
         }
     }
 }

@@ -67,6 +67,7 @@
 //!     logsumexp_residual: logps.logsumexp_residual,
 //!     coef: pairs.coef,
 //!     token_coef: None,
+//!     entropy: None,
 //!     upstream: None,
 //!     upstream_scale: 1.0,
 //!     threshold: 0.0,
@@ -99,8 +100,10 @@ mod factored;
 mod forward;
 mod index_arrays;
 mod launch;
+mod lm_head;
 mod loss_arguments;
 mod pair_loss;
+mod product;
 mod steps;
 mod window;
 mod workspace;
@@ -110,15 +113,20 @@ pub use super::address::{
     TokenMetricBuffers,
 };
 pub use super::properties::{Device, MAX_CLUSTER};
-pub use backward::{GradientBuffers, backward};
+pub use backward::{EntropyBuffers, GradientBuffers, backward};
 pub use batch::{DeviceBatch, Inputs};
 pub use capacity::Capacity;
 pub use factored::factored;
 pub use forward::forward;
 pub use index_arrays::pack_index_arrays;
 pub use launch::{Arguments, Launch};
+pub use lm_head::{
+    DeviceLmHead, DeviceLmHeadCoef, DeviceLmHeadGradients, LmHeadMemory, LmHeadRows, LmHeadWorkspace,
+    lm_head, lm_head_backward,
+};
 pub use loss_arguments::{DevicePairInputs, PairLossArguments};
 pub use pair_loss::pair_loss;
+pub use product::{Factor, Matrix, Product};
 pub use steps::{Plan, Step};
 pub use window::RowWindow;
 pub use workspace::{Workspace, workspace_bytes};

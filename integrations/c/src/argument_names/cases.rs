@@ -130,10 +130,6 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "transform.scale", |call| call.batch.transform.given = DPO_TRANSFORM_SCALE),
         (Forward, "transform.softcap", |call| call.batch.transform.given = DPO_TRANSFORM_SOFTCAP),
         (Forward, "transform.valid_vocab", |call| call.batch.transform.given = DPO_TRANSFORM_VALID_VOCAB),
-        (Factored, "transform", |call| {
-            call.batch.transform.given = DPO_TRANSFORM_SCALE;
-            call.batch.transform.scale = 2.0;
-        }),
         (Factored, "metrics", |call| {
             call.token_metrics.entropy = call.memory.place();
             call.with_metrics();

@@ -163,8 +163,7 @@ impl Draw<'_> {
         let pairs = self.pairs(pairs, sequences);
         let is_paired_once = matches!(pairs, Pairs::Concatenated | Pairs::Interleaved);
         let has_ld_alpha = is_paired_once && self.one_in(5);
-        let factored = stage == Stage::Factored;
-        let has_transform = !factored && self.one_in(3);
+        let has_transform = self.one_in(3);
         let transform = if self.useful(has_transform) {
             Transform {
                 scale: self.maybe(2, |draw| draw.float(0.05, 4.0)).unwrap_or(1.0),

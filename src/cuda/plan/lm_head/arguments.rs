@@ -1,0 +1,173 @@
+//! What a pass through the head reads and writes in device memory.
+
+use super::memory::LmHeadWorkspace;
+use super::rows::LmHeadRows;
+use crate::cuda::address::{DeviceAddress, address, optional};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::lm_head::{WantedGradients, check_hidden_size};
+
+/// [`LmHead`](crate::LmHead) in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceLmHead {
+    /// Element type of hidden states, weight and bias; and of the logits that are made of them.
+    pub dtype: DType,
+    /// Elements of a hidden state.
+    pub hidden_size: usize,
+    /// X, `[rows, hidden_size]`, aligned to the element type. Those of rows that are not scored are not read.
+    pub hidden: DeviceAddress,
+    /// W, `[vocab, hidden_size]`, aligned to the element type; products are fastest where rows begin on 16-byte boundaries.
+    pub weight: DeviceAddress,
+    /// b, `[vocab]`, aligned to 16.
+    pub bias: Option<DeviceAddress>,
+}
+
+/// [`LmHeadGradients`](crate::LmHeadGradients) in device memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceLmHeadGradients {
+    /// dX, `[rows, hidden_size]` of the hidden states' type, overwritten; exactly 0 in rows that are not scored, or whose
+    /// coefficient is 0.
+    pub hidden: Option<DeviceAddress>,
+    /// dW, `[vocab, hidden_size]` f32, to which the gradient is added.
+    pub weight: Option<DeviceAddress>,
+    /// db, `[vocab]` f32, to which the gradient is added.
+    pub bias: Option<DeviceAddress>,
+    /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
+    pub upstream: Option<DeviceAddress>,
+    /// The same where the host knows it; both multiply.
+    pub upstream_scale: f32,
+    /// One u32, lowered to the first row whose coefficient, logsumexp or dX is not finite. Set it to
+    /// [`DPO_NO_TROUBLE`](crate::cuda::params::DPO_NO_TROUBLE) before; any number of passes may share it.
+    pub nonfinite_row: Option<DeviceAddress>,
+}
+
+impl Default for DeviceLmHeadGradients {
+    /// None, and an upstream gradient of 1.
+    fn default() -> Self {
+        DeviceLmHeadGradients {
+            hidden: None,
+            weight: None,
+            bias: None,
+            upstream: None,
+            upstream_scale: 1.0,
+            nonfinite_row: None,
+        }
+    }
+}
+
+impl DeviceLmHeadGradients {
+    /// Which of them are wanted.
+    pub fn wanted(&self) -> WantedGradients {
+        WantedGradients {
+            hidden: self.hidden.is_some(),
+            weight: self.weight.is_some(),
+            bias: self.bias.is_some(),
+        }
+    }
+}
+
+/// What [`lm_head_backward`](super::lm_head_backward) reads beside the head: the results of a pass that gave log-probs, and
+/// coefficients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceLmHeadCoef {
+    /// `[rows]` f32, of [`lm_head`](super::lm_head()).
+    pub logsumexp: DeviceAddress,
+    /// `[rows]` f32, of the same.
+    pub logsumexp_residual: Option<DeviceAddress>,
+    /// `[S]` f32: ∂loss/∂logp of each sequence; `None` is 1.
+    pub coef: Option<DeviceAddress>,
+    /// `[rows]` f32: a factor of each token, as [`GradientBuffers::token_coef`](super::super::GradientBuffers::token_coef).
+    pub token_coef: Option<DeviceAddress>,
+    /// Rows whose coefficient is no larger than this have no gradient: [`Coef::threshold`](crate::Coef::threshold).
+    pub threshold: f32,
+}
+
+/// Memory that a pass reads or writes.
+struct Region {
+    name: &'static str,
+    address: DeviceAddress,
+    bytes: usize,
+    written: bool,
+}
+
+/// Checks the addresses and sizes of a head, of its gradients and of the workspace, and that what is written overlaps nothing
+/// else.
+pub(super) fn check(
+    rows: &LmHeadRows,
+    entries: DeviceAddress,
+    vocab: usize,
+    head: &DeviceLmHead,
+    gradients: &DeviceLmHeadGradients,
+    workspace: &LmHeadWorkspace,
+) -> Result<()> {
+    let DeviceLmHead { dtype, hidden_size, .. } = *head;
+    check_hidden_size(hidden_size)?;
+    let memory = &workspace.memory;
+    if (memory.dtype, memory.hidden_size) != (dtype, hidden_size) {
+        let expected =
+            format!("the workspace's {} and hidden_size = {}", memory.dtype.name(), memory.hidden_size);
+        return Err(Error::value("head", expected, format!("{} and {hidden_size}", dtype.name())));
+    }
+    let matrix = |rows: usize, element: usize| {
+        let bytes = rows.checked_mul(hidden_size).and_then(|elements| elements.checked_mul(element));
+        bytes.filter(|&bytes| bytes <= i64::MAX as usize).ok_or_else(|| {
+            Error::value("hidden_size", "matrices of at most 2^63 bytes", format!("{rows} x {hidden_size}"))
+        })
+    };
+    let places = workspace.places()?;
+    let mut regions = vec![
+        Region {
+            name: "workspace",
+            address: workspace.address,
+            bytes: (places.end - workspace.address) as usize,
+            written: true,
+        },
+        Region {
+            name: "entries",
+            address: address("entries", 4, entries)?,
+            bytes: size_of_val(rows.entries()),
+            written: false,
+        },
+        Region {
+            name: "hidden",
+            address: address("hidden", dtype.size(), head.hidden)?,
+            bytes: matrix(rows.all(), dtype.size())?,
+            written: false,
+        },
+        Region {
+            name: "weight",
+            address: address("weight", dtype.size(), head.weight)?,
+            bytes: matrix(vocab, dtype.size())?,
+            written: false,
+        },
+    ];
+    let mut add = |name, alignment, at: Option<DeviceAddress>, bytes, written| {
+        if let Some(at) = at {
+            regions.push(Region { name, address: address(name, alignment, at)?, bytes, written });
+        }
+        Ok(())
+    };
+    add("bias", 16, head.bias, vocab * dtype.size(), false)?;
+    add("gradients.hidden", dtype.size(), gradients.hidden, matrix(rows.all(), dtype.size())?, true)?;
+    add("gradients.weight", 4, gradients.weight, matrix(vocab, size_of::<f32>())?, true)?;
+    add("gradients.bias", 4, gradients.bias, vocab * size_of::<f32>(), true)?;
+    optional("gradients.upstream", gradients.upstream)?;
+    optional("gradients.nonfinite_row", gradients.nonfinite_row)?;
+    regions.sort_by_key(|region| region.address);
+    // Neighbours in the order of their addresses: what reaches the next but one reaches the next.
+    let mut furthest: Option<&Region> = None;
+    for region in &regions {
+        let end = |region: &Region| region.address.saturating_add(region.bytes as u64);
+        if let Some(before) = furthest.filter(|before| end(before) > region.address) {
+            if before.written || region.written {
+                let (written, other) = if region.written { (region, before) } else { (before, region) };
+                let expected = format!("memory apart from {}", other.name);
+                return Err(Error::value(written.name, expected, format!("{:#x}", written.address)));
+            }
+        }
+        if furthest.is_none_or(|before| end(before) < end(region)) {
+            furthest = Some(region);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Where a pass through the head has its chunk, and all that the caller does not ask for.
+
+use crate::cuda::address::{DeviceAddress, address};
+use crate::cuda::params::{DPO_TOKEN_RESULTS, DpoStatus};
+use crate::cuda::plan::capacity::Capacity;
+use crate::cuda::plan::workspace::Workspace;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::lm_head::{check_hidden_size, rows_within};
+
+/// Elements to a multiple of which rows of logits are filled up, so that each begins on a 16-byte boundary, as the fastest
+/// products want it.
+const ROW_ELEMENTS: usize = 8;
+
+/// To what each part of the workspace is aligned: what allocators give, and cuBLASLt asks for.
+const ALIGNMENT: u64 = 256;
+
+/// How large the passes through a head may be that memory was allocated for.
+///
+/// ```
+/// use dpo_kernels::DType;
+/// use dpo_kernels::cuda::plan::{Capacity, LmHeadMemory};
+///
+/// let capacity = Capacity { sequences: 16, rows: 8192, pairs: 8, vocab: 128_256 };
+/// let memory = LmHeadMemory::new(capacity, DType::BF16, 4096);
+/// // The chunk of 512 MiB, 32 MiB for the products, and some numbers a row.
+/// assert!((544 << 20..546 << 20).contains(&memory.workspace_bytes()?));
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LmHeadMemory {
+    /// Of the batches. `rows` may be those that are [scored](super::LmHeadRows::count), for they are all that is multiplied.
+    pub capacity: Capacity,
+    /// Of hidden states, weight and logits.
+    pub dtype: DType,
+    /// Elements of a hidden state.
+    pub hidden_size: usize,
+    /// Bytes of a chunk at most, of which a row takes [`bytes_per_row`](Self::bytes_per_row).
+    pub budget_bytes: usize,
+    /// Bytes that each product may work in.
+    pub product_bytes: usize,
+}
+
+impl LmHeadMemory {
+    /// Bytes of a chunk where nothing else is said.
+    pub const DEFAULT_BUDGET_BYTES: usize = 512 << 20;
+    /// Bytes that a product may work in where nothing else is said: what cuBLASLt's own documentation advises on recent devices.
+    pub const DEFAULT_PRODUCT_BYTES: usize = 32 << 20;
+
+    /// With the usual budgets; change the fields that differ.
+    pub fn new(capacity: Capacity, dtype: DType, hidden_size: usize) -> Self {
+        LmHeadMemory {
+            capacity,
+            dtype,
+            hidden_size,
+            budget_bytes: Self::DEFAULT_BUDGET_BYTES,
+            product_bytes: Self::DEFAULT_PRODUCT_BYTES,
+        }
+    }
+
+    /// Bytes that a row takes of a chunk: its logits and its hidden state in the dtype, and the gradient of that in f32.
+    pub fn bytes_per_row(dtype: DType, columns: usize, hidden_size: usize) -> usize {
+        let elements = row_stride(columns).saturating_add(hidden_size);
+        elements.saturating_mul(dtype.size()).saturating_add(hidden_size.saturating_mul(size_of::<f32>()))
+    }
+
+    /// Bytes of a workspace of this size, aligned to 256, which are zeroed once, after allocation.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Capacity::validate`]; [`Error::Value`] that names `hidden_size`, or `budget_bytes` where that is below one row.
+    pub fn workspace_bytes(&self) -> Result<usize> {
+        Ok(LmHeadWorkspace { address: ALIGNMENT, memory: *self }.places()?.end as usize - ALIGNMENT as usize)
+    }
+
+    /// Rows of the largest chunk that there is room for.
+    pub(super) fn most_rows(&self) -> Result<usize> {
+        let bytes_per_row = Self::bytes_per_row(self.dtype, self.capacity.vocab, self.hidden_size);
+        Ok(rows_within(self.budget_bytes, bytes_per_row)?.min(self.capacity.rows))
+    }
+}
+
+/// The workspace of passes through the head: memory of the caller's. It has a chunk of rows, what their products work in, and
+/// what the passes over logits keep between launches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LmHeadWorkspace {
+    /// Where it starts, aligned to 256.
+    pub address: DeviceAddress,
+    /// What it is laid out for. One pass after the other may use it, as long as that stays the same.
+    pub memory: LmHeadMemory,
+}
+
+/// Elements from one row of a chunk's logits to the next.
+pub(super) fn row_stride(columns: usize) -> usize {
+    columns.checked_next_multiple_of(ROW_ELEMENTS).unwrap_or(columns)
+}
+
+/// Where a workspace has what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// Of the passes over logits.
+    pub passes: Workspace,
+    /// `[rows]` f32 each, in the order of the scored rows.
+    pub tokens: [DeviceAddress; DPO_TOKEN_RESULTS as usize],
+    /// `[rows]` f32: c.
+    pub row_coef: DeviceAddress,
+    /// What a loss over pairs that are not through yet finds is of no account.
+    pub status: DeviceAddress,
+    /// `[rows, row stride]` of the largest chunk.
+    pub logits: DeviceAddress,
+    /// `[rows, hidden_size]` of it.
+    pub hidden: DeviceAddress,
+    /// `[rows, hidden_size]` of it, f32.
+    pub dhidden: DeviceAddress,
+    /// What a product works in.
+    pub product: DeviceAddress,
+    /// One past the last byte.
+    pub end: DeviceAddress,
+}
+
+impl LmHeadWorkspace {
+    pub(super) fn places(&self) -> Result<Places> {
+        let LmHeadMemory { capacity, dtype, hidden_size, product_bytes, .. } = self.memory;
+        check_hidden_size(hidden_size)?;
+        let passes = capacity.workspace_bytes()?;
+        let chunk_rows = self.memory.most_rows()?;
+        let start = address("workspace", ALIGNMENT as usize, self.address)?;
+        let mut end = Some(start);
+        let mut reserve = |bytes: Option<usize>| {
+            let place = end.unwrap_or(start);
+            end = end.zip(bytes).and_then(|(end, bytes)| end.checked_add(bytes as u64));
+            end = end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
+            place
+        };
+        let matrix = |columns: usize, element: usize| chunk_rows.checked_mul(columns)?.checked_mul(element);
+        let floats = capacity.rows.checked_mul(size_of::<f32>());
+        let passes = Workspace { address: reserve(Some(passes)), capacity: Some(capacity) };
+        let tokens = std::array::from_fn(|_| reserve(floats));
+        let row_coef = reserve(floats);
+        let status = reserve(Some(size_of::<DpoStatus>()));
+        let logits = reserve(matrix(row_stride(capacity.vocab), dtype.size()));
+        let hidden = reserve(matrix(hidden_size, dtype.size()));
+        let dhidden = reserve(matrix(hidden_size, size_of::<f32>()));
+        let product = reserve(Some(product_bytes));
+        let end = end.ok_or_else(|| {
+            let expected = "memory that does not reach beyond the last address";
+            Error::value("workspace", expected, format!("{start:#x}"))
+        })?;
+        Ok(Places { passes, tokens, row_coef, status, logits, hidden, dhidden, product, end })
+    }
+}
