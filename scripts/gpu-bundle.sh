@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds target/gpu-bundle, for a machine with a driver and PyTorch and nothing else: two folders with a run.sh, and each of
 # them packed.
-#   kernels        tests and benchmarks, the C ABI, what is compared with, the golden vectors
+#   kernels        tests and benchmarks, the C ABI, the PyTorch package's wheel, what is compared with, the golden vectors
 #   train          with TRAIN=1: the training run and candle's tests, which take candle's kernels to build
 # Called by `make gpu-bundle`.
 set -eu
@@ -44,6 +44,12 @@ build test --release -p dpo-kernels --test differential --no-run | strip_into "$
 build bench -p dpo-kernels --bench cuda --no-run | strip_into "$kernels"
 cargo build --release -p dpo-kernels-c
 strip -o "$kernels/libdpo_kernels_c.so" "${CARGO_TARGET_DIR:-target}/release/libdpo_kernels_c.so"
+# The wheel as it is, and unpacked, since what runs it there is Python and PyTorch.
+DPO_KERNELS_CUDA=1 scripts/test-torch.sh wheel
+mkdir "$kernels/torch"
+cp target/torch/wheels/*.whl "$kernels"
+python3 -m zipfile -e "$kernels"/*.whl "$kernels/torch"
+cp integrations/torch/tests/test_cuda.py "$kernels/torch"
 cp -r tests/golden "$kernels/golden"
 cp benches/peers/*.py "$kernels/peers"
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \

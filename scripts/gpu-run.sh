@@ -6,6 +6,7 @@
 #   tests        60 s   90 s  the differential suite and the GPU's own tests
 #   passes       20 s  100 s  every pass beside the device's copy, and the host's time for a launch
 #   peers        60 s   90 s  what else people run on a GPU; needs PyTorch
+#   torch        30 s   90 s  the PyTorch package on the GPU beside itself on the CPU; needs PyTorch 2.6
 #   memcheck     30 s   60 s  the reduced suite under compute-sanitizer
 #   racecheck   115 s  150 s  the same for races in shared memory
 #   profile      60 s   90 s  a few launches under Nsight Compute; needs PyTorch
@@ -16,14 +17,14 @@
 # 1 unless every part passed.
 set -u
 
-known="tests passes peers memcheck racecheck profile train"
+known="tests passes peers torch memcheck racecheck profile train"
 usage() {
     echo "usage: $0 RESULTS_FOLDER [PART[=SECONDS]...], a PART being one of $known" >&2
     exit 2
 }
 limit_of() {
     case $1 in
-    tests | peers | profile) echo 90 ;;
+    tests | peers | torch | profile) echo 90 ;;
     passes) echo 100 ;;
     memcheck) echo 60 ;;
     racecheck) echo 150 ;;
@@ -70,12 +71,13 @@ obstacle() {
     tests) needs=differential ;;
     passes) needs=cuda ;;
     peers | profile) needs=peers ;;
+    torch) needs=torch ;;
     memcheck | racecheck) needs=differential ;;
     train) needs=dpo-train ;;
     esac
     [ -e "$here/$needs" ] || { echo "not in this bundle" && return; }
     case $1 in
-    peers | profile)
+    peers | torch | profile)
         python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null ||
             { echo "no PyTorch that sees the GPU" && return; }
         ;;
@@ -100,6 +102,7 @@ run() {
         timed python3 "$peers/bench.py" --device cuda --library "$library" --out "$raw/peers" &&
             mv "$raw/peers/cuda.md" "$raw/peers.md"
         ;;
+    torch) (cd "$here/torch" && timed python3 -m unittest test_cuda) ;;
     memcheck | racecheck) sanitize "$1" ;;
     profile) timed python3 "$peers/nsight.py" --library "$library" --out "$raw" ;;
     train) timed "$here/train.sh" "$raw" ;;
@@ -107,7 +110,7 @@ run() {
 }
 
 # The last line by which a part sums itself up.
-sum_up() { grep -hE 'test result:|ERROR SUMMARY|RACECHECK SUMMARY|accuracy|^[Ee]rror|error while loading|panicked' "$1" 2>/dev/null | tail -n 1; }
+sum_up() { grep -hE '^OK|^FAILED|test result:|ERROR SUMMARY|RACECHECK SUMMARY|accuracy|^[Ee]rror|error while loading|panicked' "$1" 2>/dev/null | tail -n 1; }
 
 record() {
     {

@@ -41,8 +41,8 @@ lacks() {
 # Without a driver nothing is run, and the record says so of every part.
 stand_in "$work/bin/nvidia-smi" 'echo "NVIDIA-SMI has failed"' 'exit 9'
 stand_in "$bundle/differential" "touch '$work/ran'"
-run 1 tests passes peers memcheck racecheck profile train
-for part in tests passes peers memcheck racecheck profile train; do
+run 1 tests passes peers torch memcheck racecheck profile train
+for part in tests passes peers torch memcheck racecheck profile train; do
     holds "| $part | not run |" record.md
     holds "{\"part\": \"$part\", \"result\": \"not run\"" summary.json
 done

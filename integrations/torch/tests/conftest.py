@@ -5,7 +5,6 @@ import os
 # The models are tiny, and tests run side by side.
 os.environ.setdefault("RAYON_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("DPO_KERNELS_TEST_DEVICES", ""))
 
 import torch  # noqa: E402
 

@@ -20,6 +20,11 @@ def linear(hidden=torch.zeros(S, T, H), weight=torch.zeros(V, H), labels=LABELS,
     return dk.linear_dpo_loss(hidden, weight, labels, ref_logps, bias, label_alignment="next_token", **options)
 
 
+def backward(logsumexp, coef):
+    rows = (LABELS, None, "next_token", "none", None, -100, None, None, None)
+    return torch.ops.dpo_kernels.logps_backward(LOGITS, logsumexp, torch.zeros(S, T), coef, None, *rows)
+
+
 # The call, the exception, and the words that name the argument, what was expected and what came.
 REFUSED = {
     "no alignment": (lambda: dk.dpo_loss(LOGITS, LABELS, REF), TypeError, "label_alignment"),
@@ -88,6 +93,19 @@ REFUSED = {
     ),
     "cu_seqlens of floats": (
         lambda: loss(LOGITS.view(-1, V), LABELS.view(-1), cu_seqlens=torch.ones(5)), TypeError, "cu_seqlens: expected one of",
+    ),
+    "an index that would wrap": (
+        lambda: loss(chosen=torch.tensor([2**32]), rejected=torch.tensor([1])), ValueError, r"chosen\[0\]: expected",
+    ),
+    "lengths of floats": (lambda: loss(lengths=torch.ones(S)), TypeError, "lengths: expected integers, found torch.float32"),
+    "weights of integers": (
+        lambda: loss(pair_weight=torch.ones(2).long()), TypeError, "pair_weight: expected floating-point numbers",
+    ),
+    "coefficients of other sequences": (
+        lambda: backward(torch.zeros(S, T), torch.zeros(S + 1)), ValueError, r"coef: expected shape \(4,\), found \(5,\)",
+    ),
+    "a short logsumexp": (
+        lambda: backward(torch.zeros(S, T - 1), torch.zeros(S)), ValueError, r"logsumexp: expected shape \(4, 3\)",
     ),
     "log-probs of two dimensions": (lambda: dk.pair_loss(REF[None], REF), ValueError, r"logps: expected shape \[S\]"),
     "log-probs of integers": (lambda: dk.pair_loss(REF.long(), REF), TypeError, "logps: expected one of"),

@@ -40,8 +40,12 @@ def address(tensor: Optional[Tensor]):
 
 
 def as_indices(tensor: Optional[Tensor]) -> Optional[Tensor]:
-    """As the header's int32_t and uint32_t."""
-    return None if tensor is None else tensor.to(torch.int32).contiguous()
+    """As the header's int32_t and uint32_t; what does not fit stays out of every range instead of wrapping into one."""
+    if tensor is None:
+        return None
+    if tensor.dtype == torch.int64:
+        tensor = tensor.clamp(-(2**31), 2**31 - 1)
+    return tensor.to(torch.int32).contiguous()
 
 
 def as_floats(tensor: Optional[Tensor]) -> Optional[Tensor]:
@@ -71,6 +75,24 @@ def check_constant(argument, tensor):
 def check_shape(argument, tensor, shape):
     if tensor is not None and tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{argument}: expected shape {tuple(shape)}, found {tuple(tensor.shape)}")
+
+
+def check_rows(argument, tensor, labels):
+    """Of what a pass gave for each row: the kernels read as many numbers as there are rows."""
+    if tensor is not None:
+        check_tensor(argument, tensor)
+        check_device(argument, tensor, labels.device)
+        check_shape(argument, tensor, labels.shape)
+
+
+def check_coefficients(layout, rows, logsumexp, logsumexp_residual, coef, token_coef):
+    """Of what a backward pass reads beside its rows."""
+    check_rows("logsumexp", logsumexp, rows.labels)
+    check_rows("logsumexp_residual", logsumexp_residual, rows.labels)
+    check_rows("token_coef", token_coef, rows.labels)
+    if coef is not None:
+        check_device("coef", coef, rows.labels.device)
+        check_shape("coef", coef, (layout.sequences,))
 
 
 def layout_of(rows_argument, features, labels, cu_seqlens) -> Layout:

@@ -95,6 +95,8 @@ def run(stage, device, *arguments, workspace=None):
     """
     if device.type == "cpu":
         return call(f"dpo_cpu_{stage}", *arguments)
+    if device.type != "cuda":
+        raise ValueError(f"device: expected tensors on the CPU or on a CUDA device, found {device}")
     with torch.cuda.device(device):
         if workspace is not None:
             sequences, rows, vocab = workspace

@@ -117,6 +117,9 @@ class Loss(NamedTuple):
             ("chosen_tokens", self.chosen_tokens, number),
         ):
             check_device(argument, tensor, device)
+            if tensor is not None and tensor.is_floating_point() != (argument not in (*_INDICES, "scored")):
+                expected = "floating-point numbers" if not tensor.is_floating_point() else "integers"
+                raise TypeError(f"{argument}: expected {expected}, found {tensor.dtype}")
             if tensor is not None and tuple(tensor.shape) not in shapes:
                 expected = " or ".join(str(shape) for shape in shapes) or "none without kl_logps"
                 raise ValueError(f"{argument}: expected shape {expected}, found {tuple(tensor.shape)}")

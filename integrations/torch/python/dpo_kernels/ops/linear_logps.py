@@ -6,7 +6,17 @@ import threading
 import torch
 
 from .. import _ffi, _structs
-from .._batch import DTYPES, LABEL_TYPES, Rows, address, as_floats, check_device, check_shape, layout_of
+from .._batch import (
+    DTYPES,
+    LABEL_TYPES,
+    Rows,
+    address,
+    as_floats,
+    check_coefficients,
+    check_device,
+    check_shape,
+    layout_of,
+)
 from .logps import OUTPUTS, logps_outputs, logps_struct, row_coefficients
 from .schema import fields, operator, refuse_double_backward, tensors
 
@@ -157,7 +167,9 @@ def linear_logps_backward(
 ):
     """dX, dW and db in the type of the hidden states; of no elements where they are not wanted."""
     rows = Rows(*row_arguments).prepared()
-    head, coef, token_coef = Head(hidden, weight, bias, rows), as_floats(coef), as_floats(token_coef)
+    head = Head(hidden, weight, bias, rows)
+    check_coefficients(head.layout, rows, logsumexp, residual, coef, token_coef)
+    logsumexp, residual, coef, token_coef = (as_floats(each) for each in (logsumexp, residual, coef, token_coef))
     gradients = gradients_like(hidden, weight, (of_hidden, of_weight, of_bias))
     inputs = _structs.dpo_lm_head_backward_inputs(
         logsumexp=logsumexp.data_ptr(),

@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 from .. import _ffi, _structs
-from .._batch import Rows, address, as_floats, as_rows, inputs_struct, layout_of
+from .._batch import Rows, address, as_floats, as_rows, check_coefficients, inputs_struct, layout_of
 from .schema import fields, operator, refuse_double_backward, tensors
 
 # What `logps` computes of token metrics.
@@ -131,8 +131,10 @@ logps.register_autograd(_formula, setup_context=_save)
 
 
 def _backward(logits, matrix, dlogits, logsumexp, residual, coef, token_coef, rows):
-    rows, coef, token_coef = rows.prepared(), as_floats(coef), as_floats(token_coef)
+    rows = rows.prepared()
     layout = layout_of("logits", logits, rows.labels, rows.cu_seqlens)
+    check_coefficients(layout, rows, logsumexp, residual, coef, token_coef)
+    logsumexp, residual, coef, token_coef = (as_floats(each) for each in (logsumexp, residual, coef, token_coef))
     gradient = _structs.dpo_gradient(
         logsumexp=logsumexp.data_ptr(),
         logsumexp_residual=residual.data_ptr(),
