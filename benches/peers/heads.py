@@ -98,7 +98,8 @@ class Peer:
     """A function of PyTorch's, with autograd for the way back; see variants.Peer."""
 
     def __init__(self, function, hidden, weight, labels, frozen):
-        self.function, self.labels = function, labels
+        # Tensors of its own over the same memory: Liger marks the labels as of a dynamic shape, which would compile the others anew.
+        self.function, self.labels = function, labels.detach()
         self.hidden = hidden.detach().requires_grad_()
         self.weight = weight.detach().requires_grad_(not frozen)
         self.logps = self.loss = None
