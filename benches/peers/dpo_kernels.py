@@ -90,6 +90,21 @@ class Gradient(Struct):
     ]  # fmt: skip
 
 
+class LmHead(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("dtype", c_uint32), ("label_type", c_uint32), ("hidden_size", c_size_t),
+        ("hidden", c_void_p), ("weight", c_void_p), ("bias", c_void_p), ("labels", c_void_p), ("given", c_uint32),
+        ("budget_bytes", c_size_t),
+    ]  # fmt: skip
+
+
+class LmHeadGradients(Struct):
+    _fields_ = [
+        ("struct_size", c_size_t), ("upstream", c_void_p), ("given", c_uint32), ("upstream_scale", c_float),
+        ("hidden", c_void_p), ("weight", c_void_p), ("bias", c_void_p), ("nonfinite_row", c_void_p),
+    ]  # fmt: skip
+
+
 class Library:
     """The shared library; a call that fails raises what it said."""
 
@@ -105,35 +120,26 @@ class Library:
             raise RuntimeError(f"{name}: {self.library.dpo_last_error().decode()}")
 
 
-class Pass:
-    """Forward and backward over batches like `logits` [S, T, V] and `labels` [S, T] (i64, aligned), chosen sequences first.
+class Results:
+    """What any forward pass over batches with `labels` [S, T] (i64, aligned), chosen sequences first, reads and writes.
 
     All buffers are made here. `logps` [S] and the words of `metrics` (pairs, chosen and rejected as u32, then loss, chosen
-    reward, rejected reward, margin and accuracy) are what forward() leaves.
+    reward, rejected reward, margin and accuracy) are what a forward pass leaves.
     """
 
-    def __init__(self, library, logits, labels, beta):
-        sequences, length, vocab = logits.shape
-        self.library, self.labels, self.cuda = library, labels.contiguous(), logits.is_cuda
+    def __init__(self, library, labels, vocab, beta):
+        sequences, length = labels.shape
+        self.library, self.labels = library, labels.contiguous()
         self.batch = Batch(vocab=vocab, sequences=sequences, sequence_len=length, label_alignment=ALIGNED)
         self.loss = Loss(beta=beta)
 
         def floats(*shape):
-            return torch.zeros(shape, dtype=torch.float32, device=logits.device)
+            return torch.zeros(shape, dtype=torch.float32, device=labels.device)
 
         self.logps, self.coef, self.metrics = floats(sequences), floats(sequences), floats(8)
         self.logsumexp, self.residual = floats(2, sequences * length)
         self.pairs = floats(4, sequences // 2)
-        self.status = torch.zeros(6, dtype=torch.int32, device=logits.device)
-        self.workspace = self.kernels = None
-        if self.cuda:
-            size = c_size_t()
-            self.workspace = Workspace(sequences=sequences, rows=sequences * length, vocab=vocab)
-            library.call("dpo_cuda_workspace_size", ctypes.byref(self.workspace), ctypes.byref(size))
-            self.workspace_memory = torch.zeros(size.value, dtype=torch.uint8, device=logits.device)
-            self.workspace.memory = self.workspace_memory.data_ptr()
-            self.kernels = c_void_p()
-            library.call("dpo_cuda_load", ctypes.byref(self.kernels))
+        self.status = torch.zeros(6, dtype=torch.int32, device=labels.device)
         self.out = Logps(
             logps=self.logps.data_ptr(), logsumexp=self.logsumexp.data_ptr(),
             logsumexp_residual=self.residual.data_ptr(), status=self.status.data_ptr(),
@@ -143,6 +149,66 @@ class Pass:
             pair_losses=losses, chosen_rewards=chosen, rejected_rewards=rejected, margins=margins,
             coef=self.coef.data_ptr(), metrics=self.metrics.data_ptr(),
         )  # fmt: skip
+
+    def check(self):
+        """Raises if the last forward pass met bad data."""
+        troubles = [trouble & NO_TROUBLE for trouble in self.status.tolist()]
+        if any(trouble != NO_TROUBLE for trouble in troubles):
+            raise RuntimeError(f"bad data: {troubles}")
+
+
+class HeadPass(Results):
+    """Behind the model's head, on the CPU: hidden states [S, T, H] and a weight [V, H] to the loss and its gradients.
+
+    The workspace is kept from call to call, until it is forgotten.
+    """
+
+    def __init__(self, library, weight, labels, beta):
+        super().__init__(library, labels, len(weight), beta)
+        self.weight, self.workspace = weight, c_void_p()
+
+    def forget(self):
+        """Gives the workspace's memory back."""
+        self.library.library.dpo_cpu_lm_head_workspace_free(self.workspace)
+        self.workspace = c_void_p()
+
+    __del__ = forget
+
+    def forward(self, hidden, ref_logps, dhidden, dweight):
+        """The loss, the gradient of `hidden` into `dhidden`, and where `dweight` [V, H] is one of f32 that of the weight added."""
+        if not self.workspace:
+            self.library.call("dpo_cpu_lm_head_workspace_create", ctypes.byref(self.workspace))
+        head = LmHead(
+            dtype=DTYPES[hidden.dtype], label_type=LABELS_I64, hidden_size=hidden.shape[-1], hidden=hidden.data_ptr(),
+            weight=self.weight.data_ptr(), labels=self.labels.data_ptr(),
+        )  # fmt: skip
+        gradients = LmHeadGradients(
+            hidden=dhidden.data_ptr(), weight=None if dweight is None else dweight.data_ptr()
+        )
+        structs = (self.batch, head, self.loss, self.out, self.pair_outputs, gradients)
+        batch, head, loss, out, pair_outputs, gradients = map(ctypes.byref, structs)
+        self.library.call(
+            "dpo_cpu_lm_head_forward", batch, head, c_void_p(ref_logps.data_ptr()), loss, out, pair_outputs, gradients,
+            self.workspace,
+        )  # fmt: skip
+
+
+class Pass(Results):
+    """Forward and backward over batches like `logits` [S, T, V] and their labels."""
+
+    def __init__(self, library, logits, labels, beta):
+        sequences, length, vocab = logits.shape
+        super().__init__(library, labels, vocab, beta)
+        self.cuda = logits.is_cuda
+        self.workspace = self.kernels = None
+        if self.cuda:
+            size = c_size_t()
+            self.workspace = Workspace(sequences=sequences, rows=sequences * length, vocab=vocab)
+            library.call("dpo_cuda_workspace_size", ctypes.byref(self.workspace), ctypes.byref(size))
+            self.workspace_memory = torch.zeros(size.value, dtype=torch.uint8, device=logits.device)
+            self.workspace.memory = self.workspace_memory.data_ptr()
+            self.kernels = c_void_p()
+            library.call("dpo_cuda_load", ctypes.byref(self.kernels))
 
     def __del__(self):
         if self.kernels:
@@ -197,9 +263,3 @@ class Pass:
             coef=self.coef.data_ptr(), dlogits=dlogits.data_ptr(),
         )  # fmt: skip
         self._call("backward", self.batch, self._inputs(logits), gradient)
-
-    def check(self):
-        """Raises if the last forward pass met bad data."""
-        troubles = [trouble & NO_TROUBLE for trouble in self.status.tolist()]
-        if any(trouble != NO_TROUBLE for trouble in troubles):
-            raise RuntimeError(f"bad data: {troubles}")

@@ -516,6 +516,12 @@ typedef struct dpo_gradient {
     /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
      *  your own factors if there are any. */
     const float *token_coef;
+    /** [rows], or null: d loss / d H_r, for an objective with the entropies H_r of rows in it. Their gradient,
+     *  -e_r p (log p + H_r) at a logit of probability p, comes to that of the log-probs; upstream is a factor of e_r too, and
+     *  rows are skipped where both coefficients are small. Needs entropy. */
+    const float *entropy_coef;
+    /** [rows], of logps' dpo_token_metrics, where entropy_coef is there; otherwise null. */
+    const float *entropy;
     /** [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about. */
     const float *upstream;
     /** The DPO_GRADIENT_ bits of the numbers that are there. */
@@ -579,6 +585,12 @@ typedef struct dpo_lm_head_backward_inputs {
     /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
      *  your own factors if there are any. */
     const float *token_coef;
+    /** [rows], or null: d loss / d H_r, for an objective with the entropies H_r of rows in it. Their gradient,
+     *  -e_r p (log p + H_r) at a logit of probability p, comes to that of the log-probs; upstream is a factor of e_r too, and
+     *  rows are skipped where both coefficients are small. Needs entropy. */
+    const float *entropy_coef;
+    /** [rows], of logps' dpo_token_metrics, where entropy_coef is there; otherwise null. */
+    const float *entropy;
     /** The DPO_GRADIENT_THRESHOLD bit, if that number is there. */
     uint32_t given;
     /** Rows whose coefficient, all factors included, is no larger than this in magnitude are not multiplied: their dX is 0, and
@@ -713,14 +725,14 @@ dpo_result dpo_cpu_backward(const dpo_batch *batch, const dpo_inputs *inputs, co
  * factored on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one write of the
  * logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same bits either way.
  *
- * `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
- * rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
+ * `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v], times the
+ * slope of the batch's transform where it has one, rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
  * pair_outputs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
  * X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
  *     dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
  *
- * Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same, for a
- * batch with a transform and for metrics of tokens, which only the other passes know; before any work.
+ * Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same and for
+ * metrics of tokens, which only the other passes know; before any work.
  */
 dpo_result dpo_cpu_factored(const dpo_batch *batch, const dpo_inputs *inputs, const float *ref_logps,
                             const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs,

@@ -1,6 +1,6 @@
 //! The numbers that `backward` is given, in whichever memory the arrays beside them are.
 
-use dpo_kernels::Result;
+use dpo_kernels::{Error, Result};
 
 use crate::given::given;
 use crate::header::*;
@@ -18,6 +18,16 @@ impl Numbers {
             DPO_GRADIENT_THRESHOLD => "threshold": gradient.threshold,
         ];
         Ok(Numbers { upstream_scale: upstream_scale.unwrap_or(1.0), threshold: threshold.unwrap_or(0.0) })
+    }
+}
+
+/// The coefficients of entropies and the entropies themselves, neither of which is of use without the other.
+pub(crate) fn both_or_none<T>(coef: Option<T>, entropy: Option<T>) -> Result<Option<(T, T)>> {
+    match (coef, entropy) {
+        (Some(coef), Some(entropy)) => Ok(Some((coef, entropy))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::Missing { argument: "entropy", because: "entropy_coef is given" }),
+        (None, Some(_)) => Err(Error::Missing { argument: "entropy_coef", because: "entropy is given" }),
     }
 }
 

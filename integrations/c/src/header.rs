@@ -814,6 +814,12 @@ pub struct dpo_gradient {
     /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
   your own factors if there are any.*/
     pub token_coef: *const f32,
+    /** [rows], or null: d loss / d H_r, for an objective with the entropies H_r of rows in it. Their gradient,
+  -e_r p (log p + H_r) at a logit of probability p, comes to that of the log-probs; upstream is a factor of e_r too, and
+  rows are skipped where both coefficients are small. Needs entropy.*/
+    pub entropy_coef: *const f32,
+    /// [rows], of logps' dpo_token_metrics, where entropy_coef is there; otherwise null.
+    pub entropy: *const f32,
     /// [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about.
     pub upstream: *const f32,
     /// The DPO_GRADIENT_ bits of the numbers that are there.
@@ -832,7 +838,7 @@ pub struct dpo_gradient {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 80usize];
+    ["Size of dpo_gradient"][::core::mem::size_of::<dpo_gradient>() - 96usize];
     ["Alignment of dpo_gradient"][::core::mem::align_of::<dpo_gradient>() - 8usize];
     [
         "Offset of field: dpo_gradient::struct_size",
@@ -850,23 +856,29 @@ const _: () = {
         "Offset of field: dpo_gradient::token_coef",
     ][::core::mem::offset_of!(dpo_gradient, token_coef) - 32usize];
     [
+        "Offset of field: dpo_gradient::entropy_coef",
+    ][::core::mem::offset_of!(dpo_gradient, entropy_coef) - 40usize];
+    [
+        "Offset of field: dpo_gradient::entropy",
+    ][::core::mem::offset_of!(dpo_gradient, entropy) - 48usize];
+    [
         "Offset of field: dpo_gradient::upstream",
-    ][::core::mem::offset_of!(dpo_gradient, upstream) - 40usize];
+    ][::core::mem::offset_of!(dpo_gradient, upstream) - 56usize];
     [
         "Offset of field: dpo_gradient::given",
-    ][::core::mem::offset_of!(dpo_gradient, given) - 48usize];
+    ][::core::mem::offset_of!(dpo_gradient, given) - 64usize];
     [
         "Offset of field: dpo_gradient::upstream_scale",
-    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 52usize];
+    ][::core::mem::offset_of!(dpo_gradient, upstream_scale) - 68usize];
     [
         "Offset of field: dpo_gradient::threshold",
-    ][::core::mem::offset_of!(dpo_gradient, threshold) - 56usize];
+    ][::core::mem::offset_of!(dpo_gradient, threshold) - 72usize];
     [
         "Offset of field: dpo_gradient::nonfinite_row",
-    ][::core::mem::offset_of!(dpo_gradient, nonfinite_row) - 64usize];
+    ][::core::mem::offset_of!(dpo_gradient, nonfinite_row) - 80usize];
     [
         "Offset of field: dpo_gradient::dlogits",
-    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 72usize];
+    ][::core::mem::offset_of!(dpo_gradient, dlogits) - 88usize];
 };
 /** What the functions behind the language model's head read where the others read dpo_inputs: hidden states X, and the head's
  weight W and bias b, of which the logits z = X W^T + b are made. The transform of the batch is that of these logits. Rows of
@@ -947,6 +959,12 @@ pub struct dpo_lm_head_backward_inputs {
     /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
   your own factors if there are any.*/
     pub token_coef: *const f32,
+    /** [rows], or null: d loss / d H_r, for an objective with the entropies H_r of rows in it. Their gradient,
+  -e_r p (log p + H_r) at a logit of probability p, comes to that of the log-probs; upstream is a factor of e_r too, and
+  rows are skipped where both coefficients are small. Needs entropy.*/
+    pub entropy_coef: *const f32,
+    /// [rows], of logps' dpo_token_metrics, where entropy_coef is there; otherwise null.
+    pub entropy: *const f32,
     /// The DPO_GRADIENT_THRESHOLD bit, if that number is there.
     pub given: u32,
     /** Rows whose coefficient, all factors included, is no larger than this in magnitude are not multiplied: their dX is 0, and
@@ -958,7 +976,7 @@ pub struct dpo_lm_head_backward_inputs {
 const _: () = {
     [
         "Size of dpo_lm_head_backward_inputs",
-    ][::core::mem::size_of::<dpo_lm_head_backward_inputs>() - 48usize];
+    ][::core::mem::size_of::<dpo_lm_head_backward_inputs>() - 64usize];
     [
         "Alignment of dpo_lm_head_backward_inputs",
     ][::core::mem::align_of::<dpo_lm_head_backward_inputs>() - 8usize];
@@ -979,11 +997,17 @@ const _: () = {
         "Offset of field: dpo_lm_head_backward_inputs::token_coef",
     ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, token_coef) - 32usize];
     [
+        "Offset of field: dpo_lm_head_backward_inputs::entropy_coef",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, entropy_coef) - 40usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::entropy",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, entropy) - 48usize];
+    [
         "Offset of field: dpo_lm_head_backward_inputs::given",
-    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, given) - 40usize];
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, given) - 56usize];
     [
         "Offset of field: dpo_lm_head_backward_inputs::threshold",
-    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, threshold) - 44usize];
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, threshold) - 60usize];
 };
 /** The gradients that are wanted of a pass through the head, with c the coefficient of each row, all factors included, and
   G[r, v] = 1[v = y_r] - softmax(z[r])[v], by the chain rule where logits are scaled or capped.*/
@@ -1193,14 +1217,14 @@ unsafe extern "C" {
     /** factored on the CPU: dpo_cpu_forward, and the gradient without its coefficients, with one read and one write of the
  logits. In place where `gradient` is inputs->logits (which then is written, const or not), with the same bits either way.
 
- `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v],
- rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
+ `gradient` is [rows, V] in the type and row_stride of the logits: gradient[r, v] = 1[v = y_r] - softmax(z[r])[v], times the
+ slope of the batch's transform where it has one, rounded once; 0 in rows that are not scored, NaN in rows that cannot be. d loss / d logits is that times
  pair_outputs->coef[s] of the row's sequence s, which goes into the products that consume it: for a linear head z = X W^T,
  X [rows, hidden] and W [V, hidden], with c the [rows] coefficients times the upstream gradient,
      dX = diag(c) (gradient W)        dW = gradient^T (diag(c) X)
 
- Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same, for a
- batch with a transform and for metrics of tokens, which only the other passes know; before any work.*/
+ Fails as dpo_cpu_forward does, and with DPO_ERROR_VALUE where gradient overlaps the logits without being the same and for
+ metrics of tokens, which only the other passes know; before any work.*/
     pub fn dpo_cpu_factored(
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,

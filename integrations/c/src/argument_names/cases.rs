@@ -248,6 +248,16 @@ pub(super) fn values() -> Vec<Case> {
             call.gradient.threshold = -1.0;
         }),
         (Backward, "token_coef", |call| call.batch.given = DPO_BATCH_LD_ALPHA),
+        (Backward, "entropy", |call| call.gradient.entropy_coef = call.memory.place()),
+        (Backward, "entropy", |call| {
+            call.gradient.entropy_coef = call.memory.place();
+            call.gradient.entropy = misaligned();
+        }),
+        (Backward, "entropy_coef", |call| {
+            call.gradient.entropy_coef = misaligned();
+            call.gradient.entropy = call.memory.place();
+        }),
+        (Backward, "entropy_coef", |call| call.gradient.entropy = call.memory.place()),
         (Backward, "dlogits", |call| call.gradient.dlogits = inside_logits(call)),
     ]
 }

@@ -30,7 +30,7 @@ pub(super) fn behind_head() -> Vec<Case> {
     ));
     cases.extend(each!(BACKWARD;
         |call| &mut call.head => hidden weight bias labels;
-        |call| &mut call.backward_inputs => logsumexp logsumexp_residual coef token_coef;
+        |call| &mut call.backward_inputs => logsumexp logsumexp_residual coef token_coef entropy_coef entropy;
         |call| &mut call.gradients => upstream nonfinite_row;
     ));
     cases.extend(each!(PLAN;
@@ -95,7 +95,7 @@ pub(super) fn behind_head() -> Vec<Case> {
     for stage in [LOGPS, FORWARD, BACKWARD] {
         cases.push((stage, "workspace", |call| call.head_workspace = misaligned()));
     }
-    let more: [Case; 10] = [
+    let more: [Case; 12] = [
         (PLAN, "loss", |call| call.has_loss = false),
         (PLAN, "loss", |call| call.loss.struct_size -= 1),
         (PLAN, "beta", |call| call.loss.beta = -1.0),
@@ -108,6 +108,8 @@ pub(super) fn behind_head() -> Vec<Case> {
         }),
         (BACKWARD, "given", |call| call.backward_inputs.given = DPO_GRADIENT_UPSTREAM_SCALE),
         (BACKWARD, "token_coef", |call| call.batch.given = DPO_BATCH_LD_ALPHA),
+        (BACKWARD, "entropy", |call| call.backward_inputs.entropy_coef = call.memory.place()),
+        (BACKWARD, "entropy_coef", |call| call.backward_inputs.entropy = call.memory.place()),
     ];
     cases.extend(more);
     cases

@@ -31,13 +31,14 @@ use crate::header::{
 use crate::names::{HeaderNames, named, without_position};
 
 /// What of the crate no call of the header reaches.
-const OTHERS: [&str; 4] = ["theory.rs", "ref_cache", "reference.rs", "pass"];
+const OTHERS: [&str; 6] = ["theory.rs", "ref_cache", "reference.rs", "pass", "plan/lm_head", "cuda/products"];
 
 /// Names that are given to errors, but not to any that C can be given.
-const UNREACHABLE: [(&str, &str); 3] = [
+const UNREACHABLE: [(&str, &str); 4] = [
     ("logsumexp.values", "a length, and slices of the caller's are as long as they must be"),
     ("logsumexp.residual", "likewise"),
     ("window", "passes over a part of the rows are planned in Rust alone"),
+    ("products", "no plan that C can make has products"),
 ];
 
 /// Functions whose first argument is the name of an argument that they may find wrong.

@@ -221,6 +221,8 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_backward(
             logsumexp_residual: inputs.logsumexp_residual,
             coef: inputs.coef,
             token_coef: inputs.token_coef,
+            entropy_coef: inputs.entropy_coef,
+            entropy: inputs.entropy,
         };
         let inputs = inputs.in_host_memory(batch, threshold)?;
         let gradients = read("gradients", gradients)?;

@@ -8,11 +8,11 @@ use std::ptr::{self, NonNull};
 
 use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::memory::Extent;
-use dpo_kernels::{Coef, ForwardTensors, GradientStatus, HostBatch, PairInputs, PairLoss};
+use dpo_kernels::{Coef, EntropyCoef, ForwardTensors, GradientStatus, HostBatch, PairInputs, PairLoss};
 
 use crate::batch::{self, in_host_memory};
 use crate::failure::{Result, guard};
-use crate::gradient;
+use crate::gradient::{self, both_or_none};
 use crate::header::*;
 use crate::inputs::{dtype, host_labels, host_pair_inputs, pair_inputs};
 use crate::loss;
@@ -99,6 +99,8 @@ struct BackwardPointers {
     logsumexp_residual: *const f32,
     coef: *const f32,
     token_coef: *const f32,
+    entropy_coef: *const f32,
+    entropy: *const f32,
 }
 
 impl BackwardPointers {
@@ -120,7 +122,13 @@ impl BackwardPointers {
                 tokens: optional_slice("token_coef", self.token_coef, rows)?,
                 threshold,
             };
-            Ok(BackwardInputs::new(logsumexp, coef))
+            let inputs = BackwardInputs::new(logsumexp, coef);
+            let coef = optional_slice("entropy_coef", self.entropy_coef, rows)?;
+            let entropy = both_or_none(coef, optional_slice("entropy", self.entropy, rows)?)?;
+            Ok(BackwardInputs {
+                entropy: entropy.map(|(coef, entropy)| EntropyCoef { coef, entropy }),
+                ..inputs
+            })
         }
     }
 }
@@ -307,6 +315,8 @@ pub unsafe extern "C" fn dpo_cpu_backward(
             logsumexp_residual: gradient.logsumexp_residual,
             coef: gradient.coef,
             token_coef: gradient.token_coef,
+            entropy_coef: gradient.entropy_coef,
+            entropy: gradient.entropy,
         };
         let inputs_of_stages = inputs_of_stages
             .in_host_memory(&batch, numbers.threshold)?

@@ -3,13 +3,13 @@
 use std::ffi::c_void;
 
 use dpo_kernels::cuda::plan::{
-    self, Capacity, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, GradientBuffers,
-    Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Workspace,
+    self, Capacity, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, EntropyBuffers,
+    GradientBuffers, Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Workspace,
 };
 use dpo_kernels::{Batch, PairLoss, Result};
 
 use crate::batch::{self, paired_sequences};
-use crate::gradient::Numbers;
+use crate::gradient::{Numbers, both_or_none};
 use crate::header::*;
 use crate::inputs::{dtype, label_type, pair_inputs};
 use crate::loss;
@@ -257,6 +257,8 @@ fn gradient_buffers(gradient: &dpo_gradient) -> Result<GradientBuffers> {
         logsumexp_residual: optional(gradient.logsumexp_residual),
         coef: optional(gradient.coef),
         token_coef: optional(gradient.token_coef),
+        entropy: both_or_none(optional(gradient.entropy_coef), optional(gradient.entropy))?
+            .map(|(coef, entropy)| EntropyBuffers { coef, entropy }),
         upstream: optional(gradient.upstream),
         upstream_scale,
         threshold,

@@ -7,7 +7,7 @@ use dpo_kernels::{DType, HostBatch, Logit, Logps, PairLoss, PairOutputs, Pairs, 
 use super::call::Results;
 use super::description::{Description, WideInputs};
 use super::memory::{Buffer, Memory};
-use super::tolerance::gradient::{Coefficient, stored};
+use super::tolerance::gradient::{Coefficient, EntropyPart, stored};
 use super::tolerance::pair_arguments::PairArguments;
 use super::tolerance::precision::Precision;
 use super::tolerance::sequence::Uncertain;
@@ -255,7 +255,13 @@ impl Agreement<'_> {
             let threshold = f64::from(gradient.threshold.unwrap_or(0.0));
             // A coefficient that rounding takes over the threshold may be skipped or not.
             let unsure = !factored && (narrow.abs() <= threshold) != (exact.abs() <= threshold);
-            let of_row = bounds.gradient(T::DTYPE, logsumexp, Coefficient { value: exact, error: 0.0 });
+            let mut of_row = bounds.gradient(T::DTYPE, logsumexp, Coefficient { value: exact, error: 0.0 });
+            of_row.entropy =
+                gradient.entropy.as_ref().filter(|_| !factored).map(|[coef, entropy]| EntropyPart {
+                    coef: f64::from(coef[row]) * f64::from(upstream),
+                    entropy: entropy[row].into(),
+                    error: 0.0,
+                });
             let start = row * batch.row_stride;
             for column in 0..batch.row_stride.min(found.len() - start) {
                 let at = start + column;

@@ -517,6 +517,9 @@ impl Layout<'_> {
         to.logsumexp_residual = self.optional("logsumexp_residual", from.residual.then_some(&residual[..]));
         to.coef = self.optional("coef", from.coef.as_deref());
         to.token_coef = self.optional("token_coef", from.token_coef.as_deref());
+        let [entropy_coef, entropy] = [0, 1].map(|i| from.entropy.as_ref().map(|both| &both[i][..]));
+        to.entropy_coef = self.optional("entropy_coef", entropy_coef);
+        to.entropy = self.optional("entropy", entropy);
         to.upstream = self.optional("upstream", from.upstream.as_ref().map(std::slice::from_ref));
         if let Some(scale) = from.upstream_scale {
             (to.upstream_scale, to.given) = (scale, to.given | DPO_GRADIENT_UPSTREAM_SCALE);

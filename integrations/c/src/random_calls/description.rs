@@ -83,6 +83,8 @@ pub struct Gradient {
     pub residual: bool,
     pub coef: Option<Vec<f32>>,
     pub token_coef: Option<Vec<f32>>,
+    /// The coefficients of entropies, and what stands for those.
+    pub entropy: Option<[Vec<f32>; 2]>,
     pub upstream: Option<f32>,
     pub upstream_scale: Option<f32>,
     pub threshold: Option<f32>,

@@ -409,6 +409,9 @@ impl Draw<'_> {
     fn gradient(&mut self, batch: &Batch<Vec<i32>>, sequences: usize, rows: usize) -> Gradient {
         let needs_token_coef = batch.ld_alpha != 1.0;
         let has_token_coef = needs_token_coef || self.one_in(3);
+        let entropy = self.maybe(4, |draw| [draw.floats(rows, -2.0, 2.0), draw.floats(rows, 0.0, 6.0)]);
+        // The reference does not know what is skipped for two coefficients.
+        let has_threshold = entropy.is_none();
         let elements = (rows.max(1) - 1).saturating_mul(batch.row_stride) + batch.vocab;
         let overlaps = self.is_wild() && elements > 1;
         let into = 1 + self.random.below(elements.max(2) - 1) as isize;
@@ -417,9 +420,10 @@ impl Draw<'_> {
             residual: !self.one_in(4),
             coef: self.maybe(2, |draw| draw.floats(sequences, -2.0, 2.0)),
             token_coef: self.useful(has_token_coef).then(|| self.floats(rows, -2.0, 2.0)),
+            entropy,
             upstream: self.maybe(3, |draw| draw.float(-3.0, 3.0)),
             upstream_scale: self.maybe(3, |draw| draw.float(-3.0, 3.0)),
-            threshold: self.maybe(3, |draw| draw.float(0.0, 1.0)),
+            threshold: self.maybe(3, |draw| draw.float(0.0, 1.0)).filter(|_| has_threshold),
             nonfinite_row: self.maybe(2, |draw| draw.random.pick(&[u32::MAX, 0, 1, 2, 3])),
             place: if overlaps {
                 Place::Overlapping(into)

@@ -49,6 +49,9 @@ impl Layout<'_> {
         to.logsumexp_residual = self.optional("logsumexp_residual", from.residual.then_some(&residual[..]));
         to.coef = self.optional("coef", from.coef.as_deref());
         to.token_coef = self.optional("token_coef", from.token_coef.as_deref());
+        let [entropy_coef, entropy] = [0, 1].map(|i| from.entropy.as_ref().map(|both| &both[i][..]));
+        to.entropy_coef = self.optional("entropy_coef", entropy_coef);
+        to.entropy = self.optional("entropy", entropy);
         if let Some(threshold) = from.threshold {
             (to.threshold, to.given) = (threshold, DPO_GRADIENT_THRESHOLD);
         }

@@ -4,8 +4,8 @@
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
 use dpo_kernels::cpu::{BackwardInputs, Logsumexp};
 use dpo_kernels::{
-    Coef, DType, Forward, HostBatch, Labels, LmHead, LmHeadGradients, LmHeadPlan, Logit, Logps, PairLoss,
-    PairOutputs, Result, TokenMetrics, Way,
+    Coef, DType, EntropyCoef, Forward, HostBatch, Labels, LmHead, LmHeadGradients, LmHeadPlan, Logit, Logps,
+    PairLoss, PairOutputs, Result, TokenMetrics, Way,
 };
 
 use super::agreement::Agreement;
@@ -138,7 +138,8 @@ impl<T: Logit> Pass<'_, T> {
                     tokens: from.token_coef.as_deref(),
                     threshold: from.threshold.unwrap_or(0.0),
                 };
-                let inputs = BackwardInputs::new(logsumexp, coef);
+                let entropy = from.entropy.as_ref().map(|[coef, entropy]| EntropyCoef { coef, entropy });
+                let inputs = BackwardInputs { entropy, ..BackwardInputs::new(logsumexp, coef) };
                 truth.gradients = self.gradients(|gradients| {
                     lm_head::backward(batch, head, *labels, inputs, gradients, workspace)
                         .map(|status| status.nonfinite_row)

@@ -492,6 +492,8 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::Gradient, &["coef"], |call, _| misaligned_input(&mut call.gradient.coef)),
     (Read::Gradient, &["token_coef"], |call, _| misaligned_input(&mut call.gradient.token_coef)),
+    (Read::Gradient, &["entropy_coef"], |call, random| wrong_input(&mut call.gradient.entropy_coef, random)),
+    (Read::Gradient, &["entropy"], |call, random| wrong_input(&mut call.gradient.entropy, random)),
     (Read::Gradient, &["upstream"], |call, _| misaligned_input(&mut call.gradient.upstream)),
     (Read::Gradient, &["nonfinite_row"], |call, _| misaligned(&mut call.gradient.nonfinite_row)),
     (Read::Gradient, &["dlogits"], |call, random| wrong_address(&mut call.gradient.dlogits, random)),
@@ -569,6 +571,12 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::BackwardInputs, &["token_coef"], |call, _| {
         call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.token_coef))
+    }),
+    (Read::BackwardInputs, &["entropy_coef"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.inputs.entropy_coef, random))
+    }),
+    (Read::BackwardInputs, &["entropy"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.inputs.entropy, random))
     }),
     // Its gradients.
     (Read::Gradients, &["gradients"], |call, _| {

@@ -1,6 +1,8 @@
 //! What a call is to answer, by the f64 reference.
 
-use dpo_kernels::{Coef, Error, HostBatch, Logit, Logps, PairLoss, Result, Transform, reference};
+use dpo_kernels::{
+    Coef, EntropyCoef, Error, HostBatch, Logit, Logps, PairLoss, Result, Transform, reference,
+};
 
 use super::call::logsumexp;
 use super::description::{Description, Place, WideInputs};
@@ -54,9 +56,6 @@ pub fn verdict(description: &Description) -> Result<Truth> {
         if *stage != Stage::Factored {
             return Ok(Truth { logps: Some(logps), loss, gradient: None, head: None });
         }
-        if batch.transform != Transform::default() {
-            return Err(refusal("transform"));
-        }
         if METRICS.iter().any(|name| description.wants(name)) {
             return Err(refusal("metrics"));
         }
@@ -99,7 +98,17 @@ fn backward<T: Logit + Into<f64>>(
         threshold: gradient.threshold.unwrap_or(0.0).into(),
     };
     let upstream = description.upstream().into();
-    description.with_labels(|labels| reference::backward(batch, logits, labels, &logsumexp, coef, upstream))
+    let mut dlogits = description
+        .with_labels(|labels| reference::backward(batch, logits, labels, &logsumexp, coef, upstream))?;
+    if let Some([coef, entropy]) = &gradient.entropy {
+        let (coef, entropy) = (wide(coef), wide(entropy));
+        let entropy = EntropyCoef { coef: &coef, entropy: &entropy };
+        let part = description.with_labels(|labels| {
+            reference::entropy_gradient(batch, logits, labels, &logsumexp, entropy, upstream)
+        })?;
+        dlogits.iter_mut().zip(part).for_each(|(dlogit, part)| *dlogit += part);
+    }
+    Ok(dlogits)
 }
 
 /// The same numbers in f64.
