@@ -83,4 +83,5 @@ class WithLibrary(Distribution):
         return True
 
 
-setup(cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelOfAnyPython}, distclass=WithLibrary)
+if __name__ == "__main__":
+    setup(cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelOfAnyPython}, distclass=WithLibrary)

@@ -85,6 +85,7 @@ def pair_losses(name, logps, ref_logps, lengths, *, beta, eps=0.0, gamma=0.0, di
     if name == "nll":
         return nll
     if name == "odds_ratio":
+
         def log_odds(mean):
             return mean - torch.log1p(-torch.exp(mean))
 

@@ -1,6 +1,6 @@
 """The package on a GPU, held to itself on the CPU: by unittest, so that a machine with PyTorch and no pytest runs it too.
 
-    python -m unittest test_cuda
+python -m unittest test_cuda
 """
 
 import os
@@ -47,7 +47,9 @@ class Cuda(unittest.TestCase):
         torch.testing.assert_close(result.loss.cpu(), expected.loss, rtol=delta, atol=delta)
         largest = float(expected.coef.abs().max())
         rounding = {torch.float32: 2.0**-22, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}[dtype]
-        torch.testing.assert_close(gradient.cpu(), expected_gradient, rtol=rounding, atol=4 * delta * largest + 2.0**-24)
+        torch.testing.assert_close(
+            gradient.cpu(), expected_gradient, rtol=rounding, atol=4 * delta * largest + 2.0**-24
+        )
 
     def test_every_loss_and_type(self):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -59,7 +61,9 @@ class Cuda(unittest.TestCase):
         options = {"ld_alpha": 0.5, "use_weighting": True, "logit_scale": 0.7, "softcap": 5.0, "valid_vocab": V - 2}
         logits, labels, _ = batch(torch.float32)
         self.assertTrue(bool((labels < V - 2).all()))
-        self.held(of_device("cuda", torch.float32, **options), of_device("cpu", torch.float32, **options), torch.float32)
+        self.held(
+            of_device("cuda", torch.float32, **options), of_device("cpu", torch.float32, **options), torch.float32
+        )
 
     def test_in_place_has_the_same_bits(self):
         _, apart = of_device("cuda", torch.bfloat16)

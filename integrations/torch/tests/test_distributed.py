@@ -48,9 +48,7 @@ def gradients_of_rank(rank, port, linear, folder):
     count = weight[pairs].sum()
     dist.all_reduce(count)
     ids = labels.clamp(min=0)
-    model(
-        ids[mine], labels[mine], ref_logps[mine], linear, pair_weight=weight[pairs], normalizer=count / 2
-    ).backward()
+    model(ids[mine], labels[mine], ref_logps[mine], linear, pair_weight=weight[pairs], normalizer=count / 2).backward()
     torch.save([parameter.grad for parameter in model.parameters()], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

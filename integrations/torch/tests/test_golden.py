@@ -26,7 +26,12 @@ def test_golden(case):
     completion_len = tensors["completion_len"]
     ref_logps = None if case["ref"] == "zero" else tensors["ref_logps"].float()
     names = case["loss_type"]
-    options = {"loss": names, "beta": case["beta"], "lengths": completion_len.int(), "loss_weights": case["loss_weights"]}
+    options = {
+        "loss": names,
+        "beta": case["beta"],
+        "lengths": completion_len.int(),
+        "loss_weights": case["loss_weights"],
+    }
     if not set(names) & {"ipo", "sigmoid_norm"}:
         del options["lengths"]
     if case["f_divergence_type"] != "reverse_kl":
@@ -58,7 +63,10 @@ def test_golden(case):
     expected = float(case["loss"])
     dlogps, dlogits = tensors["dlogps"], tensors["dlogits"]
     largest = float(dlogps.abs().max()) + case["beta"] / case["pairs"]
-    assert abs(float(result.loss.detach()) - expected) <= 4 * delta * float(dlogps.abs().sum()) + 64 * tolerance.F32 * (1 + abs(expected)) + scale**2
+    assert (
+        abs(float(result.loss.detach()) - expected)
+        <= 4 * delta * float(dlogps.abs().sum()) + 64 * tolerance.F32 * (1 + abs(expected)) + scale**2
+    )
     bound = largest * (8 * scale + 8 * delta / max(1, int(completion_len.min())) + 256 * tolerance.F32)
     rounding = tolerance.ROUNDING[logits.dtype] * dlogits.abs() * 1.01 + tolerance.SUBNORMAL[logits.dtype]
     assert ((logits.grad.double() - dlogits).abs() <= bound + rounding).all()

@@ -148,13 +148,20 @@ def test_token_logps(dtype, upstream, linear, ld_alpha):
     exact_logits = F.linear(*exact) if linear else exact[0]
     tokens, scored = reference.token_logps(exact_logits, labels, "next_token")
     weights = scored.double() if ld_alpha is None else reference.ld_weights(scored, ld_alpha)
-    outputs = {"logps": (result.logps, (tokens * weights).sum(1), of_sums), "token_logps": (result.token_logps, tokens, of_tokens)}
+    outputs = {
+        "logps": (result.logps, (tokens * weights).sum(1), of_sums),
+        "token_logps": (result.token_logps, tokens, of_tokens),
+    }
     chosen = outputs.values() if upstream == "both" else [outputs[upstream]]
     torch.autograd.backward([found for found, _, _ in chosen], [gradient for _, _, gradient in chosen])
     torch.autograd.backward([wanted for _, wanted, _ in chosen], [gradient.double() for _, _, gradient in chosen])
 
     largest = float(of_tokens.abs().max() + of_sums.abs().max())
-    of_logit = H * tolerance.F32 * float((inputs[0].detach().abs().double() @ inputs[1].detach().abs().double().T).max()) if linear else 0.0
+    of_logit = (
+        H * tolerance.F32 * float((inputs[0].detach().abs().double() @ inputs[1].detach().abs().double().T).max())
+        if linear
+        else 0.0
+    )
     delta = tolerance.of_logps(exact_logits.detach()) + 2 * T * of_logit
     held(result.logps, (tokens * weights).sum(1), delta, "logps")
     held(result.token_logps, tokens, delta, "token_logps")
@@ -172,12 +179,18 @@ def test_a_frozen_part_costs_nothing_and_changes_nothing(linear):
     """Which gradients are asked for does not change those that are."""
     _, labels, ref_logps = batch(torch.float32)
     generator = torch.Generator().manual_seed(7)
-    values = [torch.randn(S, T, H, generator=generator), torch.randn(V, H, generator=generator), torch.randn(V, generator=generator)]
+    values = [
+        torch.randn(S, T, H, generator=generator),
+        torch.randn(V, H, generator=generator),
+        torch.randn(V, generator=generator),
+    ]
     found = {}
     for trained in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
         hidden, weight, bias = (value.clone().requires_grad_(t) for value, t in zip(values, trained))
         if linear:
-            result = dk.linear_dpo_loss(hidden, weight, labels, ref_logps, bias, label_alignment="next_token", beta=BETA)
+            result = dk.linear_dpo_loss(
+                hidden, weight, labels, ref_logps, bias, label_alignment="next_token", beta=BETA
+            )
         else:
             tokens = dk.linear_token_logps(hidden, weight, labels, bias, label_alignment="next_token")
             result = dk.pair_loss(tokens.logps, ref_logps, beta=BETA)
@@ -287,12 +300,20 @@ def compare_losses(linear, own, expected):
 
     wanted = of_logps(tokens.sum(1))
     wanted.backward()
-    of_logit = H * tolerance.F32 * float((inputs[0].detach().abs().double() @ inputs[1].detach().abs().double().T).max()) if linear else 0.0
+    of_logit = (
+        H * tolerance.F32 * float((inputs[0].detach().abs().double() @ inputs[1].detach().abs().double().T).max())
+        if linear
+        else 0.0
+    )
     delta = tolerance.of_logps(exact_logits) + 2 * T * of_logit
     of_loss, of_coef = tolerance.of_loss(of_logps, tokens.sum(1), delta)
     held(result.loss, wanted, of_loss, "loss")
     largest = float(result.coef.abs().max())
-    sizes = [2 * float(exact[1].detach().abs().max()), int(scored.sum()) * float(exact[0].detach().abs().max())] if linear else [1.0]
+    sizes = (
+        [2 * float(exact[1].detach().abs().max()), int(scored.sum()) * float(exact[0].detach().abs().max())]
+        if linear
+        else [1.0]
+    )
     for tensor, exact_tensor, size in zip(inputs, exact, sizes):
         bound = size * (of_coef + ((64 + V) * tolerance.F32 + 2 * of_logit) * largest)
         held(tensor.grad, exact_tensor.grad, bound + 2 * tolerance.F32 * exact_tensor.grad.abs(), "gradient")
@@ -344,7 +365,14 @@ def test_packed_sequences_are_the_padded_ones(shape, linear, index_type):
         tensor.grad = None
     cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(index_type)
     found = function(
-        packed, *rest, packed_labels, ref_logps, label_alignment="next_token", beta=BETA, cu_seqlens=cu_seqlens, ld_alpha=0.5
+        packed,
+        *rest,
+        packed_labels,
+        ref_logps,
+        label_alignment="next_token",
+        beta=BETA,
+        cu_seqlens=cu_seqlens,
+        ld_alpha=0.5,
     )
     found.loss.backward()
     assert torch.equal(found.logps, padded.logps) and torch.equal(found.loss, padded.loss)
@@ -425,7 +453,9 @@ def test_aligned_labels_and_another_ignore_index():
     shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
     next_token = dk.token_logps(logits, labels, label_alignment="next_token")
     aligned = dk.token_logps(logits, shifted, label_alignment="aligned")
-    other = dk.token_logps(logits, shifted.masked_fill(shifted == -100, 5000).int(), label_alignment="aligned", ignore_index=5000)
+    other = dk.token_logps(
+        logits, shifted.masked_fill(shifted == -100, 5000).int(), label_alignment="aligned", ignore_index=5000
+    )
     assert torch.equal(next_token.token_logps, aligned.token_logps)
     assert torch.equal(next_token.token_logps, other.token_logps)
     assert torch.equal(next_token.logps, dk.sequence_logps(logits, labels, label_alignment="next_token"))

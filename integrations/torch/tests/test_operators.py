@@ -59,7 +59,10 @@ def operator_calls(dtype=torch.float32):
         "logps": (ops.logps, (logits, *plain, "none", False)),
         "logps with all": (ops.logps, (logits, *many, "all", False)),
         "logps of packed": (ops.logps, (logits.detach().view(-1, V).requires_grad_(), *packed, "entropy", True)),
-        "logps of strided": (ops.logps, (torch.randn(S, T, V + 3).to(dtype)[..., :V].requires_grad_(), *plain, "none", False)),
+        "logps of strided": (
+            ops.logps,
+            (torch.randn(S, T, V + 3).to(dtype)[..., :V].requires_grad_(), *plain, "none", False),
+        ),
         "logps_backward": (ops.logps_backward, (logits.detach(), *backward_inputs(plain), *plain)),
         "logps_backward of strided": (
             ops.logps_backward,

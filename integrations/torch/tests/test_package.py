@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -57,7 +58,9 @@ def test_a_library_that_is_not_ours_is_an_import_error(tmp_path):
     (tmp_path / "older").mkdir()
     with pytest.raises(ImportError, match="expected version 100 of dpo-kernels, found 99"):
         _ffi.load(library_of(tmp_path / "older", functions + "int dpo_version(void) { return 99; }"))
-    functions = functions.replace("int dpo_last_error(void) { return 0; }", 'const char *dpo_last_error(void) { return ""; }')
+    functions = functions.replace(
+        "int dpo_last_error(void) { return 0; }", 'const char *dpo_last_error(void) { return ""; }'
+    )
     (tmp_path / "other").mkdir()
     with pytest.raises(ImportError, match="found one that answers"):
         _ffi.load(library_of(tmp_path / "other", functions + "int dpo_version(void) { return 100; }"))
@@ -81,7 +84,59 @@ def test_cuda_is_built_says_what_the_library_says():
     assert isinstance(dk.cuda_is_built(), bool)
     if not dk.cuda_is_built() and torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="built without"):
-            dk.dpo_loss(torch.zeros(2, 2, 3).cuda(), torch.ones(2, 2).long().cuda(), torch.zeros(2).cuda(), label_alignment="aligned")
+            dk.dpo_loss(
+                torch.zeros(2, 2, 3).cuda(),
+                torch.ones(2, 2).long().cuda(),
+                torch.zeros(2).cuda(),
+                label_alignment="aligned",
+            )
+
+
+# As cargo says it of a build that has no NVRTC, and otherwise names what it built.
+CARGO = """#!/bin/sh
+echo "$@" >>"$CALLS"
+case "$*" in
+*--no-default-features*) echo '{"filenames":["/built/libdpo_kernels_c.so"]}' ;;
+*) echo "error: $SAID" >&2 && exit 101 ;;
+esac
+"""
+NO_NVRTC = "NVRTC (libnvrtc.so), which compiles the CUDA kernels of dpo-kernels, was not found. Searched:"
+
+
+def build_library(tmp_path, monkeypatch, said, cuda):
+    """What setup.py builds where cargo cannot build the kernels and says so, and how it called cargo."""
+    cargo, calls = tmp_path / "cargo", tmp_path / "calls"
+    cargo.write_text(CARGO)
+    cargo.chmod(0o755)
+    for name, value in (("CARGO", cargo), ("CALLS", calls), ("SAID", said)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("DPO_KERNELS_CUDA", raising=False)
+    if cuda is not None:
+        monkeypatch.setenv("DPO_KERNELS_CUDA", cuda)
+    try:
+        return runpy.run_path(str(FOLDER / "setup.py"))["build_library"](), calls.read_text().splitlines()
+    except SystemExit as error:
+        return str(error), calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_without_nvrtc_the_wheel_is_for_the_cpu_and_says_so(tmp_path, monkeypatch, capfd):
+    built, calls = build_library(tmp_path, monkeypatch, NO_NVRTC, None)
+    assert built == "/built/libdpo_kernels_c.so" and len(calls) == 2
+    assert "--no-default-features" not in calls[0] and "--no-default-features" in calls[1]
+    assert "NVRTC was not found, so the wheel is for the CPU alone" in capfd.readouterr().err
+    # The message is the build script's own.
+    assert NO_NVRTC.removesuffix(" Searched:") in (FOLDER.parents[1] / "build" / "nvrtc.rs").read_text()
+
+
+def test_another_failure_and_kernels_that_were_asked_for_stop_the_build(tmp_path, monkeypatch):
+    for said, cuda in (("a syntax error", None), (NO_NVRTC, "1")):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        built, calls = build_library(tmp_path, monkeypatch, said, cuda)
+        assert "cargo could not build the C library" in built and len(calls) == 1
+    (tmp_path / "calls").unlink()
+    built, calls = build_library(tmp_path, monkeypatch, NO_NVRTC, "0")
+    assert built == "/built/libdpo_kernels_c.so" and len(calls) == 1
+    assert "expected 0 or 1, found 'yes'" in build_library(tmp_path, monkeypatch, NO_NVRTC, "yes")[0]
 
 
 def python_blocks(path):
@@ -89,7 +144,9 @@ def python_blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("readme", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["package", "repository"])
+@pytest.mark.parametrize(
+    "readme", [FOLDER / "README.md", FOLDER.parents[1] / "README.md"], ids=["package", "repository"]
+)
 def test_the_readmes_lines_give_the_readmes_numbers(readme):
     block = next(block for block in python_blocks(readme) if "print(" in block)
     said = subprocess.run([sys.executable, "-c", block], check=True, capture_output=True, text=True).stdout

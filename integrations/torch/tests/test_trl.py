@@ -91,7 +91,9 @@ def compare(found, wanted, bound=BOUND, without=()):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             if name not in without and not any(time in name for time in TIMES):
-                assert abs(ours[name] - value) <= bound * max(1, abs(value)), f"{name}: {ours[name]}, TRL {value}, {theirs}"
+                assert abs(ours[name] - value) <= bound * max(1, abs(value)), (
+                    f"{name}: {ours[name]}, TRL {value}, {theirs}"
+                )
                 compared += 1
     assert compared > 10 * len(wanted)
 

@@ -1,7 +1,7 @@
 """TRL's trainer and ours side by side: seconds, processor seconds and memory of a step, as the README's table has them.
 
-    python tools/measure_trl.py          # all rows, each run in a process of its own, in turns
-    python tools/measure_trl.py lora     # those of a frozen head
+python tools/measure_trl.py          # all rows, each run in a process of its own, in turns
+python tools/measure_trl.py lora     # those of a frozen head
 """
 
 import json
@@ -79,7 +79,9 @@ def run(whose, lora):
 def main():
     if len(sys.argv) > 2:
         return run(sys.argv[1], sys.argv[2] == "lora")
-    print(f"vocabulary {VOCAB}, hidden size {HIDDEN}, {PAIRS} pairs of {TOKENS} + {TOKENS} tokens, f32, the best of {ROUNDS} runs")
+    print(
+        f"vocabulary {VOCAB}, hidden size {HIDDEN}, {PAIRS} pairs of {TOKENS} + {TOKENS} tokens, f32, the best of {ROUNDS} runs"
+    )
     for lora in sys.argv[1:] or ("full", "lora"):
         runs = {"trl": [], "dpo_kernels": []}
         for _ in range(ROUNDS):
@@ -89,7 +91,9 @@ def main():
                 found.append(json.loads(done.stdout.splitlines()[-1]))
         for whose, found in runs.items():
             wall, cpu, mib = (min(one[key] for one in found) for key in ("wall", "cpu", "mib"))
-            print(f"{lora} {whose}: {wall:.2f} s a step, {cpu:.2f} s of processor, {mib:.0f} MiB beyond the trainer's start")
+            print(
+                f"{lora} {whose}: {wall:.2f} s a step, {cpu:.2f} s of processor, {mib:.0f} MiB beyond the trainer's start"
+            )
         apart = max(
             abs(ours[key] - theirs[key]) / max(1, abs(theirs[key]))
             for ours, theirs in zip(runs["dpo_kernels"][0]["log"], runs["trl"][0]["log"])

@@ -124,7 +124,9 @@ def address(kind):
 
 
 def number(text):
-    return text.strip("()").rstrip("u") if text.startswith("(") and "<<" not in text else text.replace("u", "").strip("()")
+    return (
+        text.strip("()").rstrip("u") if text.startswith("(") and "<<" not in text else text.replace("u", "").strip("()")
+    )
 
 
 def main():

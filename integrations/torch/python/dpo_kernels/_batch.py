@@ -69,7 +69,9 @@ def check_device(argument, tensor, device):
 def check_constant(argument, tensor):
     """The gradient of a loss with respect to its constants would be lost without a word."""
     if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{argument}: expected a tensor without gradient, such as {argument}.detach(), found one that requires it")
+        raise ValueError(
+            f"{argument}: expected a tensor without gradient, such as {argument}.detach(), found one that requires it"
+        )
 
 
 def check_shape(argument, tensor, shape):
@@ -105,7 +107,9 @@ def layout_of(rows_argument, features, labels, cu_seqlens) -> Layout:
     check_shape("labels", labels, features.shape[:-1])
     if cu_seqlens is None:
         if features.dim() != 3:
-            raise ValueError(f"{rows_argument}: expected shape [S, T, V], or cu_seqlens, found shape {tuple(features.shape)}")
+            raise ValueError(
+                f"{rows_argument}: expected shape [S, T, V], or cu_seqlens, found shape {tuple(features.shape)}"
+            )
         return Layout(labels.shape[0], labels.shape[1])
     check_tensor("cu_seqlens", cu_seqlens, LABEL_TYPES)
     check_device("cu_seqlens", cu_seqlens, features.device)
@@ -188,5 +192,8 @@ class Rows(NamedTuple):
 
 def inputs_struct(matrix: Tensor, labels: Tensor) -> dpo_inputs:
     return dpo_inputs(
-        dtype=DTYPES[matrix.dtype], label_type=LABEL_TYPES[labels.dtype], logits=matrix.data_ptr(), labels=labels.data_ptr()
+        dtype=DTYPES[matrix.dtype],
+        label_type=LABEL_TYPES[labels.dtype],
+        logits=matrix.data_ptr(),
+        labels=labels.data_ptr(),
     )

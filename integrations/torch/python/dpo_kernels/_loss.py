@@ -96,7 +96,9 @@ class Loss(NamedTuple):
             raise ValueError(f"pairs: expected one of {', '.join(PAIRS)}, found {self.pairs!r}")
         for argument, needed in (("chosen", "indexed"), ("rejected", "indexed"), ("desirable", "unpaired")):
             if (getattr(self, argument) is not None) != (self.pairs == needed):
-                raise ValueError(f"{argument}: expected where pairs is {needed!r} and there alone, found {self.pairs!r}")
+                raise ValueError(
+                    f"{argument}: expected where pairs is {needed!r} and there alone, found {self.pairs!r}"
+                )
         of_sequences, of_pairs = ((sequences,),), ((self.count(sequences),),)
         number = ((), (1,))
         for argument, tensor, shapes in (

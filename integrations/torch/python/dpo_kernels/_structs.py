@@ -254,6 +254,8 @@ class dpo_gradient(Sized):
         ("logsumexp_residual", c_void_p),
         ("coef", c_void_p),
         ("token_coef", c_void_p),
+        ("entropy_coef", c_void_p),
+        ("entropy", c_void_p),
         ("upstream", c_void_p),
         ("given", c_uint32),
         ("upstream_scale", c_float),
@@ -285,6 +287,8 @@ class dpo_lm_head_backward_inputs(Sized):
         ("logsumexp_residual", c_void_p),
         ("coef", c_void_p),
         ("token_coef", c_void_p),
+        ("entropy_coef", c_void_p),
+        ("entropy", c_void_p),
         ("given", c_uint32),
         ("threshold", c_float),
     ]

@@ -164,7 +164,9 @@ class LossArguments:
         indexed = options.get("chosen") is not None or options.get("rejected") is not None
         unpaired = options.get("desirable") is not None
         if indexed and (options.get("chosen") is None or options.get("rejected") is None or unpaired):
-            raise ValueError("chosen: expected chosen and rejected, or desirable alone, found another two of them, or one")
+            raise ValueError(
+                "chosen: expected chosen and rejected, or desirable alone, found another two of them, or one"
+            )
         if pairs not in ("concatenated", "interleaved"):
             raise ValueError(f"pairs: expected 'concatenated' or 'interleaved', found {pairs!r}")
         return "indexed" if indexed else "unpaired" if unpaired else pairs

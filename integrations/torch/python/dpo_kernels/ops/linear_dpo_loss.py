@@ -74,7 +74,16 @@ def _save(ctx, inputs, output):
     ctx.rows = rows._replace(labels=None, cu_seqlens=None)
     of_logps = output[_PAIR_OUTPUTS : _PAIR_OUTPUTS + LOGPS_OUTPUTS]
     ctx.save_for_backward(
-        hidden, weight, bias, rows.labels, rows.cu_seqlens, of_logps[3], of_logps[4], of_logps[5], output[5], *output[-3:]
+        hidden,
+        weight,
+        bias,
+        rows.labels,
+        rows.cu_seqlens,
+        of_logps[3],
+        of_logps[4],
+        of_logps[5],
+        output[5],
+        *output[-3:],
     )
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)

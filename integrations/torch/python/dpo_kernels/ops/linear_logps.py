@@ -52,7 +52,9 @@ class Head:
     def __init__(self, hidden, weight, bias, rows):
         self.layout = layout_of("hidden", hidden, rows.labels, rows.cu_seqlens)
         if hidden.device.type != "cpu":
-            raise ValueError(f"hidden: expected a tensor on the CPU, where the fused head is, found one on {hidden.device}")
+            raise ValueError(
+                f"hidden: expected a tensor on the CPU, where the fused head is, found one on {hidden.device}"
+            )
         if weight.dim() != 2:
             raise ValueError(f"weight: expected shape [V, {hidden.shape[-1]}], found {tuple(weight.shape)}")
         check_shape("weight", weight, (weight.shape[0], hidden.shape[-1]))

@@ -63,9 +63,7 @@ def logps_struct(outputs):
     return struct
 
 
-@operator(
-    "logps", ["Tensor logits", fields(Rows), "str metrics", "bool wpo_weights"], tensors(OUTPUTS)
-)
+@operator("logps", ["Tensor logits", fields(Rows), "str metrics", "bool wpo_weights"], tensors(OUTPUTS))
 def logps(logits, *arguments):
     """logps [S], token_logps, scored [S], logsumexp, its residual, token_weights, entropy, correct, mean_logit, sum_p2,
     sequence_log_weights [S], their means [6] and status [6]; those of tokens in the labels' shape."""
