@@ -33,7 +33,7 @@ help:
 	@echo "make mutants      breaks the kernels one line at a time and checks that the suite notices: ONLY=words FROM=number"
 	@echo "make package      packs the crates, and compiles them and their tests from what was packed"
 	@echo "make lint         rustfmt, clippy and rustdoc, warnings as errors"
-	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew"
+	@echo "make params       the Rust side of kernels/params.h and of the C ABI's header anew, and its Python side"
 	@echo "make readme       the README's table of losses anew"
 
 # The CPU run needs neither NVRTC nor CUDA; the GPU run needs nvcc too, for candle's own kernels, which are compiled for the
@@ -84,6 +84,7 @@ package: $(TOOLS)
 
 params: $(TOOLS)
 	$(WITH_TOOLS) DPO_UPDATE_PARAMS=1 $(CARGO) test -p dpo-bindings
+	python3 integrations/torch/tools/structs.py
 
 # The table is the host's, so that no kernel need be compiled for it.
 readme:

@@ -17,11 +17,9 @@ SCALARS = {
     "float": "c_float",
     "double": "c_double",
     "size_t": "c_size_t",
-    "int": "c_int",
     "int32_t": "c_int32",
     "int64_t": "c_int64",
     "uint32_t": "c_uint32",
-    "uint64_t": "c_uint64",
 }
 NUMBER = r"\(?-?(?:0x)?[0-9a-f]+u?(?: << [0-9]+)?\)?"
 
@@ -29,7 +27,7 @@ PREAMBLE = '''"""The C ABI's structs, enumerators and signatures, as tools/struc
 them. Not to be edited."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 
 
 class Sized(ctypes.Structure):

@@ -15,7 +15,7 @@ from .linear_logps import (
 )
 from .logps import OUTPUTS as LOGPS_OUTPUTS
 from .logps import logps_outputs, logps_struct
-from .pair_loss import loss_of, pair_outputs, pair_outputs_struct, status_like
+from .pair_loss import loss_of, pair_outputs, pair_outputs_struct
 from .schema import fields, operator, refuse_double_backward, tensors
 
 _OF_PASS = ["str metrics", "bool of_hidden", "bool of_weight", "bool of_bias"]
