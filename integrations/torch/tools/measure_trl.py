@@ -61,7 +61,7 @@ def run(whose, lora):
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
         args = trl.DPOConfig(
-            output_dir=folder, max_steps=STEPS, per_device_train_batch_size=PAIRS, logging_steps=1, report_to=[], use_cpu=True,
+            output_dir=folder, max_steps=STEPS, per_device_train_batch_size=PAIRS, logging_steps=1, report_to=[], use_cpu=True, learning_rate=1e-3,
             save_strategy="no", disable_tqdm=True, bf16=False, gradient_checkpointing=False,
         )  # fmt: skip
         trainer = (trl.DPOTrainer if whose == "trl" else DPOTrainer)(
