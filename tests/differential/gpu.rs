@@ -98,7 +98,8 @@ fn head_by_library(context: &Arc<CudaContext>) {
             head_pass(context, &products);
         }
         Err(error @ Error::NoCublasLt { .. }) => {
-            writeln!(std::io::stdout(), "gpu: the head by cuBLASLt skipped: {error}").unwrap();
+            let mut out = std::io::stdout();
+            writeln!(out, "gpu: the head by cuBLASLt skipped: {error}").unwrap();
         }
         Err(error) => panic!("{error}"),
     }

@@ -1096,12 +1096,6 @@ pub const MUTANTS: &[Mutant] = &[
         "",
     ),
     mutant(
-        "row_coef: a row that is not scored has a c",
-        "row_coef.cu",
-        "    if (!at.scored) return 0.0f;\n",
-        "",
-    ),
-    mutant(
         "row_coef: c goes where the row is in the batch",
         "row_coef.cu",
         "p.row_coef[row - p.batch.first_row] = c;",
