@@ -1,6 +1,6 @@
 // backward: dlogits = c (1[v = label] - softmax(logits)), with c = coef[sequence] * token_coef[row] * upstream, times the
-// slope of the logits' transform if there is one, and exactly 0 in rows that are not scored or not worth it. The
-// logits are read once (those of rows that are not scored, never), and the gradient is written once, over them or
+// slope of the logits' transform if there is one, and exactly 0 in rows that are not scored or not worth it. Where the rows'
+// entropies H have coefficients e too, -e p (log p + H) comes to it, with p = softmax(logits). The logits are read once (those of rows that are not scored, never), and the gradient is written once, over them or
 // elsewhere.
 //
 // Rows, or slices of them, are divided among blocks, which share nothing. In place the logits and their gradient have the same
@@ -9,29 +9,30 @@
 // SASS instructions per element of the main loops; twice the time of the forward's, since as many bytes are written.
 // Budget: 8 aligned, 14 straddling
 // Budget of softcap: 18 aligned, 25 straddling
+// Budget of entropy: 11 aligned, 16 straddling
+// Budget of entropy and softcap: 21 aligned, 27 straddling
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs.
-// Executed: 11.1 aligned, 11.7 straddling
-// Executed of softcap: 21 aligned, 21.5 straddling
+// Executed: 10.5 aligned, 11.1 straddling
+// Executed of softcap: 20.5 aligned, 21.1 straddling
+// Executed of entropy: 15 aligned, 15.5 straddling
+// Executed of entropy and softcap: 24 aligned, 25 straddling
 #include "batch/row_context.cuh"
 #include "rows/gradient.cuh"
 
-// Zeroes the padding of the vocabulary in a row.
-template <class Logit>
-__device__ void zero_padding(typename Logit::Storage *row, u32 columns, u32 vocab, const RowTeam &team) {
-    typename Logit::Storage *padding = row + columns;
-    const u32 lead = phase_of(padding) / u32(sizeof(*padding));
-    fill(SliceVectors<Logit>(padding, vocab - columns, lead, DpoRowPartition{1, 1, 0}, 0), padding - lead, team, 0.0f);
+// A coefficient times the upstream gradient.
+__device__ inline float times_upstream(const DpoBackward &p, float coef) {
+    return coef * (p.upstream ? *p.upstream : 1.0f) * p.upstream_scale;
 }
 
 // c of a row.
 __device__ inline float row_coef(const DpoBackward &p, u32 sequence, u32 row) {
     float coef = p.coef ? p.coef[sequence] : 1.0f;
     if (p.token_coef) coef *= p.token_coef[row];
-    return coef * (p.upstream ? *p.upstream : 1.0f) * p.upstream_scale;
+    return times_upstream(p, coef);
 }
 
-template <class Logit, class Transform> __device__ void backward(const DpoBackward &p) {
+template <class Logit, class Transform, bool kEntropy> __device__ void backward(const DpoBackward &p) {
     typedef typename Logit::Storage Storage;
     const RowTeam team(p.partition, p.batch);
     if (!team.has_row()) return;
@@ -42,20 +43,30 @@ template <class Logit, class Transform> __device__ void backward(const DpoBackwa
     const RowContext at(p.batch, row);
     const bool known = at.in_sequence && at.scored && at.label_in(columns);
     // A row that logps could not score has no gradient: NaN, not a plausible number.
-    RowGradient<Transform> gradient = {Transform(p.batch), not_a_number(), not_a_number(), 0.0f};
-    if (known) gradient.coef = row_coef(p, at.sequence, row);
+    RowGradient<Transform, kEntropy> gradient = {Transform(p.batch), not_a_number(), not_a_number(), 0.0f, 0.0f, 0.0f};
+    if (known) {
+        gradient.coef = row_coef(p, at.sequence, row);
+        if (kEntropy) gradient.entropy_coef = times_upstream(p, p.entropy_coef[row]);
+    }
     // A NaN is not below the threshold.
-    if (at.in_sequence && (!at.scored || fabsf(gradient.coef) <= p.threshold))
+    const auto is_small = [&](float coef) { return fabsf(coef) <= p.threshold; };
+    if (at.in_sequence &&
+        (!at.scored || (is_small(gradient.coef) && (!kEntropy || is_small(gradient.entropy_coef)))))
         return fill(SliceVectors<Logit>(out, vocab, lead, p.partition, team.slice), out - lead, team, 0.0f);
     u32 label = 0;
     if (known) {
+        gradient.coef *= gradient.transform.deferred_slope();
+        if (kEntropy) {
+            gradient.entropy_coef *= gradient.transform.deferred_slope();
+            gradient.entropy = p.entropy[row];
+        }
         gradient.logsumexp = p.logsumexp[row];
         if (p.logsumexp_residual) gradient.residual_log2 = p.logsumexp_residual[row] * kLog2e;
         label = u32(at.label);
     }
     const auto *logits = static_cast<const Storage *>(p.logits) + offset;
     const SliceVectors<Logit> vectors(logits, columns, lead, p.partition, team.slice);
-    const GradientWriter<Logit, Transform> writer = {vectors, out - lead, gradient};
+    const GradientWriter<Logit, RowGradient<Transform, kEntropy>> writer = {vectors, out - lead, gradient};
     const int threads = team.threads;
     if (columns < vocab && team.slice + 1 == p.partition.blocks_per_row) zero_padding<Logit>(out, columns, vocab, team);
     if (p.nonfinite_row && gradient.template may_overflow<Logit>() && writer.writes_nonfinite(label, team))
@@ -67,12 +78,14 @@ template <class Logit, class Transform> __device__ void backward(const DpoBackwa
         writer.run(label, team, at_label, [&](int j) { writer.template write_rest<false>(j, threads); });
 }
 
-#define DPO_BACKWARD_KERNEL(name, Logit, Transform)                                   \
+#define DPO_BACKWARD_KERNEL(name, Logit, Transform, kEntropy)                         \
     extern "C" __global__ void __launch_bounds__(DPO_ROW_THREADS, DPO_ROW_BLOCKS)     \
         dpo_backward##name(const __grid_constant__ DpoBackward p) {                   \
-        backward<Logit, Transform>(p);                                                \
+        backward<Logit, Transform, kEntropy>(p);                                      \
     }
 #define DPO_BACKWARD(name, Logit)                                                     \
-    DPO_BACKWARD_KERNEL(_##name, Logit, Scaled)                                       \
-    DPO_BACKWARD_KERNEL(_softcap_##name, Logit, Softcapped)
+    DPO_BACKWARD_KERNEL(_##name, Logit, Scaled, false)                                \
+    DPO_BACKWARD_KERNEL(_softcap_##name, Logit, Softcapped, false)                    \
+    DPO_BACKWARD_KERNEL(_entropy_##name, Logit, Scaled, true)                         \
+    DPO_BACKWARD_KERNEL(_entropy_softcap_##name, Logit, Softcapped, true)
 DPO_FOR_EACH_DTYPE(DPO_BACKWARD)

@@ -1,6 +1,7 @@
 // The factored forward: logps and pair_loss, and the gradient without its coefficient, G = 1[v = label] - softmax(logits),
-// with one read and one write of the logits. dlogits = c G with c of the row's sequence, which whoever consumes G folds
-// into its next product. G is exactly 0 in rows that are not scored, which are not read.
+// times the slope of the logits' transform if there is one, with one read and one write of the logits. dlogits = c G with c
+// of the row's sequence, which whoever consumes G folds into its next product. G is exactly 0 in rows that are not scored,
+// which are not read, and in the padding of the vocabulary.
 //
 // A row belongs to a cluster of blocks, each of which has a slice of it. A block reads its slice into shared memory,
 // summing as it reads; the cluster merges its sums; and the block makes the gradient from shared memory. What of the
@@ -15,9 +16,11 @@
 // for what is read again. All three issue within the time of four transfers of the element's bytes, two at most of which
 // go to device memory: see forward.cu for the figures, of which these have twice the time.
 // Budget: 10 aligned, 17 straddling
+// Budget of softcap: 18 aligned, 25 straddling
 //
 // PTX instructions executed per element in a whole launch, at most: see tests/executed.rs.
-// Executed: 27 aligned, 23 straddling
+// Executed: 25 aligned, 22 straddling
+// Executed of softcap: 42 aligned, 38 straddling
 #include "batch/row_context.cuh"
 #include "finish.cuh"
 #include "primitives/cluster.cuh"
@@ -35,9 +38,9 @@ template <class Logit> struct Slice {
     int kept; // the first vectors, which are kept on chip
 
     __device__ Slice(const DpoFactored &p, const RowTeam &team) : kept(int(p.kept_vectors)) {
-        const u32 vocab = p.forward.batch.vocab, most = p.forward.partition.slice_vectors * kWidth<Logit>;
-        begin = min(team.slice * most, vocab);
-        count = min(most, vocab - begin);
+        const u32 columns = p.forward.batch.columns, most = p.forward.partition.slice_vectors * kWidth<Logit>;
+        begin = min(team.slice * most, columns);
+        count = min(most, columns - begin);
         const i64 offset = i64(team.row) * p.forward.batch.row_stride + begin;
         logits = static_cast<const Storage *>(p.forward.logits) + offset;
         out = static_cast<Storage *>(p.gradient) + offset;
@@ -53,13 +56,22 @@ __device__ inline Vector *kept_vectors() {
 }
 
 // The block's own sum, without the label, in thread 0; what is kept of the slice is in shared memory after the next barrier.
-template <class Logit>
-__device__ OnlineSum sum_slice(const Slice<Logit> &slice, const RowTeam &team, u32 label, const Identity &transform) {
+template <class Logit, class Transform>
+__device__ OnlineSum sum_slice(const Slice<Logit> &slice, const RowTeam &team, u32 label, const Transform &transform) {
     __shared__ OnlineSum partials[kMaxWarps];
     Vector *const shared = kept_vectors();
     const SliceVectors<Logit> vectors(slice.logits, slice.count, 0);
-    const auto keep = [&](int j, const Vector &vector) {
-        if (j < slice.kept) shared[j] = vector;
+    // All of most groups, at one comparison.
+    const auto keep = [&](int j, int step, const Vector (&group)[kInFlight]) {
+        if (j + (kInFlight - 1) * step < slice.kept) {
+            Vector *slot = shared + j;
+#pragma unroll
+            for (int k = 0; k < kInFlight; ++k, slot += step) *slot = group[k];
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < kInFlight; ++k)
+            if (j + k * step < slice.kept) shared[j + k * step] = group[k];
     };
     const OnlineSum own = sum_own_vectors<OnlineSum, Logit>(vectors, team, RowLabel{label, 0.0f}, transform, keep);
     return merge_warps(merge_lanes(own), team.threads, partials);
@@ -85,15 +97,15 @@ __device__ inline OnlineSum merge_cluster(const OnlineSum &own, u32 blocks) {
 
 // First from what was kept, then from device memory: a thread's vectors are the same ones throughout. The label's
 // gradient is `at_label` of its logit.
-template <class Logit, bool kStraddling, class AtLabel>
-__device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int kept, u32 label, const RowTeam &team,
+template <class Logit, bool kStraddling, class Gradient, class AtLabel>
+__device__ void write_slice(const GradientWriter<Logit, Gradient> &writer, int kept, u32 label, const RowTeam &team,
                             const AtLabel &at_label) {
     const SliceVectors<Logit> &logits = writer.logits;
     const int threads = team.threads, kept_end = min(kept, logits.whole_end);
     const Vector *const shared = kept_vectors();
     writer.run(label, team, at_label, [&](int j) {
         if (logits.lead == 0) {
-            j = writer.template write<kInFlight>(j, kept_end, threads, [&](int j) { return shared[j]; });
+            j = writer.template write<Gradient::kGroup>(j, kept_end, threads, [&](int j) { return shared[j]; });
         } else {
             const u32 phase = 16 - logits.lead * u32(sizeof(typename Logit::Storage));
             j = writer.template write<kInFlight / 2>(
@@ -103,29 +115,41 @@ __device__ void write_slice(const GradientWriter<Logit, Identity> &writer, int k
     });
 }
 
-template <class Logit>
+template <class Logit, class Transform>
 __device__ void write_gradient(const Slice<Logit> &slice, const OnlineSum &others, const OnlineSum &all, u32 label,
-                               const RowTeam &team, const Identity &transform) {
+                               const RowTeam &team, const Transform &transform) {
     const u32 lead = slice.lead();
     const SliceVectors<Logit> logits(slice.logits, slice.count, lead);
-    // With the row's own reference there is nothing to make up for: logsumexp is reference + log(sum), exactly.
-    const RowGradient<Identity> gradient = {transform, 1.0f, all.reference, log2f(all.sum)};
-    const GradientWriter<Logit, Identity> writer = {logits, slice.out - lead, gradient};
-    // 1 - p from log p, which is right to its last bits where p is nearly 1.
-    const auto at_label = [&](float x) { return -expm1f(RowLogp::of(others, all, x, transform).token_logp); };
+    // With the row's own reference there is nothing to make up for: logsumexp is reference + log(sum), exactly. The slope
+    // that all elements share goes into their exponents, where it costs none of them an instruction.
+    const RowGradient<Transform> gradient = {transform, 1.0f, all.reference, log2_approx(all.sum) - transform.deferred_slope_log2()};
+    const GradientWriter<Logit, RowGradient<Transform>> writer = {logits, slice.out - lead, gradient};
+    // 1 - p is the share of the others, which is right to its last bits where p is nearly 1. Beside an infinite logit it is 1,
+    // and of one NaN.
+    const auto at_label = [&](float x) {
+        float applied[1] = {x}, slope[1];
+        transform.apply(applied, slope, transform.deferred_slope());
+        const float rest = others.sum * all.descent_of(others).factor, inverse = reciprocal_approx(all.sum);
+        const float own = exp2_approx(transform.difference(applied[0], all.reference) * kLog2e);
+        return slope[0] * (all.sum <= kMaxFloat ? rest * inverse : 1.0f - own * inverse);
+    };
     if (logits.straddling())
         write_slice<Logit, true>(writer, slice.kept, label, team, at_label);
     else
         write_slice<Logit, false>(writer, slice.kept, label, team, at_label);
 }
 
-template <class Logit> __device__ void factored(const DpoFactored &p) {
+template <class Logit, class Transform> __device__ void factored(const DpoFactored &p) {
     const RowTeam team(p.forward.partition.blocks_per_row, p.forward.batch);
     const RowContext at(p.forward.batch, team.row);
     const Slice<Logit> slice(p, team);
-    const Identity transform(p.forward.batch);
+    const Transform transform(p.forward.batch);
+    const u32 columns = p.forward.batch.columns, vocab = p.forward.batch.vocab;
     const bool speaks = team.slice == 0 && threadIdx.x == 0; // for the row
-    if (at.scored && at.label_in(p.forward.batch.vocab)) {
+    // No block sums or differentiates what the last one fills here.
+    if (columns < vocab && team.slice + 1 == p.forward.partition.blocks_per_row)
+        zero_padding<Logit>(slice.out - slice.begin, columns, vocab, team);
+    if (at.scored && at.label_in(columns)) {
         const u32 label = u32(at.label) - slice.begin; // beyond the slice where another has the label
         const OnlineSum own = sum_slice(slice, team, label, transform);
         // Before the merge: after it, the block that has the label may have written over its logit.
@@ -147,9 +171,12 @@ template <class Logit> __device__ void factored(const DpoFactored &p) {
     if (team.slice == 0) finish_rows<false>(p.forward, team);
 }
 
-#define DPO_FACTORED(name, Logit)                                                      \
+#define DPO_FACTORED_KERNEL(name, Logit, Transform)                                         \
     extern "C" __global__ void __launch_bounds__(DPO_FACTORED_THREADS, DPO_FACTORED_BLOCKS) \
-        dpo_factored_##name(const __grid_constant__ DpoFactored p) {                   \
-        factored<Logit>(p);                                                            \
+        dpo_factored##name(const __grid_constant__ DpoFactored p) {                         \
+        factored<Logit, Transform>(p);                                                      \
     }
+#define DPO_FACTORED(name, Logit)               \
+    DPO_FACTORED_KERNEL(_##name, Logit, Scaled) \
+    DPO_FACTORED_KERNEL(_softcap_##name, Logit, Softcapped)
 DPO_FOR_EACH_DTYPE(DPO_FACTORED)

@@ -99,7 +99,7 @@ template <class Logit, class Sum, class Transform> __device__ bool sum_rows(cons
         for (u32 slice = team.slice; slice < end; ++slice) {
             const SliceVectors<Logit> vectors(logits, p.batch.columns, 0, partition, slice);
             const Sum sum = merge_lanes(
-                sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, const Vector &) {}));
+                sum_own_vectors<Sum, Logit>(vectors, team, label, transform, [](int, int, const Vector (&)[kInFlight]) {}));
             if (whole_row)
                 others.merge(sum);
             else if (threadIdx.x % kWarp == 0)

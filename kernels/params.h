@@ -116,6 +116,7 @@ struct DpoBatch {
     unsigned int label_bytes;  // 4 or 8
     unsigned int next_token;   // row t predicts labels[t + 1]
     float scale;               // of the logits
+    float scale_log2;          // log2(scale)
     float softcap;             // of the scaled logits, or 0: none
     float softcap_power;       // 2 scale log2(e) / softcap, or 0
 };
@@ -281,6 +282,8 @@ struct DpoBackward {
     DPO_DEVICE(const float) logsumexp_residual; // [rows], or null
     DPO_DEVICE(const float) coef;               // [sequences], or null: 1
     DPO_DEVICE(const float) token_coef;         // [rows], or null: 1
+    DPO_DEVICE(const float) entropy;            // [rows], of the kernels with an entropy's gradient alone
+    DPO_DEVICE(const float) entropy_coef;       // [rows], the same
     DPO_DEVICE(const float) upstream;           // a scalar, or null: 1
     DPO_DEVICE(unsigned int) nonfinite_row;     // lowered to the first row with an infinity or a NaN; or null
     float upstream_scale;

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::labels::{IGNORE_INDEX, LabelAlignment, Labels};
 use crate::memory::Extent;
 use crate::pairs::{PairTokens, Pairs};
-use crate::results::MetricsLevel;
 use crate::sequences::{IndexArray, Sequences};
 use crate::transform::Transform;
 
@@ -214,18 +213,6 @@ impl<A: IndexArray> Batch<A> {
         }
         let expected = format!("the logits buffer itself ({logits:#x}) or one at least {bytes} bytes away");
         Err(Error::value(argument, expected, format!("{gradient:#x}")))
-    }
-
-    /// The factored forward takes logits as they are, and has no token metrics.
-    pub(crate) fn check_factored(&self, metrics: MetricsLevel) -> Result<()> {
-        if self.transform != Transform::default() {
-            let found = format!("{:?}", self.transform);
-            return Err(Error::value("transform", "none, in the factored forward", found));
-        }
-        if metrics != MetricsLevel::None {
-            return Err(Error::value("metrics", "none, in the factored forward", "some"));
-        }
-        Ok(())
     }
 
     /// Checks everything that does not need the elements of an index array.

@@ -13,8 +13,8 @@ use crate::sequences::IndexArray;
 /// A loss over sequences gives `sequences`, a loss over tokens `tokens`, and either may stand alone. Slices and
 /// vectors of `[S]` turn into one by themselves.
 ///
-/// **Skipping.** A row with |c_r| ≤ `threshold` is written as exact zeros, without being read: it costs no more than a
-/// row that is not scored. At the default threshold of 0 these are the rows whose coefficient is exactly 0, such as
+/// **Skipping.** A row with |c_r| ≤ `threshold` (and, where there is an [`EntropyCoef`], |e_r · upstream| too) is written as
+/// exact zeros, without being read: it costs no more than a row that is not scored. At the default threshold of 0 these are the rows whose coefficient is exactly 0, such as
 /// those of pairs past a hinge loss's margin, and nothing changes but that a NaN among their logits does not show. A
 /// larger threshold changes no element of the gradient by more than itself (times ∂z′/∂z, where there is a
 /// [`Transform`](crate::Transform)). A NaN coefficient is never skipped, and neither is a row with a bad label.
@@ -92,6 +92,48 @@ pub(crate) fn check_token_weights<A>(batch: &Batch<A>, given: bool) -> Result<()
         Ok(())
     } else {
         Err(Error::Missing { argument: "token_coef", because: "ld_alpha is not 1" })
+    }
+}
+
+/// The part of an objective that depends on the entropies of rows: a bonus, a penalty, a regulariser.
+///
+/// ```text
+/// H_r = −Σ_v p[r, v] log p[r, v]                          in nats, of the transformed logits
+/// ∂H_r/∂z′[r, v] = −p[r, v] (log p[r, v] + H_r)
+/// ```
+///
+/// Entries of rows that are not scored are not looked at.
+///
+/// ```
+/// use dpo_kernels::{HostBatch, LabelAlignment, Logps, Pairs, TokenMetrics, cpu};
+///
+/// let batch = HostBatch { pairs: Pairs::None, ..HostBatch::padded(1, 1, 2, LabelAlignment::Aligned) };
+/// let (logits, labels) = ([0.3f32, -0.3], [0i64]);
+/// let mut out = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
+/// cpu::logps(&batch, &logits, labels[..].into(), &mut out)?;
+///
+/// // The objective −0.01 H, which flattens the distribution: its log-probs have no part in it.
+/// let entropy = &out.metrics.as_ref().expect("it was asked for").entropy;
+/// let entropy = dpo_kernels::EntropyCoef { coef: &[-0.01], entropy };
+/// let inputs = cpu::BackwardInputs::new(&out, &[0.0]).with_entropy(entropy);
+/// let mut dlogits = [0.0; 2];
+/// cpu::backward(&batch, &logits, labels[..].into(), inputs, &mut dlogits)?.check()?;
+/// // Down the gradient, the larger logit falls.
+/// assert!(dlogits[0] > 0.0 && (dlogits[0] + dlogits[1]).abs() < 1e-9);
+/// # Ok::<(), dpo_kernels::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntropyCoef<'a, F = f32> {
+    /// `[rows]`: e_r = ∂L/∂H_r, where the loss has an upstream gradient of 1.
+    pub coef: &'a [F],
+    /// `[rows]`: H_r, of [`logps`](crate::cpu::logps()) ([`TokenMetrics::entropy`](crate::TokenMetrics::entropy)).
+    pub entropy: &'a [F],
+}
+
+impl<F> EntropyCoef<'_, F> {
+    pub(crate) fn check<A: IndexArray>(&self, batch: &Batch<A>) -> Result<()> {
+        Error::check_len("entropy_coef", "[rows]", batch.rows(), self.coef.len())?;
+        Error::check_len("entropy", "[rows]", batch.rows(), self.entropy.len())
     }
 }
 

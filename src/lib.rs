@@ -85,7 +85,7 @@ pub use cudarc;
 pub use half;
 
 pub use batch::{Batch, HostBatch};
-pub use coef::Coef;
+pub use coef::{Coef, EntropyCoef};
 pub use dtype::{DType, Logit};
 pub use error::{Error, Result};
 pub use labels::{IGNORE_INDEX, LabelAlignment, LabelType, Labels};

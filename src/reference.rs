@@ -27,7 +27,7 @@
 pub mod lm_head;
 
 use crate::batch::HostBatch;
-use crate::coef::Coef;
+use crate::coef::{Coef, EntropyCoef};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::loss::{PairInputs, PairLoss, PairStage};
@@ -255,10 +255,47 @@ pub fn backward<'a, T: Copy + Into<f64>>(
     Ok(dlogits)
 }
 
+/// The part of `backward` that an [`EntropyCoef`] adds, in the same shape.
+///
+/// ```text
+/// dlogits[r, v] = −e_r · upstream · p (log p + H_r) · ∂z′/∂z,   p = exp(z′[r, v] − logsumexp[r]), and 0 where p is 0
+/// ```
+///
+/// # Errors
+///
+/// Those of [`backward`]; [`Error::Length`] that names `entropy_coef` or `entropy`.
+pub fn entropy_gradient<T: Copy + Into<f64>>(
+    batch: &HostBatch<'_>,
+    logits: &[T],
+    labels: Labels<'_>,
+    logsumexp: &[f64],
+    entropy: EntropyCoef<'_, f64>,
+    upstream: f64,
+) -> Result<Vec<f64>> {
+    batch.check_pass(logits.len(), labels)?;
+    Error::check_len("logsumexp", "[rows]", batch.rows(), logsumexp.len())?;
+    entropy.check(batch)?;
+    let mut dlogits = vec![0.0; batch.logits_len()];
+    for r in 0..batch.rows() {
+        let end = batch.sequences.range(batch.sequences.of_row(r)).end;
+        if batch.label(labels, r, end).is_none() || entropy.coef[r] * upstream == 0.0 {
+            continue;
+        }
+        let row = r * batch.row_stride..r * batch.row_stride + batch.columns();
+        for (dlogit, &logit) in dlogits[row.clone()].iter_mut().zip(&logits[row]) {
+            let logp = batch.transform.apply(logit.into()) - logsumexp[r];
+            let p = logp.exp();
+            let product = if p == 0.0 { 0.0 } else { p * (logp + entropy.entropy[r]) };
+            *dlogit = -entropy.coef[r] * upstream * product * batch.transform.slope(logit.into());
+        }
+    }
+    Ok(dlogits)
+}
+
 /// `backward` without its coefficients, `[rows, vocab]` with the row stride of the batch.
 ///
 /// ```text
-/// gradient[r, v] = 1[v = y_r] − exp(z[r, v] − logsumexp[r])
+/// gradient[r, v] = (1[v = y_r] − exp(z′[r, v] − logsumexp[r])) · ∂z′/∂z
 /// ```
 ///
 /// so that dlogits = coef\[s\] · upstream · gradient, with 0 where [`backward`] has 0. What

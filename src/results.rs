@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{
     Conversion, Extent, Field, HostMemory, Memory, Number, Record, RecordKind, Shape, SlicesMut, Vectors,
 };
@@ -340,6 +340,14 @@ pub enum MetricsLevel {
 impl MetricsLevel {
     /// Every level, for tables and tests.
     pub const EVERY: [MetricsLevel; 3] = [MetricsLevel::None, MetricsLevel::Entropy, MetricsLevel::All];
+
+    /// The factored forward has no token metrics.
+    pub(crate) fn check_factored(self) -> Result<()> {
+        if self == MetricsLevel::None {
+            return Ok(());
+        }
+        Err(Error::value("metrics", "none, in the factored forward", "some"))
+    }
 }
 
 impl LogpsSlices<'_> {

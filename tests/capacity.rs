@@ -280,6 +280,7 @@ fn equal_counts_are_launched_alike() {
             logsumexp_residual: None,
             coef: out.pairs.coef,
             token_coef: None,
+            entropy: None,
             upstream: None,
             upstream_scale: 1.0,
             threshold: 0.0,

@@ -4,7 +4,8 @@ use std::fmt::Debug;
 
 use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::{
-    Coef, Error, HostBatch, LabelAlignment, Labels, PairLoss, Pairs, Transform, reference, theory,
+    Coef, EntropyCoef, Error, HostBatch, LabelAlignment, Labels, PairLoss, Pairs, Transform, reference,
+    theory,
 };
 use dpo_kernels::{Forward, PairInputs};
 use dpo_kernels::{Logps, PairOutputs, Status};
@@ -385,6 +386,14 @@ mod lengths {
         let residual = Logsumexp { values: &rows, residual: Some(&rows[1..]) };
         let text = "logsumexp.residual: expected 8 elements ([rows]), found 7";
         refused!(backward(&LOGITS, labels(), residual, &coef), Length, text);
+
+        let entropy = |coef, entropy| EntropyCoef { coef, entropy };
+        let with_entropy = BackwardInputs::new(all, &coef).with_entropy(entropy(&rows[1..], &rows));
+        let text = "entropy_coef: expected 8 elements ([rows]), found 7";
+        refused!(cpu::backward(&batch, &LOGITS, labels(), with_entropy, &mut dlogits), Length, text);
+        let with_entropy = BackwardInputs::new(all, &coef).with_entropy(entropy(&rows, &rows[1..]));
+        let text = "entropy: expected 8 elements ([rows]), found 7";
+        refused!(cpu::backward(&batch, &LOGITS, labels(), with_entropy, &mut dlogits), Length, text);
 
         let token_coef = |tokens| Coef { tokens: Some(tokens), ..Coef::default() };
         let text = "token_coef: expected 8 elements ([rows]), found 7";

@@ -19,8 +19,8 @@ use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::kernel::UNITS;
 use dpo_kernels::cuda::params::{DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, Arguments, Device, DeviceAddress, DeviceBatch, DevicePairInputs, GradientBuffers, Inputs, Launch,
-    LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
+    self, Arguments, Device, DeviceAddress, DeviceBatch, DevicePairInputs, EntropyBuffers, GradientBuffers,
+    Inputs, Launch, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
 };
 use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Transform};
 use half::bf16;
@@ -35,7 +35,10 @@ const SHAPES: [(usize, usize); 4] = [(8, 32_000), (4, 50_257), (64, 4096), (2, 1
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Pass {
     Forward(MetricsLevel),
-    Backward,
+    /// With a gradient of entropies, or without.
+    Backward {
+        entropy: bool,
+    },
     Factored,
 }
 
@@ -64,10 +67,14 @@ fn lines() -> Vec<Line> {
         line("forward, metrics", Pass::Forward(MetricsLevel::All), none),
         line("forward, metrics, scale", Pass::Forward(MetricsLevel::All), scale),
         line("forward, metrics, softcap", Pass::Forward(MetricsLevel::All), softcap),
-        line("backward", Pass::Backward, none),
-        line("backward, scale", Pass::Backward, scale),
-        line("backward, softcap", Pass::Backward, softcap),
+        line("backward", Pass::Backward { entropy: false }, none),
+        line("backward, scale", Pass::Backward { entropy: false }, scale),
+        line("backward, softcap", Pass::Backward { entropy: false }, softcap),
+        line("backward, entropy", Pass::Backward { entropy: true }, none),
+        line("backward, entropy, softcap", Pass::Backward { entropy: true }, softcap),
         line("factored", Pass::Factored, none),
+        line("factored, scale", Pass::Factored, scale),
+        line("factored, softcap", Pass::Factored, softcap),
     ]
 }
 
@@ -192,12 +199,14 @@ fn measure(
     let plan = match line.pass {
         Pass::Forward(_) => plan::forward(&H100, &batch, &inputs, &out, loss, workspace),
         Pass::Factored => plan::factored(&H100, &batch, &inputs, &out, loss, logits, workspace),
-        Pass::Backward => {
+        Pass::Backward { entropy } => {
+            let entropies = EntropyBuffers { coef: machine.words(rows), entropy: machine.words(rows) };
             let gradient = GradientBuffers {
                 logsumexp: out.logsumexp.unwrap(),
                 logsumexp_residual: out.logsumexp_residual,
                 coef: Some(machine.upload(&[0.5f32, -0.5])),
                 token_coef: None,
+                entropy: entropy.then_some(entropies),
                 upstream: None,
                 upstream_scale: 1.0,
                 threshold: 0.0,
@@ -215,11 +224,11 @@ fn measure(
 fn budget(line: &Line) -> (f64, f64) {
     let unit = match line.pass {
         Pass::Forward(_) => "forward",
-        Pass::Backward => "backward",
+        Pass::Backward { .. } => "backward",
         Pass::Factored => "factored",
     };
     let metrics = match line.pass {
-        Pass::Forward(MetricsLevel::Entropy) => Some("entropy"),
+        Pass::Forward(MetricsLevel::Entropy) | Pass::Backward { entropy: true } => Some("entropy"),
         Pass::Forward(MetricsLevel::All) => Some("metrics"),
         _ => None,
     };

@@ -2,7 +2,9 @@
 //! of `pair_loss` for every loss. And the cases in which a paper's loss is another, or a number.
 
 use dpo_kernels::loss::{ALL, Divergence, Kind, PairInputs};
-use dpo_kernels::{Coef, HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, Transform, reference};
+use dpo_kernels::{
+    Coef, EntropyCoef, HostBatch, LabelAlignment, PairLoss, Pairs, Sequences, Transform, reference,
+};
 use proptest::prelude::*;
 
 /// Step of the central difference. Its truncation error is STEP²/6 times the third derivative, which the losses here
@@ -136,6 +138,61 @@ proptest! {
             labels.iter().map(|&label| label.min(batch.columns() as i64 - 1)).collect();
         let chain = Chain { batch, labels: &labels, ref_logps: ref_logps.as_deref(), loss, upstream };
         chain.check(&logits[..batch.logits_len()]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Σ e_r H_r, whose third derivatives stay below those of the chain above.
+    #[test]
+    fn of_the_entropies(
+        logits in prop::collection::vec(-3.0..3.0f64, 3 * STRIDE),
+        coef in prop::collection::vec(-1.0..1.0f64, 3),
+        masked in prop::option::of(1..VOCAB),
+        upstream in -2.0..2.0f64,
+        scale in prop_oneof![Just(1.0), 0.5..1.5f32],
+        softcap in prop::option::of(2.0..10.0f32),
+        valid_vocab in prop::option::of(3..=VOCAB),
+    ) {
+        let batch = HostBatch {
+            row_stride: STRIDE,
+            pairs: Pairs::None,
+            transform: Transform { scale, softcap, valid_vocab },
+            ..HostBatch::padded(1, 3, VOCAB, LabelAlignment::Aligned)
+        };
+        let mut logits = logits[..batch.logits_len()].to_vec();
+        if let (Some(column), None) = (masked, softcap) {
+            logits[STRIDE + column] = f64::NEG_INFINITY;
+        }
+        let labels = [0i64, 0, -100];
+        let of = |logits: &[f64]| reference::logps(&batch, logits, labels[..].into()).unwrap();
+        let objective = |logits: &[f64]| -> f64 {
+            let metrics = of(logits).metrics.unwrap();
+            coef.iter().zip(&metrics.entropy).map(|(e, h)| upstream * e * h).sum()
+        };
+        let out = of(&logits);
+        let entropy = EntropyCoef { coef: &coef, entropy: &out.metrics.as_ref().unwrap().entropy };
+        let gradient =
+            reference::entropy_gradient(&batch, &logits, labels[..].into(), &out.logsumexp, entropy, upstream)
+                .unwrap();
+        let tolerance = tolerance(objective(&logits));
+        for i in 0..logits.len() {
+            if !logits[i].is_finite() {
+                assert_eq!(gradient[i], 0.0);
+                continue;
+            }
+            let shifted = |by: f64| {
+                let mut logits = logits.clone();
+                logits[i] += by;
+                objective(&logits)
+            };
+            let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+            prop_assert!(
+                (difference - gradient[i]).abs() <= tolerance,
+                "logit {i}: finite difference {difference:e}, gradient {:e}", gradient[i]
+            );
+        }
     }
 }
 

@@ -5,14 +5,18 @@
 
 mod common;
 
-use common::head_case::{Case, Expected, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, typed};
-use common::tolerance::precision::CPU;
+use common::head_case::{
+    Case, Expected, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, mixed, typed,
+};
+use common::random::Random;
+use common::tolerance::precision::{CPU, UNIT_F32};
 use common::{bits, widen};
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
 use dpo_kernels::cpu::{self, BackwardInputs};
 use dpo_kernels::{
-    Coef, DType, Error, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead, LmHeadGradients,
-    LmHeadPlan, Logit, Logps, PairInputs, PairLoss, TokenMetrics, WantedGradients, Way, reference,
+    Coef, DType, EntropyCoef, Error, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead,
+    LmHeadGradients, LmHeadPlan, Logit, Logps, PairInputs, PairLoss, Pairs, TokenMetrics, Transform,
+    WantedGradients, Way, reference,
 };
 use half::{bf16, f16};
 
@@ -270,6 +274,79 @@ fn a_loss_of_ones_own_has_the_same_gradients() {
     let sums = dweight.iter().chain(&dbias).zip(expected.weight.iter().chain(&expected.bias));
     for (found, right) in sums {
         assert!((found - right).abs() <= 1e-6, "{found:e} {right:e}");
+    }
+}
+
+/// An objective with entropies in it, whatever the chunks: the gradients are the products of the reference's dlogits, to
+/// what f32 makes of sums of so many products of numbers up to 1.
+#[test]
+fn an_objective_with_entropies() {
+    let batch = HostBatch {
+        pairs: Pairs::None,
+        transform: Transform { scale: 0.7, softcap: Some(6.0), valid_vocab: Some(VOCAB - 3) },
+        ..HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned)
+    };
+    let loss = PairLoss::sigmoid(0.3).unwrap();
+    let case = Case::new("entropies", batch, loss, PairInputs::default(), true);
+    let mut random = Random(11);
+    let sequences = mixed(&mut random, 6);
+    let mut coef = mixed(&mut random, batch.rows());
+    // No part of the log-prob, none of the entropy, neither.
+    coef[8..16].fill(0.0);
+    let sequences: Vec<f32> =
+        sequences.iter().enumerate().map(|(s, &c)| if s < 2 { 0.0 } else { c }).collect();
+
+    let head = LmHead {
+        hidden_size: HIDDEN,
+        hidden: &case.hidden,
+        weight: &case.weight,
+        bias: case.bias.as_deref(),
+    };
+    let labels = || case.labels[..].into();
+    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+    let logits = reference::lm_head::logits(&batch, &head).unwrap();
+    let exact = reference::logps(&batch, &logits, labels()).unwrap();
+    let (wide_sequences, wide_coef) = (wide(&sequences), wide(&coef));
+    let entropy = EntropyCoef { coef: &wide_coef, entropy: &exact.metrics.as_ref().unwrap().entropy };
+    let upstream = f64::from(UPSTREAM);
+    let mut dlogits =
+        reference::backward(&batch, &logits, labels(), &exact.logsumexp, &wide_sequences, upstream).unwrap();
+    let part =
+        reference::entropy_gradient(&batch, &logits, labels(), &exact.logsumexp, entropy, upstream).unwrap();
+    dlogits.iter_mut().zip(&part).for_each(|(dlogit, part)| *dlogit += part);
+    let right = reference::lm_head::gradients(&batch, &head, &dlogits).unwrap();
+
+    for rows in [1, 7, 100] {
+        let mut workspace = workspace(rows, VOCAB - 3);
+        let mut logps = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
+        lm_head::logps(&batch, &head, labels(), &mut logps, &mut workspace).unwrap();
+        let entropy = EntropyCoef { coef: &coef, entropy: &logps.metrics.as_ref().unwrap().entropy };
+        let inputs = BackwardInputs::new(&logps, &sequences).with_entropy(entropy);
+        let mut dhidden = vec![9.0f32; case.hidden.len()];
+        let (mut dweight, mut dbias) = (vec![START; case.weight.len()], vec![START; VOCAB]);
+        let mut gradients = LmHeadGradients {
+            hidden: Some(&mut dhidden),
+            weight: Some(&mut dweight),
+            bias: Some(&mut dbias),
+            upstream: UPSTREAM,
+        };
+        lm_head::backward(&batch, &head, labels(), inputs, &mut gradients, &mut workspace)
+            .unwrap()
+            .check()
+            .unwrap();
+        let near = |what: &str, found: &[f32], right: &[f64], start: f32| {
+            for (at, (&found, right)) in found.iter().zip(right).enumerate() {
+                let right = right + f64::from(start);
+                // Logits are off by (H + 2)·2⁻²⁴ Σ |x w| at most, H log p by that times ln V; sums are of 48 rows or 67 columns.
+                let bound = 64.0 * (HIDDEN as f64) * UNIT_F32 * (1.0 + right.abs());
+                assert!((f64::from(found) - right).abs() <= bound, "{what}[{at}]: {found:e} {right:e}");
+            }
+        };
+        near("dhidden", &dhidden, &right.hidden, 0.0);
+        near("dweight", &dweight, &right.weight, START);
+        near("dbias", &dbias, &right.bias, START);
+        let skipped = &dhidden[8 * HIDDEN..16 * HIDDEN];
+        assert!(skipped.iter().all(|value| value.to_bits() == 0));
     }
 }
 

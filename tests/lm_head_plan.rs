@@ -188,23 +188,21 @@ fn every_way_has_its_products() {
     assert!(times("forward_bf16") >= 3 && times("backward_bf16") >= 3);
 }
 
-/// Where the factored forward knows too little, the other two passes give the same, with as many products.
+/// Token metrics, which the factored forward does not know, take two passes over logits for its one, and as many products.
 #[test]
 fn what_the_factored_forward_does_not_take_costs_no_product() {
     let products = |call: &Call<'_>| call.plan().unwrap().products().count();
-    let plain = Call::new(ALL, 16);
-    let transform = Transform { softcap: Some(30.0), ..Transform::default() };
-    let capped = Call { batch: HostBatch { transform, ..batch() }, ..Call::new(ALL, 16) };
     let metrics = TokenMetricBuffers { entropy: Some(0x7000), ..TokenMetricBuffers::default() };
     let measured = Call { out: LogpsBuffers { metrics: Some(metrics), ..OUT }, ..Call::new(ALL, 16) };
-    for (call, pass) in [
-        (&capped, ["forward_softcap_bf16", "backward_softcap_bf16"]),
-        (&measured, ["forward_entropy_bf16", "backward_bf16"]),
-    ] {
-        assert_eq!(products(call), products(&plain));
-        let steps = call.steps();
-        assert!(pass.iter().all(|pass| steps.iter().any(|step| step == pass)), "{steps:?}");
+    assert_eq!(products(&measured), products(&Call::new(ALL, 16)));
+    let steps = measured.steps();
+    for pass in ["forward_entropy_bf16", "backward_bf16"] {
+        assert!(steps.iter().any(|step| step == pass), "{steps:?}");
     }
+    // A transform is no reason.
+    let transform = Transform { softcap: Some(30.0), ..Transform::default() };
+    let capped = Call { batch: HostBatch { transform, ..batch() }, ..Call::new(ALL, 16) };
+    assert!(capped.steps().contains(&"factored_softcap_bf16".to_string()));
     // Padding of the vocabulary is not multiplied, and the rest is as it was.
     let transform = Transform { valid_vocab: Some(1000), ..Transform::default() };
     let padded = Call { batch: HostBatch { transform, ..batch() }, ..Call::new(ALL, 16) };

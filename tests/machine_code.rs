@@ -196,11 +196,15 @@ fn main_loops(disassembly: &str) -> BTreeMap<String, Vec<MainLoop>> {
 /// more to do for an element, `// Budget of softcap: ...` and the like.
 fn budget(kernel: Kernel) -> Option<(f64, f64)> {
     let more = match kernel {
-        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: false, .. } => " of entropy",
-        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: true, .. } => " of entropy and softcap",
+        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: false, .. }
+        | Kernel::Backward { entropy: true, softcap: false, .. } => " of entropy",
+        Kernel::Forward { metrics: MetricsLevel::Entropy, softcap: true, .. }
+        | Kernel::Backward { entropy: true, softcap: true, .. } => " of entropy and softcap",
         Kernel::Forward { metrics: MetricsLevel::All, softcap: false, .. } => " of metrics",
         Kernel::Forward { metrics: MetricsLevel::All, softcap: true, .. } => " of metrics and softcap",
-        Kernel::Forward { softcap: true, .. } | Kernel::Backward { softcap: true, .. } => " of softcap",
+        Kernel::Forward { softcap: true, .. }
+        | Kernel::Backward { softcap: true, .. }
+        | Kernel::Factored { softcap: true, .. } => " of softcap",
         _ => "",
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{}.cu", kernel.unit()));
@@ -296,8 +300,11 @@ fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64
     let factored = kernel.contains("factored");
     let mut seen = [[false; 2]; 2];
     for found in loops {
+        // Where there is more to do for a byte, fewer of them need to be on their way.
+        let more_to_do = kernel.contains("softcap") || kernel.contains("entropy");
+        let in_flight = if found.stores > 0 && more_to_do { 2 } else { 4 };
         // What is left of a slice after its groups goes one vector at a time.
-        if factored && found.loads < 4 {
+        if factored && found.loads < in_flight {
             continue;
         }
         // Elements one by one are those of the edges. A main loop that had such accesses would be missed below.
@@ -307,8 +314,6 @@ fn check_loops(kernel: &str, target: &str, loops: &[MainLoop], budget: (f64, f64
         let straddling = found.straddling(width);
         let (name, budget) = if straddling { ("straddling", budget.1) } else { ("aligned", budget.0) };
         write!(table, " {name} {:.1} ({}+{})", found.per_element(), found.loads, found.stores).unwrap();
-        // Where there is more to do for a byte, fewer of them need to be on their way.
-        let in_flight = if kernel.contains("backward_softcap") { 2 } else { 4 };
         assert!(found.loads >= in_flight, "{kernel} for {target}: {found:?} has too few loads in flight");
         assert_eq!(found.local, 0, "{kernel} for {target}: {found:?} spills");
         assert!(

@@ -83,6 +83,7 @@ fn gradient(dlogits: u64) -> GradientBuffers {
         logsumexp_residual: None,
         coef: Some(0xc000),
         token_coef: None,
+        entropy: None,
         upstream: None,
         upstream_scale: 1.0,
         threshold: 0.0,
@@ -165,12 +166,12 @@ fn extras_take_their_own_kernels() {
     let transformed = |transform| Batch { transform, ..batch() };
     let padded = transformed(Transform { scale: 0.5, softcap: None, valid_vocab: Some(900) });
     assert_eq!(forward(&padded, &OUT), Kernel::Forward { metrics: plain, softcap: false, dtype });
-    assert_eq!(backward(&padded), Kernel::Backward { softcap: false, dtype });
+    assert_eq!(backward(&padded), Kernel::Backward { entropy: false, softcap: false, dtype });
     let params = forward_params(&padded).batch;
     assert_eq!((params.vocab, params.columns, params.scale, params.softcap), (1000, 900, 0.5, 0.0));
     let capped = transformed(Transform { scale: 0.5, softcap: Some(30.0), valid_vocab: None });
     assert_eq!(forward(&capped, &OUT), Kernel::Forward { metrics: plain, softcap: true, dtype });
-    assert_eq!(backward(&capped), Kernel::Backward { softcap: true, dtype });
+    assert_eq!(backward(&capped), Kernel::Backward { entropy: false, softcap: true, dtype });
     let params = forward_params(&capped).batch;
     assert_eq!((params.columns, params.scale, params.softcap), (1000, 0.5, 30.0));
     let level = |metrics| match forward(&batch(), &LogpsBuffers { metrics: Some(metrics), ..OUT }) {

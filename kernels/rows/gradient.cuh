@@ -5,45 +5,66 @@
 
 // One element's gradient needs two numbers per row beside its logit. x - logsumexp is taken before the multiplication
 // by log2(e), and the residual of logsumexp after it: a large logsumexp costs no accuracy.
-template <class Transform> struct RowGradient {
+//
+// With `kEntropy`, the row's entropy has a gradient too, -e p (log p + H): it takes one multiply-add for an element, since
+// log p is the exponent of p.
+template <class Transform, bool kEntropy = false> struct RowGradient {
+    // Vectors in flight while a row is written: fewer where the gradient itself needs registers.
+    static constexpr int kGroup = Transform::kBounded || kEntropy ? kInFlight / 2 : kInFlight;
+
     Transform transform;
-    float coef;
+    float coef; // c times the transform's deferred slope
     float logsumexp;
     float residual_log2;
+    float entropy_coef; // e times the same
+    float entropy;      // H
 
-    // From logits to their gradients, as if none were the label's. `slopes` are -coef dz'/dz.
+    // From logits to their gradients, as if none were the label's. `slopes` are -dz'/dz, times c where that is all.
     template <int kCount> __device__ void differentiate(float (&x)[kCount], float (&slopes)[kCount]) const {
-        transform.apply(x, slopes, -coef);
+        transform.apply(x, slopes, kEntropy ? -1.0f : -coef);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i)
-            x[i] = slopes[i] * exp2_approx(fmaf(transform.difference(x[i], logsumexp), kLog2e, -residual_log2));
+        for (int i = 0; i < kCount; ++i) {
+            const float log2_p = fmaf(transform.difference(x[i], logsumexp), kLog2e, -residual_log2);
+            x[i] = slopes[i] * exp2_approx(log2_p);
+            if (kEntropy) x[i] *= fmaf(entropy_coef, fmaf(at_least(log2_p), kLn2, entropy), coef);
+        }
     }
 
-    // The gradient of the label's logit: coef (1 - p) dz'/dz, and 1 - p is -(e^(log p) - 1), which keeps its last bits where
-    // p is nearly 1. An infinite coefficient gives NaN, as in PyTorch's log_softmax, where it is coef - coef p.
+    // The gradient of the label's logit: c (1 - p) dz'/dz, and 1 - p is -(e^(log p) - 1), which keeps its last bits where
+    // p is nearly 1. An infinite coefficient gives NaN, as in PyTorch's log_softmax, where it is c - c p.
     __device__ float at_label(float x) const {
-        float applied[1] = {x}, slope[1];
-        transform.apply(applied, slope, -coef);
+        float applied[1] = {x}, slope[1]; // as in differentiate
+        transform.apply(applied, slope, kEntropy ? -1.0f : -coef);
         const float logp = fmaf(-residual_log2, kLn2, transform.difference(applied[0], logsumexp));
-        return fmaf(slope[0], expm1f(logp), 0.0f * slope[0]);
+        const float of_logp = kEntropy ? slope[0] * coef : slope[0];
+        float gradient = fmaf(of_logp, expm1_approx(logp), 0.0f * of_logp);
+        if (kEntropy)
+            gradient += slope[0] * entropy_coef * exp2_approx(logp * kLog2e) * (at_least(logp) + entropy);
+        return gradient;
     }
 
-    // Nothing is larger than |coef| times the slope, so that hardly a row has to be looked at twice. Half of what a
-    // Logit reaches leaves room for rounding.
+    // Nothing is larger than the coefficients allow, where |p log p| is below 1, so that hardly a row has to be looked at
+    // twice. Half of what a Logit reaches leaves room for rounding.
     template <class Logit> __device__ bool may_overflow() const {
-        return !(fabsf(coef * transform.steepest()) <= 0.5f * Logit::kLargest && isfinite(logsumexp));
+        float most = fabsf(coef);
+        if (kEntropy) most += fabsf(entropy_coef) * (1.0f + fabsf(entropy));
+        return !(most <= 0.5f * Logit::kLargest && isfinite(logsumexp));
     }
+
+private:
+    // A logarithm of p, but finite where p is 0, so that p log p is 0 there. Of a NaN nothing is left here, but p is NaN too.
+    static __device__ float at_least(float logarithm) { return fmaxf(logarithm, -256.0f); }
 };
 
 // Vectors are counted from the gradient's 16-byte boundaries, so that every store is aligned; where the logits stand at
 // another phase, the loads straddle. A team's threads take the whole vectors in turn, and the edges by number.
-template <class Logit, class Transform> struct GradientWriter {
+template <class Logit, class Gradient> struct GradientWriter {
     typedef typename Logit::Storage Storage;
     static constexpr int kWide = kWidth<Logit>;
 
     SliceVectors<Logit> logits;
     Storage *out; // like logits.origin: `lead` elements before the row
-    RowGradient<Transform> gradient;
+    Gradient gradient;
 
     // Of tokens that are not the label.
     __device__ Vector differentiate(const Vector &vector) const {
@@ -66,7 +87,8 @@ template <class Logit, class Transform> struct GradientWriter {
 #pragma unroll
             for (int k = 0; k < kGroup; ++k) store(j + k * threads, group[k]);
         }
-        // One vector fewer than a group at most.
+        // One vector fewer than a group at most; none where the slice is made of whole groups.
+        if (j >= end) return j;
         int next = j;
 #pragma unroll
         for (int k = 0; k + 1 < kGroup; ++k) {
@@ -82,10 +104,9 @@ template <class Logit, class Transform> struct GradientWriter {
         return next;
     }
 
-    // The same of the logits in device memory. A straddling load holds two vectors until they are shifted together; and
-    // a soft cap needs registers too.
+    // The same of the logits in device memory. A straddling load holds two vectors until they are shifted together.
     template <bool kStraddling> __device__ void write_rest(int j, int threads) const {
-        constexpr int kGroup = kStraddling || Transform::kBounded ? kInFlight / 2 : kInFlight;
+        constexpr int kGroup = kStraddling ? kInFlight / 2 : Gradient::kGroup;
         write<kGroup>(j, logits.whole_end, threads, [&](int j) { return logits.template load<kStraddling>(j); });
     }
 
@@ -135,4 +156,12 @@ __device__ void fill(const SliceVectors<Logit> &vectors, typename Logit::Storage
     for (int j = vectors.whole_begin + int(team.thread); j < vectors.whole_end; j += int(team.threads))
         store_streaming(out + i64(j) * kWidth<Logit>, vector);
     if (int(team.thread) < vectors.edges()) vectors.store_edge(out, vectors.edge(team.thread), vector);
+}
+
+// Zeroes the padding of the vocabulary in a row.
+template <class Logit>
+__device__ void zero_padding(typename Logit::Storage *row, u32 columns, u32 vocab, const RowTeam &team) {
+    typename Logit::Storage *padding = row + columns;
+    const u32 lead = phase_of(padding) / u32(sizeof(*padding));
+    fill(SliceVectors<Logit>(padding, vocab - columns, lead, DpoRowPartition{1, 1, 0}, 0), padding - lead, team, 0.0f);
 }

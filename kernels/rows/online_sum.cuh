@@ -183,8 +183,7 @@ __device__ int add_whole_groups(Sum &own, int j, int end, const SliceVectors<Log
     for (; j < last; j += kInFlight * threads, aligned += kInFlight * stride) {
 #pragma unroll
         for (int k = 0; k < kInFlight; ++k) group[k] = vectors.template load_from<kStraddling>(aligned + k * stride);
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k) keep(j + k * threads, group[k]);
+        keep(j, threads, group);
         Sum next = own;
         const float maximum = add_group<true, Logit>(next, group, {}, transform);
         if (next.needs_care(maximum, label)) break;
@@ -196,7 +195,8 @@ __device__ int add_whole_groups(Sum &own, int j, int end, const SliceVectors<Log
 
 // The sum of this thread's vectors of a slice, without the label. Element e of a slice belongs to thread
 // (e / width) % threads, and groups are counted from the slice's first vector, whatever the row's address: so the bits
-// depend on the vocabulary, the dtype and the partition alone. `keep` sees each vector as it passes, with its number.
+// depend on the vocabulary, the dtype and the partition alone. `keep` sees each group as it passes: vectors j, j + threads, ...
+// of the slice, and behind its end -infinity.
 template <class Sum, class Logit, class Transform, class Keep>
 __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam &team, const RowLabel &label,
                                const Transform &transform, const Keep &keep) {
@@ -214,9 +214,7 @@ __device__ Sum sum_own_vectors(const SliceVectors<Logit> &vectors, const RowTeam
         Vector group[kInFlight];
         vectors.load_any(j, threads, group);
         const VectorColumns columns = vectors.columns(j, threads, label.column);
-#pragma unroll
-        for (int k = 0; k < kInFlight; ++k)
-            if (columns.has(k)) keep(j + k * threads, group[k]);
+        keep(j, threads, group);
         leave_label_out<Logit>(group, columns);
         const float maximum = add_group<false, Logit>(own, group, columns, transform);
         own.compare(maximum, label);

@@ -24,10 +24,11 @@ struct RowTeam {
         slice = blockIdx.x % partition.blocks_per_row * partition.slices_per_block;
     }
 
-    // Where a block never has several rows, which leaves little to keep in registers.
+    // Where a block never has several rows, which leaves little to keep in registers, and the blocks of a row are a power of
+    // two, which spares two divisions.
     __device__ RowTeam(u32 blocks_per_row, const DpoBatch &batch)
-        : first_row(batch.first_row + blockIdx.x / blocks_per_row), end_row(first_row + 1), row(first_row),
-          slice(blockIdx.x % blocks_per_row), threads(blockDim.x), thread(threadIdx.x) {}
+        : first_row(batch.first_row + (blockIdx.x >> (31 - __clz(int(blocks_per_row))))), end_row(first_row + 1),
+          row(first_row), slice(blockIdx.x & (blocks_per_row - 1)), threads(blockDim.x), thread(threadIdx.x) {}
 
     // The last block may have fewer rows than teams.
     __device__ bool has_row() const { return row < end_row; }

@@ -8,44 +8,29 @@
 #include "primitives/dtypes.cuh"
 #include "primitives/maths.cuh"
 
-// z' = z, for kernels that take no transform.
-struct Identity {
+// z' = s z. The scale is a factor in a fused multiply-add: one rounding, so that large logits lose no more than without;
+// and with s = 1 it gives the bits of a subtraction, in the same time. So this serves batches without a transform too.
+struct Scaled {
     // Whether z' of -infinity is a number.
     static constexpr bool kBounded = false;
 
-    __device__ explicit Identity(const DpoBatch &) {}
+    float scale, scale_log2;
+
+    __device__ explicit Scaled(const DpoBatch &batch) : scale(batch.scale), scale_log2(batch.scale_log2) {}
 
     // From z to z' / deferred_scale().
     template <int kCount> __device__ void apply(float (&)[kCount]) const {}
-    __device__ float deferred_scale() const { return 1.0f; }
+    __device__ float deferred_scale() const { return scale; }
     // z' - from, of an applied logit.
-    __device__ float difference(float applied, float from) const { return applied - from; }
-    // As the first, and factor * dz'/dz.
+    __device__ float difference(float applied, float from) const { return fmaf(applied, scale, -from); }
+    // As the first, and factor * dz'/dz / deferred_slope().
     template <int kCount> __device__ void apply(float (&)[kCount], float (&slopes)[kCount], float factor) const {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) slopes[i] = factor;
     }
-    // No dz'/dz is larger.
-    __device__ float steepest() const { return 1.0f; }
-};
-
-// z' = s z. The scale is a factor in a fused multiply-add: one rounding, so that large logits lose no more than without;
-// and with s = 1 it gives the bits of a subtraction, in the same time. So this serves batches without a transform too.
-struct Scaled {
-    static constexpr bool kBounded = false;
-
-    float scale;
-
-    __device__ explicit Scaled(const DpoBatch &batch) : scale(batch.scale) {}
-
-    template <int kCount> __device__ void apply(float (&)[kCount]) const {}
-    __device__ float deferred_scale() const { return scale; }
-    __device__ float difference(float applied, float from) const { return fmaf(applied, scale, -from); }
-    template <int kCount> __device__ void apply(float (&)[kCount], float (&slopes)[kCount], float factor) const {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) slopes[i] = factor * scale;
-    }
-    __device__ float steepest() const { return scale; }
+    // What all dz'/dz have in common, and its logarithm to base 2; none is larger.
+    __device__ float deferred_slope() const { return scale; }
+    __device__ float deferred_slope_log2() const { return scale_log2; }
 };
 
 // z' = cap tanh(s z / cap). With q = 1 / (1 + e^(2 |s z / cap|)) that is +-cap (1 - 2 q), and its derivative,
@@ -53,11 +38,11 @@ struct Scaled {
 struct Softcapped {
     static constexpr bool kBounded = true;
 
-    float scale, cap;
+    float scale, scale_log2, cap;
     float power; // of two, per logit: 2 s log2(e) / cap
 
     __device__ explicit Softcapped(const DpoBatch &batch)
-        : scale(batch.scale), cap(batch.softcap), power(batch.softcap_power) {}
+        : scale(batch.scale), scale_log2(batch.scale_log2), cap(batch.softcap), power(batch.softcap_power) {}
 
     __device__ float q(float z) const { return reciprocal_approx(1.0f + exp2_approx(fabsf(z * power))); }
     __device__ float capped(float z, float q) const { return copysignf(fmaf(-2.0f * cap, q, cap), z); }
@@ -73,8 +58,8 @@ struct Softcapped {
         for (int i = 0; i < kCount; ++i) {
             const float half = q(z[i]);
             z[i] = capped(z[i], half);
-            slopes[i] = factor * scale * (4.0f * fmaf(-half, half, half));
+            slopes[i] = factor * (4.0f * fmaf(-half, half, half));
         }
     }
-    __device__ float steepest() const { return scale; }
+    __device__ float deferred_slope() const { return scale; }    __device__ float deferred_slope_log2() const { return scale_log2; }
 };

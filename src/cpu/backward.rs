@@ -19,6 +19,8 @@ use crate::status::GradientStatus;
 /// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
 /// ```
 ///
+/// and, for an objective with an [`EntropyCoef`], −e_r · upstream · p (log p + H_r) · ∂z′/∂z on top, with p = softmax(z′[r])[v].
+///
 /// `logits` and `dlogits` are laid out as for [`logps`]. `inputs` are what [`forward`] gave for them, or
 /// [`BackwardInputs`] of what [`logps`] gave and of coefficients: a caller's own `[S]` of ∂loss/∂logp_s, or a
 /// [`Coef`](crate::Coef) that also knows factors of tokens and what to skip.
@@ -33,9 +35,10 @@ use crate::status::GradientStatus;
 /// # Errors
 ///
 /// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logits`, `labels`, `logsumexp.values`,
-/// `logsumexp.residual`, `coef`, `token_coef` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
+/// `logsumexp.residual`, `coef`, `token_coef`, `entropy_coef`, `entropy` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
 /// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
 ///
+/// [`EntropyCoef`]: crate::EntropyCoef
 /// [`Error::Length`]: crate::Error::Length
 /// [`Error::Missing`]: crate::Error::Missing
 /// [`Error::Value`]: crate::Error::Value
@@ -81,7 +84,7 @@ fn gradient_rows<'a, T: Logit>(
     dlogits: &mut [T],
     source: impl Fn(usize) -> Source<'a, T> + Sync,
 ) -> GradientStatus {
-    let BackwardInputs { logsumexp, coef, upstream } = inputs;
+    let BackwardInputs { logsumexp, coef, upstream, .. } = inputs;
     let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let streamed = size_of_val(dlogits) > STREAM_BYTES;
     let write_row = |row: usize, out: &mut [T]| {
@@ -91,7 +94,8 @@ fn gradient_rows<'a, T: Logit>(
         let label = batch.label(labels, row, batch.sequences.range(s).end);
         let target = label.and_then(|label| batch.column(label));
         let c = coef.of(s, row, upstream);
-        if label.is_none() || (target.is_some() && coef.skips(c)) {
+        let entropy = inputs.row_entropy(row);
+        if label.is_none() || (target.is_some() && inputs.skips(c, entropy)) {
             kernels.write_zeros(out, streamed);
             return true;
         }
@@ -100,10 +104,11 @@ fn gradient_rows<'a, T: Logit>(
             logsumexp: logsumexp.values[row],
             residual: logsumexp.residual.map_or(0.0, |residual| residual[row]),
             coef: c,
+            entropy,
             transform,
         };
         kernels.write_gradient(gradient, source(row), streamed, out);
-        // Nothing is larger than |c|, so that hardly a row has to be looked at again.
+        // Nothing is larger than the coefficients allow, so that hardly a row has to be looked at again.
         gradient.stays_below(T::DTYPE.largest()) || out.iter().all(|value| value.to_f32().is_finite())
     };
     let nonfinite_row = dlogits[..batch.logits_len()]

@@ -1,7 +1,8 @@
 //! What `backward` is given besides logits and labels: most often all that `forward` gave.
 
+use super::row_gradient::RowEntropy;
 use crate::batch::HostBatch;
-use crate::coef::Coef;
+use crate::coef::{Coef, EntropyCoef};
 use crate::error::{Error, Result};
 use crate::results::{Forward, Logps};
 
@@ -55,24 +56,44 @@ pub struct BackwardInputs<'a> {
     pub logsumexp: Logsumexp<'a>,
     /// What each row's gradient is multiplied by.
     pub coef: Coef<'a>,
+    /// What the gradient of each row's entropy is multiplied by, if that has one.
+    pub entropy: Option<EntropyCoef<'a>>,
     /// ∂L/∂loss, where the loss goes into a larger L whose gradient is wanted; 1 where that is the loss itself.
     pub upstream: f32,
 }
 
 impl<'a> BackwardInputs<'a> {
-    /// With an upstream gradient of 1.
+    /// Without a gradient of entropies, and with an upstream gradient of 1.
     pub fn new(logsumexp: impl Into<Logsumexp<'a>>, coef: impl Into<Coef<'a>>) -> Self {
-        BackwardInputs { logsumexp: logsumexp.into(), coef: coef.into(), upstream: 1.0 }
+        BackwardInputs { logsumexp: logsumexp.into(), coef: coef.into(), entropy: None, upstream: 1.0 }
     }
 
     /// Checks the lengths, for a batch that is valid.
     pub(super) fn check(&self, batch: &HostBatch<'_>) -> Result<()> {
-        let BackwardInputs { logsumexp, coef, .. } = self;
+        let BackwardInputs { logsumexp, coef, entropy, .. } = self;
         Error::check_len("logsumexp.values", "[rows]", batch.rows(), logsumexp.values.len())?;
         if let Some(residual) = logsumexp.residual {
             Error::check_len("logsumexp.residual", "[rows]", batch.rows(), residual.len())?;
         }
+        entropy.map_or(Ok(()), |entropy| entropy.check(batch))?;
         coef.check(batch)
+    }
+
+    /// e of a row, times the upstream gradient, and H.
+    pub(super) fn row_entropy(&self, row: usize) -> Option<RowEntropy> {
+        let EntropyCoef { coef, entropy } = self.entropy?;
+        Some(RowEntropy { coef: coef[row] * self.upstream, value: entropy[row] })
+    }
+
+    /// Whether a row with this c and this entropy's coefficient is zeros. Not so for NaN.
+    pub(super) fn skips(&self, c: f32, entropy: Option<RowEntropy>) -> bool {
+        self.coef.skips(c) && entropy.is_none_or(|entropy| self.coef.skips(entropy.coef))
+    }
+
+    /// With a gradient of the rows' entropies.
+    #[must_use]
+    pub fn with_entropy(self, entropy: EntropyCoef<'a>) -> Self {
+        BackwardInputs { entropy: Some(entropy), ..self }
     }
 
     /// With another upstream gradient.

@@ -20,7 +20,7 @@ use crate::results::ForwardTensors;
 /// [`forward`](super::forward()), and the gradient without its coefficients, with one read and one write of the logits.
 ///
 /// ```text
-/// gradient[r, v] = 1[v = y_r] − softmax(z[r])[v]
+/// gradient[r, v] = (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z
 /// dlogits[r, v]  = c · gradient[r, v],   c = coef[s] · upstream
 /// ```
 ///
@@ -59,9 +59,8 @@ use crate::results::ForwardTensors;
 ///
 /// # Errors
 ///
-/// Those of [`forward`](super::forward()); [`Error::Length`] that names `gradient`; [`Error::Value`] for a batch with a
-/// [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know. Nothing is written
-/// then.
+/// Those of [`forward`](super::forward()); [`Error::Length`] that names `gradient`; [`Error::Value`] for token metrics, which
+/// only the other passes know. Nothing is written then.
 ///
 /// [`backward`]: super::backward()
 /// [`Error::Length`]: crate::Error::Length
@@ -77,7 +76,7 @@ pub fn factored<T: Logit, M: HostMemory<Number = f32>>(
 ) -> Result<()> {
     batch.check_pass(logits.len(), labels)?;
     batch.check_logits("gradient", gradient.len())?;
-    let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.vocab]);
+    let source = |row: usize| Source::Separate(&logits[row * batch.row_stride..][..batch.columns()]);
     factor_rows(batch, labels, inputs, loss, out, gradient, source)
 }
 
@@ -110,12 +109,13 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
 ) -> Result<()> {
     loss.check_host_inputs(batch, inputs, Some(batch.sequences.count()))?;
     let mut out = out.slices(&batch.extent())?;
-    batch.check_factored(out.logps.metrics_level())?;
+    out.logps.metrics_level().check_factored()?;
 
     let (kernels, transform) = (row_kernels::<T>(), TransformKind::from(&batch.transform));
     let streamed = size_of_val(gradient) > STREAM_BYTES;
     let factor_row = |(row, gradient): (usize, &mut [T])| {
-        let gradient = &mut gradient[..batch.vocab];
+        let (gradient, padding) = gradient[..batch.vocab].split_at_mut(batch.columns());
+        padding.fill(T::from_f32(0.0));
         let label = label_of(batch, labels, row);
         if label.is_none() {
             kernels.write_zeros(gradient, streamed);
@@ -134,7 +134,7 @@ fn factor_rows<'a, T: Logit, M: HostMemory<Number = f32>>(
             }
         };
         let RowLogp { logsumexp, residual, .. } = result.logp;
-        let row = RowGradient { target, logsumexp, residual, coef: 1.0, transform };
+        let row = RowGradient { target, logsumexp, residual, coef: 1.0, entropy: None, transform };
         kernels.write_gradient(row, source, streamed, gradient);
         result
     };

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::element::Element;
 use super::metric_sums::{AllSums, EntropySums, MetricSums, NoMetrics};
 use super::online_sum::{RowSums, SumRow};
-use super::row_gradient::{RowGradient, Source, WriteGradient};
+use super::row_gradient::{OfLogp, OfLogpAndEntropy, RowGradient, Source, WriteGradient};
 use super::row_logp::RowLogp;
 use super::row_metrics::{self, RowMetrics};
 use super::simd;
@@ -78,8 +78,15 @@ impl<T: Element> RowKernels<T> for Vectorized {
     }
 
     fn write_gradient(&self, gradient: RowGradient, logits: Source<'_, T>, streamed: bool, out: &mut [T]) {
-        with_transform!(gradient.transform, transform => {
-            simd::run(WriteGradient { gradient, transform, logits, streamed, out })
+        with_transform!(gradient.transform, transform => match gradient.entropy {
+            None => {
+                let factor = PhantomData::<OfLogp>;
+                simd::run(WriteGradient { gradient, factor, transform, logits, streamed, out });
+            }
+            Some(_) => {
+                let factor = PhantomData::<OfLogpAndEntropy>;
+                simd::run(WriteGradient { gradient, factor, transform, logits, streamed, out });
+            }
         });
     }
 
@@ -112,7 +119,8 @@ mod tests {
         let transform = TransformKind::from(&Transform::default());
         let row = logits::<T>(3 * CHUNK + 5);
         let RowLogp { logsumexp, residual, .. } = kernels.logp(&row, 70, transform);
-        let gradient = RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, transform };
+        let gradient =
+            RowGradient { target: Some(70), logsumexp, residual, coef: -0.25, entropy: None, transform };
         let mut in_place = row.clone();
         kernels.write_gradient(gradient, Source::InPlace, false, &mut in_place);
         let zeros = vec![T::from_f32(0.0); row.len()];

@@ -21,6 +21,8 @@ pub enum Kernel {
     PairLoss,
     /// The gradient of the logits.
     Backward {
+        /// Whether it has a part of the rows' entropies.
+        entropy: bool,
         /// As of [`Kernel::Forward`].
         softcap: bool,
         /// Element type of the logits.
@@ -28,6 +30,8 @@ pub enum Kernel {
     },
     /// Log-probs, the loss over pairs, and the gradient without its coefficients.
     Factored {
+        /// As of [`Kernel::Forward`].
+        softcap: bool,
         /// Element type of the logits.
         dtype: DType,
     },
@@ -64,7 +68,7 @@ pub const UNITS: [&str; 8] = [
 ];
 
 /// Kernels of which there is one for each dtype.
-const PER_DTYPE: usize = 11;
+const PER_DTYPE: usize = 14;
 
 impl Kernel {
     /// Every kernel, in the order in which they are loaded.
@@ -100,9 +104,12 @@ impl Kernel {
             Kernel::Forward { metrics: Entropy, softcap: true, dtype },
             Kernel::Forward { metrics: All, softcap: false, dtype },
             Kernel::Forward { metrics: All, softcap: true, dtype },
-            Kernel::Backward { softcap: false, dtype },
-            Kernel::Backward { softcap: true, dtype },
-            Kernel::Factored { dtype },
+            Kernel::Backward { entropy: false, softcap: false, dtype },
+            Kernel::Backward { entropy: false, softcap: true, dtype },
+            Kernel::Backward { entropy: true, softcap: false, dtype },
+            Kernel::Backward { entropy: true, softcap: true, dtype },
+            Kernel::Factored { softcap: false, dtype },
+            Kernel::Factored { softcap: true, dtype },
             Kernel::MoveRows { from: dtype, to: dtype },
             Kernel::BiasGradient { dtype },
         ]
@@ -142,10 +149,13 @@ impl fmt::Display for Kernel {
                 write!(f, "dpo_forward{metrics}{}_{}", capped(softcap), dtype.name())
             }
             Kernel::PairLoss => write!(f, "dpo_pair_loss"),
-            Kernel::Backward { softcap, dtype } => {
-                write!(f, "dpo_backward{}_{}", capped(softcap), dtype.name())
+            Kernel::Backward { entropy, softcap, dtype } => {
+                let entropy = if entropy { "_entropy" } else { "" };
+                write!(f, "dpo_backward{entropy}{}_{}", capped(softcap), dtype.name())
             }
-            Kernel::Factored { dtype } => write!(f, "dpo_factored_{}", dtype.name()),
+            Kernel::Factored { softcap, dtype } => {
+                write!(f, "dpo_factored{}_{}", capped(softcap), dtype.name())
+            }
             Kernel::RowCoef => write!(f, "dpo_row_coef"),
             Kernel::MoveRows { from, to } if from == to => write!(f, "dpo_move_rows_{}", to.name()),
             Kernel::MoveRows { from, to } => write!(f, "dpo_move_rows_{}_to_{}", from.name(), to.name()),

@@ -159,6 +159,8 @@ pub struct DpoBatch {
     pub next_token: ::core::ffi::c_uint,
     /// of the logits
     pub scale: f32,
+    /// log2(scale)
+    pub scale_log2: f32,
     /// of the scaled logits, or 0: none
     pub softcap: f32,
     /// 2 scale log2(e) / softcap, or 0
@@ -166,7 +168,7 @@ pub struct DpoBatch {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 80usize];
+    ["Size of DpoBatch"][::core::mem::size_of::<DpoBatch>() - 88usize];
     ["Alignment of DpoBatch"][::core::mem::align_of::<DpoBatch>() - 8usize];
     [
         "Offset of field: DpoBatch::labels",
@@ -211,11 +213,14 @@ const _: () = {
         "Offset of field: DpoBatch::scale",
     ][::core::mem::offset_of!(DpoBatch, scale) - 68usize];
     [
+        "Offset of field: DpoBatch::scale_log2",
+    ][::core::mem::offset_of!(DpoBatch, scale_log2) - 72usize];
+    [
         "Offset of field: DpoBatch::softcap",
-    ][::core::mem::offset_of!(DpoBatch, softcap) - 72usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap) - 76usize];
     [
         "Offset of field: DpoBatch::softcap_power",
-    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 76usize];
+    ][::core::mem::offset_of!(DpoBatch, softcap_power) - 80usize];
 };
 /// One loss of a weighted sum.
 #[repr(C)]
@@ -697,62 +702,62 @@ pub struct DpoForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 584usize];
+    ["Size of DpoForward"][::core::mem::size_of::<DpoForward>() - 592usize];
     ["Alignment of DpoForward"][::core::mem::align_of::<DpoForward>() - 8usize];
     [
         "Offset of field: DpoForward::batch",
     ][::core::mem::offset_of!(DpoForward, batch) - 0usize];
     [
         "Offset of field: DpoForward::partition",
-    ][::core::mem::offset_of!(DpoForward, partition) - 80usize];
+    ][::core::mem::offset_of!(DpoForward, partition) - 88usize];
     [
         "Offset of field: DpoForward::logits",
-    ][::core::mem::offset_of!(DpoForward, logits) - 104usize];
+    ][::core::mem::offset_of!(DpoForward, logits) - 112usize];
     [
         "Offset of field: DpoForward::token_logps",
-    ][::core::mem::offset_of!(DpoForward, token_logps) - 112usize];
+    ][::core::mem::offset_of!(DpoForward, token_logps) - 120usize];
     [
         "Offset of field: DpoForward::logsumexp",
-    ][::core::mem::offset_of!(DpoForward, logsumexp) - 120usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp) - 128usize];
     [
         "Offset of field: DpoForward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 128usize];
+    ][::core::mem::offset_of!(DpoForward, logsumexp_residual) - 136usize];
     [
         "Offset of field: DpoForward::logps",
-    ][::core::mem::offset_of!(DpoForward, logps) - 136usize];
+    ][::core::mem::offset_of!(DpoForward, logps) - 144usize];
     [
         "Offset of field: DpoForward::scored",
-    ][::core::mem::offset_of!(DpoForward, scored) - 144usize];
+    ][::core::mem::offset_of!(DpoForward, scored) - 152usize];
     [
         "Offset of field: DpoForward::sequence_rows_done",
-    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 152usize];
+    ][::core::mem::offset_of!(DpoForward, sequence_rows_done) - 160usize];
     [
         "Offset of field: DpoForward::row_slices_done",
-    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 160usize];
+    ][::core::mem::offset_of!(DpoForward, row_slices_done) - 168usize];
     [
         "Offset of field: DpoForward::slice_sums",
-    ][::core::mem::offset_of!(DpoForward, slice_sums) - 168usize];
+    ][::core::mem::offset_of!(DpoForward, slice_sums) - 176usize];
     [
         "Offset of field: DpoForward::progress",
-    ][::core::mem::offset_of!(DpoForward, progress) - 176usize];
+    ][::core::mem::offset_of!(DpoForward, progress) - 184usize];
     [
         "Offset of field: DpoForward::status",
-    ][::core::mem::offset_of!(DpoForward, status) - 184usize];
+    ][::core::mem::offset_of!(DpoForward, status) - 192usize];
     [
         "Offset of field: DpoForward::token_weights",
-    ][::core::mem::offset_of!(DpoForward, token_weights) - 192usize];
+    ][::core::mem::offset_of!(DpoForward, token_weights) - 200usize];
     [
         "Offset of field: DpoForward::metrics",
-    ][::core::mem::offset_of!(DpoForward, metrics) - 200usize];
+    ][::core::mem::offset_of!(DpoForward, metrics) - 208usize];
     [
         "Offset of field: DpoForward::loss",
-    ][::core::mem::offset_of!(DpoForward, loss) - 256usize];
+    ][::core::mem::offset_of!(DpoForward, loss) - 264usize];
     [
         "Offset of field: DpoForward::ld_alpha",
-    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 576usize];
+    ][::core::mem::offset_of!(DpoForward, ld_alpha) - 584usize];
     [
         "Offset of field: DpoForward::partner_layout",
-    ][::core::mem::offset_of!(DpoForward, partner_layout) - 580usize];
+    ][::core::mem::offset_of!(DpoForward, partner_layout) - 588usize];
 };
 /// logps and pair_loss, and the gradient without its coefficients: one row per block or several blocks per row, a cluster.
 #[repr(C)]
@@ -766,17 +771,17 @@ pub struct DpoFactored {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 600usize];
+    ["Size of DpoFactored"][::core::mem::size_of::<DpoFactored>() - 608usize];
     ["Alignment of DpoFactored"][::core::mem::align_of::<DpoFactored>() - 8usize];
     [
         "Offset of field: DpoFactored::forward",
     ][::core::mem::offset_of!(DpoFactored, forward) - 0usize];
     [
         "Offset of field: DpoFactored::gradient",
-    ][::core::mem::offset_of!(DpoFactored, gradient) - 584usize];
+    ][::core::mem::offset_of!(DpoFactored, gradient) - 592usize];
     [
         "Offset of field: DpoFactored::kept_vectors",
-    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 592usize];
+    ][::core::mem::offset_of!(DpoFactored, kept_vectors) - 600usize];
 };
 /// pair_loss alone: one block.
 #[repr(C)]
@@ -830,6 +835,10 @@ pub struct DpoBackward {
     pub coef: ::core::ffi::c_ulonglong,
     /// [rows], or null: 1
     pub token_coef: ::core::ffi::c_ulonglong,
+    /// [rows], of the kernels with an entropy's gradient alone
+    pub entropy: ::core::ffi::c_ulonglong,
+    /// [rows], the same
+    pub entropy_coef: ::core::ffi::c_ulonglong,
     /// a scalar, or null: 1
     pub upstream: ::core::ffi::c_ulonglong,
     /// lowered to the first row with an infinity or a NaN; or null
@@ -840,44 +849,50 @@ pub struct DpoBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 176usize];
+    ["Size of DpoBackward"][::core::mem::size_of::<DpoBackward>() - 200usize];
     ["Alignment of DpoBackward"][::core::mem::align_of::<DpoBackward>() - 8usize];
     [
         "Offset of field: DpoBackward::batch",
     ][::core::mem::offset_of!(DpoBackward, batch) - 0usize];
     [
         "Offset of field: DpoBackward::partition",
-    ][::core::mem::offset_of!(DpoBackward, partition) - 80usize];
+    ][::core::mem::offset_of!(DpoBackward, partition) - 88usize];
     [
         "Offset of field: DpoBackward::logits",
-    ][::core::mem::offset_of!(DpoBackward, logits) - 104usize];
+    ][::core::mem::offset_of!(DpoBackward, logits) - 112usize];
     [
         "Offset of field: DpoBackward::dlogits",
-    ][::core::mem::offset_of!(DpoBackward, dlogits) - 112usize];
+    ][::core::mem::offset_of!(DpoBackward, dlogits) - 120usize];
     [
         "Offset of field: DpoBackward::logsumexp",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 120usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp) - 128usize];
     [
         "Offset of field: DpoBackward::logsumexp_residual",
-    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 128usize];
+    ][::core::mem::offset_of!(DpoBackward, logsumexp_residual) - 136usize];
     [
         "Offset of field: DpoBackward::coef",
-    ][::core::mem::offset_of!(DpoBackward, coef) - 136usize];
+    ][::core::mem::offset_of!(DpoBackward, coef) - 144usize];
     [
         "Offset of field: DpoBackward::token_coef",
-    ][::core::mem::offset_of!(DpoBackward, token_coef) - 144usize];
+    ][::core::mem::offset_of!(DpoBackward, token_coef) - 152usize];
+    [
+        "Offset of field: DpoBackward::entropy",
+    ][::core::mem::offset_of!(DpoBackward, entropy) - 160usize];
+    [
+        "Offset of field: DpoBackward::entropy_coef",
+    ][::core::mem::offset_of!(DpoBackward, entropy_coef) - 168usize];
     [
         "Offset of field: DpoBackward::upstream",
-    ][::core::mem::offset_of!(DpoBackward, upstream) - 152usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream) - 176usize];
     [
         "Offset of field: DpoBackward::nonfinite_row",
-    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 160usize];
+    ][::core::mem::offset_of!(DpoBackward, nonfinite_row) - 184usize];
     [
         "Offset of field: DpoBackward::upstream_scale",
-    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 168usize];
+    ][::core::mem::offset_of!(DpoBackward, upstream_scale) - 192usize];
     [
         "Offset of field: DpoBackward::threshold",
-    ][::core::mem::offset_of!(DpoBackward, threshold) - 172usize];
+    ][::core::mem::offset_of!(DpoBackward, threshold) - 196usize];
 };
 /** c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
  are, and NaN for one whose label is a bad one.*/
@@ -905,38 +920,38 @@ pub struct DpoRowCoef {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 144usize];
+    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 152usize];
     ["Alignment of DpoRowCoef"][::core::mem::align_of::<DpoRowCoef>() - 8usize];
     [
         "Offset of field: DpoRowCoef::batch",
     ][::core::mem::offset_of!(DpoRowCoef, batch) - 0usize];
     [
         "Offset of field: DpoRowCoef::coef",
-    ][::core::mem::offset_of!(DpoRowCoef, coef) - 80usize];
+    ][::core::mem::offset_of!(DpoRowCoef, coef) - 88usize];
     [
         "Offset of field: DpoRowCoef::token_coef",
-    ][::core::mem::offset_of!(DpoRowCoef, token_coef) - 88usize];
+    ][::core::mem::offset_of!(DpoRowCoef, token_coef) - 96usize];
     [
         "Offset of field: DpoRowCoef::upstream",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 96usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 104usize];
     [
         "Offset of field: DpoRowCoef::logsumexp",
-    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 104usize];
+    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 112usize];
     [
         "Offset of field: DpoRowCoef::names",
-    ][::core::mem::offset_of!(DpoRowCoef, names) - 112usize];
+    ][::core::mem::offset_of!(DpoRowCoef, names) - 120usize];
     [
         "Offset of field: DpoRowCoef::row_coef",
-    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 120usize];
+    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 128usize];
     [
         "Offset of field: DpoRowCoef::nonfinite_row",
-    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 128usize];
+    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 136usize];
     [
         "Offset of field: DpoRowCoef::upstream_scale",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 136usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 144usize];
     [
         "Offset of field: DpoRowCoef::threshold",
-    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 140usize];
+    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 148usize];
 };
 /// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
 #[repr(C)]

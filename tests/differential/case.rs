@@ -66,6 +66,8 @@ pub struct Spec {
     pub metrics: MetricsLevel,
     /// Whether tokens have factors of their own.
     pub token_coef: bool,
+    /// Whether the entropies of rows, which then are asked for, have a gradient.
+    pub entropy_coef: bool,
     /// Largest coefficient that the gradient skips.
     pub threshold: f32,
     pub seed: u64,
@@ -94,6 +96,7 @@ impl Spec {
             ld_alpha: 1.0,
             metrics: MetricsLevel::None,
             token_coef: false,
+            entropy_coef: false,
             threshold: 0.0,
             seed: 1,
         }
@@ -165,6 +168,7 @@ pub struct Case<T> {
     pub desirable: Vec<i32>,
     pub tensors: Tensors,
     pub token_coef: Option<Vec<f32>>,
+    pub entropy_coef: Option<Vec<f32>>,
     /// Coefficients of the caller's own, instead of the loss's.
     pub own_coef: Option<Vec<f32>>,
 }
@@ -224,6 +228,7 @@ impl<T: Logit> Case<T> {
         // What belongs to rows that are not scored is not looked at: NaN would show.
         let factor = |random: &mut Random| random.pick(&[0.0, 1.0, 1.0, -0.5, 2.75, f32::NAN]);
         let mut token_coef: Vec<f32> = (0..rows).map(|_| factor(&mut random)).collect();
+        let mut entropy_coef: Vec<f32> = (0..rows).map(|_| factor(&mut random)).collect();
         let mut case = Case {
             spec,
             logits,
@@ -235,14 +240,18 @@ impl<T: Logit> Case<T> {
             desirable,
             tensors,
             token_coef: None,
+            entropy_coef: None,
             own_coef: None,
         };
-        for (factor, target) in token_coef.iter_mut().zip(case.targets()) {
-            if target.is_some() && factor.is_nan() {
-                *factor = 0.25;
+        for factors in [&mut token_coef, &mut entropy_coef] {
+            for (factor, target) in factors.iter_mut().zip(case.targets()) {
+                if target.is_some() && factor.is_nan() {
+                    *factor = 0.25;
+                }
             }
         }
         case.token_coef = spec.token_coef.then_some(token_coef);
+        case.entropy_coef = spec.entropy_coef.then_some(entropy_coef);
         case
     }
 

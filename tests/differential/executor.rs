@@ -4,8 +4,8 @@ use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::loss::PairTensors;
 use dpo_kernels::memory::Unallocated;
 use dpo_kernels::{
-    Coef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps, MetricsLevel, PairInputs,
-    PairOutputs, TokenMetricTensors,
+    Coef, EntropyCoef, Forward, ForwardTensors, GradientStatus, HostBatch, Labels, Logit, Logps,
+    MetricsLevel, PairInputs, PairOutputs, TokenMetricTensors,
 };
 
 use crate::case::{Case, OwnedLabels};
@@ -181,26 +181,22 @@ impl Executor for Cpu {
         let coef = Coef { sequences: Some(&coef), tokens: tokens.as_deref(), threshold: spec.threshold };
         let (values, residual) = (self.place(&logps.logsumexp), self.place(&logps.logsumexp_residual));
         let logsumexp = Logsumexp { values: &values, residual: Some(&residual) };
-        let upstream = spec.upstream;
+        let entropies = case.entropy_coef.as_ref().map(|coef| {
+            let metrics = logps.metrics.as_ref().expect("a case with their coefficients asks for them");
+            (self.place(coef), self.place(&metrics.entropy))
+        });
+        let inputs = BackwardInputs {
+            entropy: entropies.as_ref().map(|(coef, entropy)| EntropyCoef { coef, entropy }),
+            ..BackwardInputs::new(logsumexp, coef).with_upstream(spec.upstream)
+        };
         let (dlogits, gradient) = if spec.gradient_phase.is_none() {
             let mut dlogits = self.place(&case.logits);
-            let status = cpu::backward_in_place(
-                &batch,
-                &mut dlogits,
-                labels,
-                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
-            );
+            let status = cpu::backward_in_place(&batch, &mut dlogits, labels, inputs);
             (dlogits, status.unwrap())
         } else {
             let mut dlogits = self.place(&vec![untouched(); case.logits.len()]);
             let logits = &placed.logits;
-            let status = cpu::backward(
-                &batch,
-                logits,
-                labels,
-                BackwardInputs::new(logsumexp, coef).with_upstream(upstream),
-                &mut dlogits,
-            );
+            let status = cpu::backward(&batch, logits, labels, inputs, &mut dlogits);
             (dlogits, status.unwrap())
         };
         Outcome {
@@ -247,8 +243,9 @@ mod kernels {
     use cudarc::driver::CudaContext;
     use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DpoProgress};
     use dpo_kernels::cuda::plan::{
-        self, Addresses, DeviceAddress, DeviceArray, DevicePairInputs, ForwardBuffers, GradientBuffers,
-        Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, Product, Step, TokenMetricBuffers,
+        self, Addresses, DeviceAddress, DeviceArray, DevicePairInputs, EntropyBuffers, ForwardBuffers,
+        GradientBuffers, Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, Product, Step,
+        TokenMetricBuffers,
     };
     use dpo_kernels::cuda::{Kernels, Products, context};
     use dpo_kernels::memory::{Conversion, Extent, Field, Record, Unallocated, Vectors};
@@ -519,6 +516,15 @@ mod kernels {
                 logsumexp_residual: on.out.logps.logsumexp_residual,
                 coef: own_coef.or(on.out.pairs.coef),
                 token_coef: token_coef.map(|values| self.0.upload(bytes_of(&values), 0)),
+                entropy: case.entropy_coef.as_ref().map(|values| EntropyBuffers {
+                    coef: self.0.upload(bytes_of(values), 0),
+                    entropy: on
+                        .out
+                        .logps
+                        .metrics
+                        .and_then(|metrics| metrics.entropy)
+                        .expect("it is asked for"),
+                }),
                 upstream: Some(upstream),
                 upstream_scale: case.spec.upstream / 2.0,
                 threshold: case.spec.threshold,

@@ -1,11 +1,11 @@
 //! The walk over a case's outputs, with the f64 reference as the judge and the bounds of tests/common/tolerance.
 
 use dpo_kernels::loss::PairTensors;
-use dpo_kernels::{Coef, Logit, Logps, MetricsLevel, PairOutputs, TokenMetrics, reference};
+use dpo_kernels::{Coef, EntropyCoef, Logit, Logps, MetricsLevel, PairOutputs, TokenMetrics, reference};
 
 use crate::case::Case;
 use crate::executor::Outcome;
-use crate::tolerance::gradient::{Coefficient, stored};
+use crate::tolerance::gradient::{Coefficient, EntropyPart, stored};
 use crate::tolerance::pair_arguments::PairArguments;
 use crate::tolerance::precision::Precision;
 use crate::tolerance::sequence::Uncertain;
@@ -48,8 +48,16 @@ impl Expected {
             tokens: tokens.as_deref(),
             threshold: case.spec.threshold.into(),
         };
-        let dlogits =
-            reference::backward(&batch, &case.logits, labels, &logps.logsumexp, coef, upstream).unwrap();
+        let logsumexp = &logps.logsumexp;
+        let mut dlogits =
+            reference::backward(&batch, &case.logits, labels, logsumexp, coef, upstream).unwrap();
+        if let Some(coef) = case.entropy_coef.as_deref().map(wide) {
+            let entropy = &logps.metrics.as_ref().expect("the reference gives them").entropy;
+            let entropy = EntropyCoef { coef: &coef, entropy };
+            let part =
+                reference::entropy_gradient(&batch, &case.logits, labels, logsumexp, entropy, upstream);
+            dlogits.iter_mut().zip(part.unwrap()).for_each(|(dlogit, part)| *dlogit += part);
+        }
         let coef = coef.sequences.expect("given above").to_vec();
         Expected { logps, inputs, pairs, coef, tokens, dlogits }
     }
@@ -234,6 +242,11 @@ impl Expected {
                 let coef = Coefficient { value: self.coef[s] * factor, error: own_error * factor.abs() };
                 let mut gradient = row_of_case.gradient(T::DTYPE, self.logps.logsumexp[row], coef);
                 gradient.factor = outcome.factored.then_some(T::DTYPE);
+                gradient.entropy = case.entropy_coef.as_ref().map(|coef| EntropyPart {
+                    coef: f64::from(coef[row]) * f64::from(spec.upstream),
+                    entropy: self.logps.metrics.as_ref().expect("the reference gives them").entropy[row],
+                    error: row_of_case.entropy(),
+                });
                 let start = row * spec.row_stride;
                 let end = (start + spec.row_stride).min(case.logits.len());
                 for at in start..end {

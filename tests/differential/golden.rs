@@ -60,6 +60,7 @@ fn case<T: Logit + Element>(golden: &Golden, vector: &vectors::Case) -> Case<T> 
             ..Tensors::default()
         },
         token_coef: None,
+        entropy_coef: None,
         own_coef: None,
     }
 }

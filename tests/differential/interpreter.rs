@@ -261,6 +261,7 @@ fn far_rows<T: Logit + Into<f64>>(factored: bool) -> usize {
             logsumexp_residual: None,
             coef: Some(device.upload(bytes_of(&expected.pairs.coef), 0)),
             token_coef: None,
+            entropy: None,
             upstream: None,
             upstream_scale: 1.0,
             threshold: 0.0,

@@ -11,6 +11,7 @@ mod device_trouble;
 #[cfg(feature = "cuda")]
 #[path = "../common/devices.rs"]
 mod devices;
+mod entropy;
 mod executor;
 mod expected;
 mod extras;
@@ -92,6 +93,12 @@ fn matrix(element: usize) -> Vec<Spec> {
                 };
                 let pairs = random.pick(&[PairKind::Concatenated, PairKind::Interleaved, PairKind::Indexed]);
                 let extras = random.below(2) == 0;
+                let metrics = random.pick(&[
+                    MetricsLevel::None,
+                    MetricsLevel::None,
+                    MetricsLevel::Entropy,
+                    MetricsLevel::All,
+                ]);
                 specs.push(Spec {
                     vocab,
                     row_stride,
@@ -113,12 +120,8 @@ fn matrix(element: usize) -> Vec<Spec> {
                         PairKind::Indexed => 1.0,
                         _ => random.pick(&[1.0, 1.0, 0.0, 0.3]),
                     },
-                    metrics: random.pick(&[
-                        MetricsLevel::None,
-                        MetricsLevel::None,
-                        MetricsLevel::Entropy,
-                        MetricsLevel::All,
-                    ]),
+                    metrics,
+                    entropy_coef: metrics != MetricsLevel::None && random.below(2) == 0,
                     token_coef: random.below(3) == 0,
                     threshold: 0.0,
                     seed: random.next(),
@@ -137,13 +140,10 @@ fn transform(random: &mut Random, vocab: usize) -> Transform {
     }
 }
 
-fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, plain: bool) {
+fn run_matrix<T: Logit + Into<f64>>(executor: &mut impl Executor, has_metrics: bool) {
     for spec in matrix(size_of::<T>()) {
-        let spec = if plain {
-            Spec { transform: Transform::default(), metrics: MetricsLevel::None, ..spec }
-        } else {
-            spec
-        };
+        let without = Spec { metrics: MetricsLevel::None, entropy_coef: false, ..spec };
+        let spec = if has_metrics { spec } else { without };
         let case = Case::<T>::draw(spec);
         Expected::of(&case).check(&executor.name(), &case, &executor.run(&case));
     }
@@ -158,16 +158,19 @@ fn run_dtype<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
 /// What is small and particular, the losses first: a mistake, or a mutant, is met in seconds.
 fn run_checks<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
     losses::every_loss::<T>(executor, true);
-    // It has the pair stage of the forward, but neither transforms nor token metrics.
+    // It has the pair stage of the forward, but no token metrics.
     losses::every_loss::<T>(&mut Factored(executor), false);
     extras::long_sequences::<T>(executor, true);
     extras::long_sequences::<T>(&mut Factored(executor), false);
     extras::many_pairs::<T>(executor, true);
     extras::many_pairs::<T>(&mut Factored(executor), false);
     extras::skipped_rows_are_not_read::<T>(executor);
+    entropy::gradients::<T>(executor);
+    entropy::trouble::<T>(executor);
     extras::overflow_is_reported::<T>(executor);
     extras::metrics_change_nothing_else::<T>(executor);
-    extras::padded_vocabulary::<T>(executor);
+    extras::padded_vocabulary::<T>(executor, MetricsLevel::All);
+    extras::padded_vocabulary::<T>(&mut Factored(executor), MetricsLevel::None);
     extras::means_of_empty_sequences::<T>(executor);
     extras::ties_and_nonfinite_metrics::<T>(executor);
     near_certain::one_minus_p_is_not_a_subtraction::<T>(executor);
@@ -179,8 +182,8 @@ fn run_checks<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {
 
 /// The matrix.
 fn run_layouts<T: Logit + Into<f64>>(executor: &mut impl Executor) {
-    run_matrix::<T>(executor, false);
-    run_matrix::<T>(&mut Factored(executor), true);
+    run_matrix::<T>(executor, true);
+    run_matrix::<T>(&mut Factored(executor), false);
 }
 
 fn run_passes<T: Logit + Element + Into<f64>>(executor: &mut impl Executor) {

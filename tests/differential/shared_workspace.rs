@@ -2,7 +2,7 @@
 
 use dpo_kernels::cuda::params::DpoProgress;
 use dpo_kernels::cuda::plan::{self, Capacity, PairLossArguments, Workspace};
-use dpo_kernels::{Logit, MetricsLevel, Transform};
+use dpo_kernels::{Logit, MetricsLevel};
 
 use crate::case::{Case, Mask, PairKind, Spec};
 use crate::executor::{Device, Executor, OnDevice, Outcome, Uploaded};
@@ -32,8 +32,7 @@ fn printed<T: Logit>(outcome: &Outcome<T>) -> String {
 /// before, and the counters of the largest batch are at zero after every one.
 pub fn batches_take_turns<T: Logit>(executor: &mut OnDevice<impl Device>) {
     let cases = cases::<T>();
-    let takes_factored =
-        |spec: &Spec| spec.metrics == MetricsLevel::None && spec.transform == Transform::default();
+    let takes_factored = |spec: &Spec| spec.metrics == MetricsLevel::None;
     let alone: Vec<(String, Option<String>)> = cases
         .iter()
         .map(|case| {

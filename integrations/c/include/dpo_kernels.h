@@ -8,24 +8,32 @@
  *   loss       -log sigmoid(u)
  *   coef       c_s      = d loss / d logp_s
  *   logits     dlogits[r, v] = c_s (1[v = y_r] - softmax(z[r])[v])  exactly 0 in rows that are not scored
+ *   head       z = X W^T + b, from hidden states X
  *
  * STAGES. logps goes from logits to log-probs; pair_loss from log-probs to loss, metrics and c_s; backward from logits,
  * log-sum-exps and c_s to the gradient. forward is logps and pair_loss with one read of the logits; factored is forward
  * and the gradient without its coefficients, with one read and one write. dpo_cpu_ and dpo_cuda_ have a function for each
  * of the five. A loss of your own takes logps from logps, computes its c_s, and hands them to backward.
  *
+ * FROM HIDDEN STATES. dpo_cpu_lm_head_logps, _forward and _backward are behind the language model's head: they take hidden
+ * states and the head's weight (dpo_lm_head) where the others take logits, of which a chunk of rows exists at a time, and they
+ * give the gradients of hidden states, weight and bias (dpo_lm_head_gradients).
+ *
  * MEMORY. dpo_cpu_* take pointers to host memory and return when the work is done. dpo_cuda_* take pointers to memory
  * of the GPU (or managed memory) in the very same structs, queue the work on the caller's stream and return at once.
  * The structs themselves are always in host memory and are read before the call returns. Nothing is kept between calls:
- * every buffer is the caller's, and the size of each follows from the batch:
+ * every buffer is the caller's, save the chunk of logits of the dpo_cpu_lm_head_ functions, which grows in a workspace that the
+ * caller keeps. The size of each follows from the batch:
  *
  *   rows   sequences * sequence_len where padded, dpo_batch.rows where packed
  *   S      sequences
  *   N      pairs: S / 2 where concatenated or interleaved, dpo_batch.pair_count where indexed, S where unpaired
  *   V      vocab
+ *   H      dpo_lm_head.hidden_size
  *
- * Pointers are aligned to their element type. Buffers that a call writes overlap no other, save dlogits of backward and
- * gradient of factored, which may be the logits.
+ * Nothing but that says how large a buffer is: that it is as large is the caller's word. Pointers are aligned to their element
+ * type. Buffers that a call writes overlap no other, save dlogits of backward and gradient of factored, which may be the logits.
+ * No gradient of a head may be where hidden states, weight, bias or another gradient is.
  *
  * ABSENT. Zeros leave out whatever may be left out: a struct in which only struct_size and what the call cannot do without
  * are set asks for the defaults.
@@ -36,7 +44,7 @@
  *   enumerations  The enumerator of value 0 is the default. dpo_label_alignment has none, so that a batch says
  *                 which row predicts which label wherever labels are read.
  *
- * Nothing that is there is silently ignored, save the fields of a batch that pair_loss has no need of. A number other than 0
+ * Nothing that is there is silently ignored, save where a function says what it does not look at. A number other than 0
  * without its bit, a bit that `given` does not know, and what belongs to another layout or loss than the one asked for are
  * refused with DPO_ERROR_VALUE.
  *
@@ -49,7 +57,8 @@
  * stays NaN. No panic and no exception crosses.
  *
  * THREADS. Every function may be called from any thread, also at the same time as others, as long as no two calls
- * write the same buffer (a workspace counts). dpo_cpu_* spread over a pool of threads that is made at the first call,
+ * write the same buffer (a dpo_workspace counts; a dpo_cpu_lm_head_workspace serves one call at a time, and refuses another one
+ * meanwhile). dpo_cpu_* spread over a pool of threads that is made at the first call,
  * RAYON_NUM_THREADS of them or one per core. The same inputs give the same bits, whatever the number of threads.
  *
  * VERSIONS. Set struct_size of every struct that has one to its sizeof; a struct of a size that the library does not know
@@ -201,7 +210,7 @@ typedef struct dpo_batch {
      *  other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1. */
     float ld_alpha;
     /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
-     *  DPO_BATCH_ROW_STRIDE; otherwise vocab. */
+     *  DPO_BATCH_ROW_STRIDE, which the functions behind a head refuse; otherwise vocab. */
     size_t row_stride;
     /** Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX. */
     int64_t ignore_index;
@@ -524,6 +533,117 @@ typedef struct dpo_gradient {
     void *dlogits;
 } dpo_gradient;
 
+/** Bits of dpo_lm_head.given. */
+#define DPO_LM_HEAD_BUDGET_BYTES (1u << 0)
+
+/**
+ * What the functions behind the language model's head read where the others read dpo_inputs: hidden states X, and the head's
+ * weight W and bias b, of which the logits z = X W^T + b are made. The transform of the batch is that of these logits. Rows of
+ * the weight from its valid_vocab on are padding: they are not read, and their gradient is left as it is.
+ */
+typedef struct dpo_lm_head {
+    /** sizeof(dpo_lm_head). */
+    size_t struct_size;
+    /** Element type of hidden, weight and bias, and of the gradient of hidden. */
+    dpo_dtype dtype;
+    /** Element type of the labels. */
+    dpo_label_type label_type;
+    /** H, the elements of a hidden state, from 1 to 2^31 - 1. */
+    size_t hidden_size;
+    /** X, [rows, H] of dpo_dtype, dense. Ignored rows are not read and may hold anything. */
+    const void *hidden;
+    /** W, [V, H] of dpo_dtype, dense. */
+    const void *weight;
+    /** b, [V] of dpo_dtype, or null for none. */
+    const void *bias;
+    /** [rows] of dpo_label_type: a token id below V, or the ignore index. */
+    const void *labels;
+    /** The DPO_LM_HEAD_ bits of the numbers that are there. */
+    uint32_t given;
+    /** Bytes of a chunk at most, of which a row takes 4 (V + 2 H), with the batch's valid_vocab where it has one for V; at least
+     *  one row. DPO_LM_HEAD_BUDGET_BYTES; otherwise 2^29. */
+    size_t budget_bytes;
+} dpo_lm_head;
+
+/** What backward reads behind a head besides hidden states, weight and labels: what logps gave, and the coefficients of a loss
+ *  of your own. */
+typedef struct dpo_lm_head_backward_inputs {
+    /** sizeof(dpo_lm_head_backward_inputs). */
+    size_t struct_size;
+    /** [rows], of logps. */
+    const float *logsumexp;
+    /** [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself. */
+    const float *logsumexp_residual;
+    /** [S], or null for 1: d loss / d logp of each sequence. */
+    const float *coef;
+    /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
+     *  your own factors if there are any. */
+    const float *token_coef;
+    /** The DPO_GRADIENT_THRESHOLD bit, if that number is there. */
+    uint32_t given;
+    /** Rows whose coefficient, all factors included, is no larger than this in magnitude are not multiplied: their dX is 0, and
+     *  they have no part in dW and db. Finite and not below 0. A NaN is larger. DPO_GRADIENT_THRESHOLD; otherwise 0, which are
+     *  the rows whose coefficient is exactly 0. */
+    float threshold;
+} dpo_lm_head_backward_inputs;
+
+/** The gradients that are wanted of a pass through the head, with c the coefficient of each row, all factors included, and
+ *  G[r, v] = 1[v = y_r] - softmax(z[r])[v], by the chain rule where logits are scaled or capped. */
+typedef struct dpo_lm_head_gradients {
+    /** sizeof(dpo_lm_head_gradients). */
+    size_t struct_size;
+    /** [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about. */
+    const float *upstream;
+    /** The DPO_GRADIENT_UPSTREAM_SCALE bit, if that number is there. */
+    uint32_t given;
+    /** Another factor of every coefficient, which the host knows. DPO_GRADIENT_UPSTREAM_SCALE; otherwise 1. */
+    float upstream_scale;
+    /** dX = diag(c) (G W), [rows, H] of the head's dpo_dtype, overwritten, exactly 0 in rows that are not scored or whose
+     *  coefficient is 0; or null: not wanted. */
+    void *hidden;
+    /** dW = G^T (diag(c) X), [V, H], which is added to what is there, so that micro-batches add up: zero it before the first of
+     *  them; or null: not wanted. */
+    float *weight;
+    /** db = G^T c, [V], which is added to what is there; or null: not wanted. */
+    float *bias;
+    /** [1], or null: lowered to the first row whose coefficient, logsumexp or dX is an infinity or a NaN. Set it to
+     *  DPO_NO_TROUBLE before; several calls may share it. */
+    uint32_t *nonfinite_row;
+} dpo_lm_head_gradients;
+
+/**
+ * What a pass through the head will do. A product takes 2 V H operations a row. The numbers of rows are of scored rows, in
+ * chunks that go the same way; which ways there are follows from the gradients that are wanted:
+ *
+ *   logps          none is wanted                         1 product    z
+ *   frozen_weight  that of the hidden states alone        2 products   z, G W: c comes to a row at the very end
+ *   whole_pairs    that of weight or bias, too            3 products   z, G W, G^T (diag(c) X), in chunks of whole pairs
+ *   two_sweeps     the same, where a pair is larger than  4 products   z of all rows, then z again with the gradients
+ *                  a chunk, or a loss sorts the pairs
+ *
+ * The product of a gradient that is not wanted is not made; that of the bias, with one column, is not counted.
+ */
+typedef struct dpo_lm_head_plan {
+    /** Number of chunks; 0 where no row is scored. */
+    size_t chunks;
+    /** Rows of the largest chunk. */
+    size_t most_rows;
+    /** Bytes of the largest chunk: no more than budget_bytes. */
+    size_t chunk_bytes;
+    /** Bytes beside it, at most: a block of a weight that is not f32. */
+    size_t weight_block_bytes;
+    /** Rows over all products: at most, since the second of two sweeps leaves out rows whose coefficient is 0. */
+    size_t multiplied_rows;
+    /** Rows of which log-probs alone are wanted. */
+    size_t logps_rows;
+    /** Rows whose coefficient comes to G W at the very end. */
+    size_t frozen_weight_rows;
+    /** Rows of pairs whose gradients are made while their logits are there. */
+    size_t whole_pairs_rows;
+    /** Rows whose logits are made twice. */
+    size_t two_sweeps_rows;
+} dpo_lm_head_plan;
+
 /** The version of the library, comparable to DPO_VERSION. Never fails. */
 uint32_t dpo_version(void);
 
@@ -605,6 +725,83 @@ dpo_result dpo_cpu_backward(const dpo_batch *batch, const dpo_inputs *inputs, co
 dpo_result dpo_cpu_factored(const dpo_batch *batch, const dpo_inputs *inputs, const float *ref_logps,
                             const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs,
                             void *gradient);
+
+/**
+ * Memory for a chunk of logits and for what goes into and comes out of its products. It grows to what calls need, within
+ * their budget_bytes, and is kept until it is freed: one for a whole run allocates once. It serves heads and batches of any
+ * shape and type, one call at a time: a call that finds it in use by another one, on another thread, is refused.
+ */
+typedef struct dpo_cpu_lm_head_workspace dpo_cpu_lm_head_workspace;
+
+/**
+ * Stores the handle of an empty workspace in `*workspace`.
+ *
+ * Fails with DPO_ERROR_VALUE for a null `workspace`.
+ */
+dpo_result dpo_cpu_lm_head_workspace_create(dpo_cpu_lm_head_workspace **workspace);
+
+/**
+ * Gives the memory of a workspace back. The caller sees to it that no call is using it and that the handle is not used again.
+ * Null is allowed and does nothing.
+ */
+void dpo_cpu_lm_head_workspace_free(dpo_cpu_lm_head_workspace *workspace);
+
+/**
+ * Stores in `*plan` what dpo_cpu_lm_head_forward would do with the same arguments, or dpo_cpu_lm_head_logps where `gradients` is
+ * null, before anything runs. It is computed from the arguments alone and writes nothing else. `loss` may be null where no
+ * gradient is wanted.
+ *
+ * Of `head`, hidden, weight and bias are not looked at; of `gradients`, only which of hidden, weight and bias are null; of
+ * `loss`, not its inputs.
+ *
+ * Fails with DPO_ERROR_VALUE; DPO_ERROR_INDEX; or DPO_ERROR_MISSING where a gradient is wanted and `loss` is null.
+ */
+dpo_result dpo_cpu_lm_head_plan(const dpo_batch *batch, const dpo_lm_head *head, const dpo_loss *loss,
+                                const dpo_lm_head_gradients *gradients, dpo_lm_head_plan *plan);
+
+/**
+ * dpo_cpu_logps of z = X W^T + b, of which a chunk of rows exists at a time: log-probs of the labels, per token and per
+ * sequence.
+ *
+ * `batch`, `head` and `out` are described at their types; `batch` has no row_stride. Products have f32 factors and sums, and
+ * logits are f32. Rows that are not scored are not multiplied. The same call gives the same bits again, on any number of
+ * threads; those of a row may differ from one budget_bytes to another in what rounding makes of its logits.
+ *
+ * `workspace` is null or of dpo_cpu_lm_head_workspace_create. With null the memory is allocated for the call and given back at
+ * its end.
+ *
+ * Fails with DPO_ERROR_VALUE, also for a workspace that another call is using, or DPO_ERROR_INDEX.
+ */
+dpo_result dpo_cpu_lm_head_logps(const dpo_batch *batch, const dpo_lm_head *head, const dpo_logps *out,
+                                 dpo_cpu_lm_head_workspace *workspace);
+
+/**
+ * dpo_cpu_forward of z = X W^T + b, and the gradients of its loss, while a chunk of the logits exists at a time.
+ *
+ * `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free. `gradients` is null, or all its
+ * buffers are, where no gradient is wanted: then nothing of it is written. A row whose coefficient is 0, such as one of a pair
+ * of weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where
+ * the gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once
+ * more after. `workspace` as for dpo_cpu_lm_head_logps.
+ *
+ * Fails as dpo_cpu_lm_head_logps and dpo_cpu_pair_loss do, and with DPO_ERROR_VALUE where a gradient overlaps what no gradient
+ * may, before any work.
+ */
+dpo_result dpo_cpu_lm_head_forward(const dpo_batch *batch, const dpo_lm_head *head, const float *ref_logps,
+                                   const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs,
+                                   const dpo_lm_head_gradients *gradients, dpo_cpu_lm_head_workspace *workspace);
+
+/**
+ * The gradients of a loss of your own, from what dpo_cpu_lm_head_logps gave and coefficients. The logits are made again, but for
+ * rows that threshold skips. c = coef[s] * token_coef[r] * upstream[0] * upstream_scale. `workspace` as for
+ * dpo_cpu_lm_head_logps.
+ *
+ * Fails with DPO_ERROR_VALUE, also for a workspace that another call is using and where a gradient overlaps what no gradient
+ * may; DPO_ERROR_INDEX; or DPO_ERROR_MISSING where ld_alpha is not 1 and token_coef is null. All before any work.
+ */
+dpo_result dpo_cpu_lm_head_backward(const dpo_batch *batch, const dpo_lm_head *head,
+                                    const dpo_lm_head_backward_inputs *inputs, const dpo_lm_head_gradients *gradients,
+                                    dpo_cpu_lm_head_workspace *workspace);
 
 /** The kernels, loaded into a CUDA context. May be shared between threads. */
 typedef struct dpo_cuda_kernels dpo_cuda_kernels;

@@ -5,6 +5,9 @@ use std::ffi::c_void;
 #[cfg(feature = "cuda")]
 use dpo_kernels::cuda::plan::Device;
 
+use crate::cpu::lm_head::{
+    dpo_cpu_lm_head_backward, dpo_cpu_lm_head_forward, dpo_cpu_lm_head_logps, dpo_cpu_lm_head_plan,
+};
 use crate::cpu::{dpo_cpu_backward, dpo_cpu_factored, dpo_cpu_forward, dpo_cpu_logps, dpo_cpu_pair_loss};
 #[cfg(feature = "cuda")]
 use crate::cuda::plans;
@@ -23,6 +26,32 @@ pub(crate) enum Stage {
     Forward,
     Factored,
     Backward,
+    LmHead(LmHead),
+}
+
+/// A function behind the language model's head, which is on the CPU alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LmHead {
+    Plan,
+    Logps,
+    Forward,
+    Backward,
+}
+
+impl Stage {
+    /// Whether its function takes a loss.
+    pub fn has_loss(self) -> bool {
+        match self {
+            Stage::PairLoss | Stage::Forward | Stage::Factored => true,
+            Stage::LmHead(call) => matches!(call, LmHead::Plan | LmHead::Forward),
+            Stage::Logps | Stage::Backward => false,
+        }
+    }
+
+    /// Whether it takes hidden states where others take logits.
+    pub fn is_behind_head(self) -> bool {
+        matches!(self, Stage::LmHead(_))
+    }
 }
 
 /// A half of the header.
@@ -50,6 +79,11 @@ pub(crate) struct Arguments {
     pub workspace: *const dpo_workspace,
     /// Of `pair_loss`.
     pub status: *mut dpo_status,
+    pub head: *const dpo_lm_head,
+    pub backward_inputs: *const dpo_lm_head_backward_inputs,
+    pub gradients: *const dpo_lm_head_gradients,
+    pub head_workspace: *mut dpo_cpu_lm_head_workspace,
+    pub plan: *mut dpo_lm_head_plan,
 }
 
 impl Arguments {
@@ -87,6 +121,33 @@ impl Arguments {
                     dpo_cpu_factored(batch, inputs, ref_logps, loss, out, pair_outputs, factored)
                 }
                 Stage::Backward => dpo_cpu_backward(batch, inputs, gradient),
+                Stage::LmHead(call) => self.run_behind_head(call),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`call`](Self::call).
+    unsafe fn run_behind_head(&self, call: LmHead) -> dpo_result {
+        let Arguments { batch, head, ref_logps, loss, out, pair_outputs, .. } = *self;
+        let Arguments { backward_inputs: inputs, gradients, head_workspace: workspace, plan, .. } = *self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match call {
+                LmHead::Plan => dpo_cpu_lm_head_plan(batch, head, loss, gradients, plan),
+                LmHead::Logps => dpo_cpu_lm_head_logps(batch, head, out, workspace),
+                LmHead::Forward => dpo_cpu_lm_head_forward(
+                    batch,
+                    head,
+                    ref_logps,
+                    loss,
+                    out,
+                    pair_outputs,
+                    gradients,
+                    workspace,
+                ),
+                LmHead::Backward => dpo_cpu_lm_head_backward(batch, head, inputs, gradients, workspace),
             }
         }
     }
@@ -118,6 +179,7 @@ impl Arguments {
                     kernels, batch, inputs, ref_logps, loss, out, pairs, factored, workspace, stream,
                 ),
                 Stage::Backward => dpo_cuda_backward(kernels, batch, inputs, gradient, stream),
+                Stage::LmHead(_) => unreachable!("the head has no function for a GPU"),
             }
         }
     }
@@ -158,6 +220,7 @@ impl Arguments {
                     workspace,
                 ),
                 Stage::Backward => plans::backward(device, batch, inputs, gradient),
+                Stage::LmHead(_) => unreachable!("the head has no plan for a GPU"),
             }
         };
         guard(|| Ok(plan().map(drop)?))

@@ -1,4 +1,4 @@
-//! The numbers of a [`dpo_gradient`], in whichever memory its arrays are.
+//! The numbers that `backward` is given, in whichever memory the arrays beside them are.
 
 use dpo_kernels::Result;
 
@@ -19,4 +19,18 @@ impl Numbers {
         ];
         Ok(Numbers { upstream_scale: upstream_scale.unwrap_or(1.0), threshold: threshold.unwrap_or(0.0) })
     }
+}
+
+/// The factor of every coefficient of a head's rows that the host knows.
+pub(crate) fn upstream_scale(gradients: &dpo_lm_head_gradients) -> Result<f32> {
+    let (upstream_scale,) = given![gradients.given;
+        DPO_GRADIENT_UPSTREAM_SCALE => "upstream_scale": gradients.upstream_scale,
+    ];
+    Ok(upstream_scale.unwrap_or(1.0))
+}
+
+/// The coefficient up to which a head's rows are skipped.
+pub(crate) fn threshold(inputs: &dpo_lm_head_backward_inputs) -> Result<f32> {
+    let (threshold,) = given![inputs.given; DPO_GRADIENT_THRESHOLD => "threshold": inputs.threshold];
+    Ok(threshold.unwrap_or(0.0))
 }

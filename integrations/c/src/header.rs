@@ -20,6 +20,7 @@ pub const DPO_LOSS_ALPHA: u32 = 8;
 pub const DPO_LOSS_NORMALIZER: u32 = 16;
 pub const DPO_GRADIENT_UPSTREAM_SCALE: u32 = 1;
 pub const DPO_GRADIENT_THRESHOLD: u32 = 2;
+pub const DPO_LM_HEAD_BUDGET_BYTES: u32 = 1;
 /// The call did what it says; on CUDA, the work is queued.
 pub const DPO_OK: dpo_result = 0;
 /** An argument is null, misaligned, unknown, outside its domain or of no use to the call, or a struct_size is not this
@@ -147,7 +148,7 @@ pub struct dpo_batch {
   other of its pair has. Pairs are concatenated or interleaved. DPO_BATCH_LD_ALPHA; otherwise 1.*/
     pub ld_alpha: f32,
     /** Elements from the start of a row to the start of the next, at least vocab; those between are not touched.
-  DPO_BATCH_ROW_STRIDE; otherwise vocab.*/
+  DPO_BATCH_ROW_STRIDE, which the functions behind a head refuse; otherwise vocab.*/
     pub row_stride: usize,
     /// Label of positions that are not scored. DPO_BATCH_IGNORE_INDEX; otherwise DPO_IGNORE_INDEX.
     pub ignore_index: i64,
@@ -867,6 +868,247 @@ const _: () = {
         "Offset of field: dpo_gradient::dlogits",
     ][::core::mem::offset_of!(dpo_gradient, dlogits) - 72usize];
 };
+/** What the functions behind the language model's head read where the others read dpo_inputs: hidden states X, and the head's
+ weight W and bias b, of which the logits z = X W^T + b are made. The transform of the batch is that of these logits. Rows of
+ the weight from its valid_vocab on are padding: they are not read, and their gradient is left as it is.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_lm_head {
+    /// sizeof(dpo_lm_head).
+    pub struct_size: usize,
+    /// Element type of hidden, weight and bias, and of the gradient of hidden.
+    pub dtype: dpo_dtype,
+    /// Element type of the labels.
+    pub label_type: dpo_label_type,
+    /// H, the elements of a hidden state, from 1 to 2^31 - 1.
+    pub hidden_size: usize,
+    /// X, [rows, H] of dpo_dtype, dense. Ignored rows are not read and may hold anything.
+    pub hidden: *const ::core::ffi::c_void,
+    /// W, [V, H] of dpo_dtype, dense.
+    pub weight: *const ::core::ffi::c_void,
+    /// b, [V] of dpo_dtype, or null for none.
+    pub bias: *const ::core::ffi::c_void,
+    /// [rows] of dpo_label_type: a token id below V, or the ignore index.
+    pub labels: *const ::core::ffi::c_void,
+    /// The DPO_LM_HEAD_ bits of the numbers that are there.
+    pub given: u32,
+    /** Bytes of a chunk at most, of which a row takes 4 (V + 2 H), with the batch's valid_vocab where it has one for V; at least
+  one row. DPO_LM_HEAD_BUDGET_BYTES; otherwise 2^29.*/
+    pub budget_bytes: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_lm_head"][::core::mem::size_of::<dpo_lm_head>() - 72usize];
+    ["Alignment of dpo_lm_head"][::core::mem::align_of::<dpo_lm_head>() - 8usize];
+    [
+        "Offset of field: dpo_lm_head::struct_size",
+    ][::core::mem::offset_of!(dpo_lm_head, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_lm_head::dtype",
+    ][::core::mem::offset_of!(dpo_lm_head, dtype) - 8usize];
+    [
+        "Offset of field: dpo_lm_head::label_type",
+    ][::core::mem::offset_of!(dpo_lm_head, label_type) - 12usize];
+    [
+        "Offset of field: dpo_lm_head::hidden_size",
+    ][::core::mem::offset_of!(dpo_lm_head, hidden_size) - 16usize];
+    [
+        "Offset of field: dpo_lm_head::hidden",
+    ][::core::mem::offset_of!(dpo_lm_head, hidden) - 24usize];
+    [
+        "Offset of field: dpo_lm_head::weight",
+    ][::core::mem::offset_of!(dpo_lm_head, weight) - 32usize];
+    [
+        "Offset of field: dpo_lm_head::bias",
+    ][::core::mem::offset_of!(dpo_lm_head, bias) - 40usize];
+    [
+        "Offset of field: dpo_lm_head::labels",
+    ][::core::mem::offset_of!(dpo_lm_head, labels) - 48usize];
+    [
+        "Offset of field: dpo_lm_head::given",
+    ][::core::mem::offset_of!(dpo_lm_head, given) - 56usize];
+    [
+        "Offset of field: dpo_lm_head::budget_bytes",
+    ][::core::mem::offset_of!(dpo_lm_head, budget_bytes) - 64usize];
+};
+/** What backward reads behind a head besides hidden states, weight and labels: what logps gave, and the coefficients of a loss
+  of your own.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_lm_head_backward_inputs {
+    /// sizeof(dpo_lm_head_backward_inputs).
+    pub struct_size: usize,
+    /// [rows], of logps.
+    pub logsumexp: *const f32,
+    /// [rows], of logps, or null: then every gradient of a row is off by up to |logsumexp| 2^-24 of itself.
+    pub logsumexp_residual: *const f32,
+    /// [S], or null for 1: d loss / d logp of each sequence.
+    pub coef: *const f32,
+    /** [rows], or null for 1: a factor of each token. Where the batch's ld_alpha is not 1, it is logps' token_weights, times
+  your own factors if there are any.*/
+    pub token_coef: *const f32,
+    /// The DPO_GRADIENT_THRESHOLD bit, if that number is there.
+    pub given: u32,
+    /** Rows whose coefficient, all factors included, is no larger than this in magnitude are not multiplied: their dX is 0, and
+  they have no part in dW and db. Finite and not below 0. A NaN is larger. DPO_GRADIENT_THRESHOLD; otherwise 0, which are
+  the rows whose coefficient is exactly 0.*/
+    pub threshold: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dpo_lm_head_backward_inputs",
+    ][::core::mem::size_of::<dpo_lm_head_backward_inputs>() - 48usize];
+    [
+        "Alignment of dpo_lm_head_backward_inputs",
+    ][::core::mem::align_of::<dpo_lm_head_backward_inputs>() - 8usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::struct_size",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::logsumexp",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, logsumexp) - 8usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::logsumexp_residual",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, logsumexp_residual)
+        - 16usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::coef",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, coef) - 24usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::token_coef",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, token_coef) - 32usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::given",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, given) - 40usize];
+    [
+        "Offset of field: dpo_lm_head_backward_inputs::threshold",
+    ][::core::mem::offset_of!(dpo_lm_head_backward_inputs, threshold) - 44usize];
+};
+/** The gradients that are wanted of a pass through the head, with c the coefficient of each row, all factors included, and
+  G[r, v] = 1[v = y_r] - softmax(z[r])[v], by the chain rule where logits are scaled or capped.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_lm_head_gradients {
+    /// sizeof(dpo_lm_head_gradients).
+    pub struct_size: usize,
+    /// [1], or null for 1: the upstream gradient, a factor of every coefficient, in the memory that the call is about.
+    pub upstream: *const f32,
+    /// The DPO_GRADIENT_UPSTREAM_SCALE bit, if that number is there.
+    pub given: u32,
+    /// Another factor of every coefficient, which the host knows. DPO_GRADIENT_UPSTREAM_SCALE; otherwise 1.
+    pub upstream_scale: f32,
+    /** dX = diag(c) (G W), [rows, H] of the head's dpo_dtype, overwritten, exactly 0 in rows that are not scored or whose
+  coefficient is 0; or null: not wanted.*/
+    pub hidden: *mut ::core::ffi::c_void,
+    /** dW = G^T (diag(c) X), [V, H], which is added to what is there, so that micro-batches add up: zero it before the first of
+  them; or null: not wanted.*/
+    pub weight: *mut f32,
+    /// db = G^T c, [V], which is added to what is there; or null: not wanted.
+    pub bias: *mut f32,
+    /** [1], or null: lowered to the first row whose coefficient, logsumexp or dX is an infinity or a NaN. Set it to
+  DPO_NO_TROUBLE before; several calls may share it.*/
+    pub nonfinite_row: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dpo_lm_head_gradients",
+    ][::core::mem::size_of::<dpo_lm_head_gradients>() - 56usize];
+    [
+        "Alignment of dpo_lm_head_gradients",
+    ][::core::mem::align_of::<dpo_lm_head_gradients>() - 8usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::struct_size",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::upstream",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, upstream) - 8usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::given",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, given) - 16usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::upstream_scale",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, upstream_scale) - 20usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::hidden",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, hidden) - 24usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::weight",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, weight) - 32usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::bias",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, bias) - 40usize];
+    [
+        "Offset of field: dpo_lm_head_gradients::nonfinite_row",
+    ][::core::mem::offset_of!(dpo_lm_head_gradients, nonfinite_row) - 48usize];
+};
+/** What a pass through the head will do. A product takes 2 V H operations a row. The numbers of rows are of scored rows, in
+ chunks that go the same way; which ways there are follows from the gradients that are wanted:
+
+   logps          none is wanted                         1 product    z
+   frozen_weight  that of the hidden states alone        2 products   z, G W: c comes to a row at the very end
+   whole_pairs    that of weight or bias, too            3 products   z, G W, G^T (diag(c) X), in chunks of whole pairs
+   two_sweeps     the same, where a pair is larger than  4 products   z of all rows, then z again with the gradients
+                  a chunk, or a loss sorts the pairs
+
+ The product of a gradient that is not wanted is not made; that of the bias, with one column, is not counted.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_lm_head_plan {
+    /// Number of chunks; 0 where no row is scored.
+    pub chunks: usize,
+    /// Rows of the largest chunk.
+    pub most_rows: usize,
+    /// Bytes of the largest chunk: no more than budget_bytes.
+    pub chunk_bytes: usize,
+    /// Bytes beside it, at most: a block of a weight that is not f32.
+    pub weight_block_bytes: usize,
+    /// Rows over all products: at most, since the second of two sweeps leaves out rows whose coefficient is 0.
+    pub multiplied_rows: usize,
+    /// Rows of which log-probs alone are wanted.
+    pub logps_rows: usize,
+    /// Rows whose coefficient comes to G W at the very end.
+    pub frozen_weight_rows: usize,
+    /// Rows of pairs whose gradients are made while their logits are there.
+    pub whole_pairs_rows: usize,
+    /// Rows whose logits are made twice.
+    pub two_sweeps_rows: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpo_lm_head_plan"][::core::mem::size_of::<dpo_lm_head_plan>() - 72usize];
+    [
+        "Alignment of dpo_lm_head_plan",
+    ][::core::mem::align_of::<dpo_lm_head_plan>() - 8usize];
+    [
+        "Offset of field: dpo_lm_head_plan::chunks",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, chunks) - 0usize];
+    [
+        "Offset of field: dpo_lm_head_plan::most_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, most_rows) - 8usize];
+    [
+        "Offset of field: dpo_lm_head_plan::chunk_bytes",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, chunk_bytes) - 16usize];
+    [
+        "Offset of field: dpo_lm_head_plan::weight_block_bytes",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, weight_block_bytes) - 24usize];
+    [
+        "Offset of field: dpo_lm_head_plan::multiplied_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, multiplied_rows) - 32usize];
+    [
+        "Offset of field: dpo_lm_head_plan::logps_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, logps_rows) - 40usize];
+    [
+        "Offset of field: dpo_lm_head_plan::frozen_weight_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, frozen_weight_rows) - 48usize];
+    [
+        "Offset of field: dpo_lm_head_plan::whole_pairs_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, whole_pairs_rows) - 56usize];
+    [
+        "Offset of field: dpo_lm_head_plan::two_sweeps_rows",
+    ][::core::mem::offset_of!(dpo_lm_head_plan, two_sweeps_rows) - 64usize];
+};
 unsafe extern "C" {
     /// The version of the library, comparable to DPO_VERSION. Never fails.
     pub fn dpo_version() -> u32;
@@ -967,6 +1209,100 @@ unsafe extern "C" {
         out: *const dpo_logps,
         pair_outputs: *const dpo_pair_outputs,
         gradient: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+/** Memory for a chunk of logits and for what goes into and comes out of its products. It grows to what calls need, within
+ their budget_bytes, and is kept until it is freed: one for a whole run allocates once. It serves heads and batches of any
+ shape and type, one call at a time: a call that finds it in use by another one, on another thread, is refused.*/
+#[repr(C)]
+#[derive(Debug)]
+pub struct dpo_cpu_lm_head_workspace {
+    _unused: [u8; 0],
+}
+unsafe extern "C" {
+    /** Stores the handle of an empty workspace in `*workspace`.
+
+ Fails with DPO_ERROR_VALUE for a null `workspace`.*/
+    pub fn dpo_cpu_lm_head_workspace_create(
+        workspace: *mut *mut dpo_cpu_lm_head_workspace,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Gives the memory of a workspace back. The caller sees to it that no call is using it and that the handle is not used again.
+ Null is allowed and does nothing.*/
+    pub fn dpo_cpu_lm_head_workspace_free(workspace: *mut dpo_cpu_lm_head_workspace);
+}
+unsafe extern "C" {
+    /** Stores in `*plan` what dpo_cpu_lm_head_forward would do with the same arguments, or dpo_cpu_lm_head_logps where `gradients` is
+ null, before anything runs. It is computed from the arguments alone and writes nothing else. `loss` may be null where no
+ gradient is wanted.
+
+ Of `head`, hidden, weight and bias are not looked at; of `gradients`, only which of hidden, weight and bias are null; of
+ `loss`, not its inputs.
+
+ Fails with DPO_ERROR_VALUE; DPO_ERROR_INDEX; or DPO_ERROR_MISSING where a gradient is wanted and `loss` is null.*/
+    pub fn dpo_cpu_lm_head_plan(
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        loss: *const dpo_loss,
+        gradients: *const dpo_lm_head_gradients,
+        plan: *mut dpo_lm_head_plan,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** dpo_cpu_logps of z = X W^T + b, of which a chunk of rows exists at a time: log-probs of the labels, per token and per
+ sequence.
+
+ `batch`, `head` and `out` are described at their types; `batch` has no row_stride. Products have f32 factors and sums, and
+ logits are f32. Rows that are not scored are not multiplied. The same call gives the same bits again, on any number of
+ threads; those of a row may differ from one budget_bytes to another in what rounding makes of its logits.
+
+ `workspace` is null or of dpo_cpu_lm_head_workspace_create. With null the memory is allocated for the call and given back at
+ its end.
+
+ Fails with DPO_ERROR_VALUE, also for a workspace that another call is using, or DPO_ERROR_INDEX.*/
+    pub fn dpo_cpu_lm_head_logps(
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        out: *const dpo_logps,
+        workspace: *mut dpo_cpu_lm_head_workspace,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** dpo_cpu_forward of z = X W^T + b, and the gradients of its loss, while a chunk of the logits exists at a time.
+
+ `ref_logps` is [S], or null where the loss is of log-probs alone or is reference_free. `gradients` is null, or all its
+ buffers are, where no gradient is wanted: then nothing of it is written. A row whose coefficient is 0, such as one of a pair
+ of weight 0, has a dX of exactly 0 and no part in dW and db, whatever its logits are, unless its label is a bad one. Where
+ the gradient of the hidden states alone is wanted, dX is rounded to its type before its coefficient comes to it, and once
+ more after. `workspace` as for dpo_cpu_lm_head_logps.
+
+ Fails as dpo_cpu_lm_head_logps and dpo_cpu_pair_loss do, and with DPO_ERROR_VALUE where a gradient overlaps what no gradient
+ may, before any work.*/
+    pub fn dpo_cpu_lm_head_forward(
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pair_outputs: *const dpo_pair_outputs,
+        gradients: *const dpo_lm_head_gradients,
+        workspace: *mut dpo_cpu_lm_head_workspace,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** The gradients of a loss of your own, from what dpo_cpu_lm_head_logps gave and coefficients. The logits are made again, but for
+ rows that threshold skips. c = coef[s] * token_coef[r] * upstream[0] * upstream_scale. `workspace` as for
+ dpo_cpu_lm_head_logps.
+
+ Fails with DPO_ERROR_VALUE, also for a workspace that another call is using and where a gradient overlaps what no gradient
+ may; DPO_ERROR_INDEX; or DPO_ERROR_MISSING where ld_alpha is not 1 and token_coef is null. All before any work.*/
+    pub fn dpo_cpu_lm_head_backward(
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        inputs: *const dpo_lm_head_backward_inputs,
+        gradients: *const dpo_lm_head_gradients,
+        workspace: *mut dpo_cpu_lm_head_workspace,
     ) -> dpo_result;
 }
 /// The kernels, loaded into a CUDA context. May be shared between threads.

@@ -1,5 +1,7 @@
 //! What the stages read besides the batch: logits and labels, and what `pair_loss` is given.
 
+use std::ffi::c_void;
+
 use dpo_kernels::loss::PairTensors;
 use dpo_kernels::{DType, LabelType, Labels, PairInputs, Result};
 
@@ -7,8 +9,8 @@ use crate::given::{null, zero};
 use crate::header::*;
 use crate::pointers::{Array, read, slice, value};
 
-pub(crate) fn dtype(inputs: &dpo_inputs) -> Result<DType> {
-    match inputs.dtype {
+pub(crate) fn dtype(dtype: dpo_dtype) -> Result<DType> {
+    match dtype {
         DPO_F32 => Ok(DType::F32),
         DPO_F16 => Ok(DType::F16),
         DPO_BF16 => Ok(DType::BF16),
@@ -16,8 +18,8 @@ pub(crate) fn dtype(inputs: &dpo_inputs) -> Result<DType> {
     }
 }
 
-pub(crate) fn label_type(inputs: &dpo_inputs) -> Result<LabelType> {
-    match inputs.label_type {
+pub(crate) fn label_type(label_type: dpo_label_type) -> Result<LabelType> {
+    match label_type {
         DPO_LABELS_I32 => Ok(LabelType::I32),
         DPO_LABELS_I64 => Ok(LabelType::I64),
         other => Err(value("label_type", "a dpo_label_type", other)),
@@ -28,13 +30,17 @@ pub(crate) fn label_type(inputs: &dpo_inputs) -> Result<LabelType> {
 ///
 /// # Safety
 ///
-/// `inputs.labels` is null or points to `rows` labels, which stay as they are for `'a`.
-pub(crate) unsafe fn host_labels<'a>(inputs: &dpo_inputs, rows: usize) -> Result<Labels<'a>> {
+/// `labels` is null or points to `rows` labels of the type, which stay as they are for `'a`.
+pub(crate) unsafe fn host_labels<'a>(
+    of_type: dpo_label_type,
+    labels: *const c_void,
+    rows: usize,
+) -> Result<Labels<'a>> {
     // SAFETY: the caller's promise.
     unsafe {
-        Ok(match label_type(inputs)? {
-            LabelType::I32 => Labels::I32(slice("labels", inputs.labels.cast(), rows)?),
-            LabelType::I64 => Labels::I64(slice("labels", inputs.labels.cast(), rows)?),
+        Ok(match label_type(of_type)? {
+            LabelType::I32 => Labels::I32(slice("labels", labels.cast(), rows)?),
+            LabelType::I64 => Labels::I64(slice("labels", labels.cast(), rows)?),
         })
     }
 }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `pointers` | pointers of the caller's, judged |
 //! | `given` | the one convention for what is absent |
-//! | `batch`, `inputs`, `loss`, `gradient` | what calls read, in the crate's terms |
+//! | `batch`, `inputs`, `lm_head`, `loss`, `gradient` | what calls read, in the crate's terms |
 //! | `results`, `records` | what calls write |
 //! | `cpu`, `cuda` | the functions of the header |
 //! | `failure` | errors as codes and messages |
@@ -31,6 +31,7 @@ mod gradient;
 #[rustfmt::skip]
 mod header;
 mod inputs;
+mod lm_head;
 mod loss;
 #[cfg(test)]
 mod names;
@@ -42,28 +43,24 @@ mod results;
 
 /// Holds each definition to its declaration in the header: two functions of one array have one signature.
 macro_rules! defined {
-    ($($module:ident::$function:ident),* $(,)?) => {
-        const _: () = {
-            $(let _ = [header::$function, $module::$function];)*
-        };
+    ($($($module:ident)::+ { $($function:ident),* $(,)? })*) => {
+        $(const _: () = {
+            use $($module)::+ as defined;
+            $(let _ = [header::$function, defined::$function];)*
+        };)*
     };
 }
 
-defined![
-    failure::dpo_version,
-    failure::dpo_last_error,
-    records::dpo_status_check,
-    cpu::dpo_cpu_logps,
-    cpu::dpo_cpu_pair_loss,
-    cpu::dpo_cpu_forward,
-    cpu::dpo_cpu_factored,
-    cpu::dpo_cpu_backward,
-    cuda::dpo_cuda_load,
-    cuda::dpo_cuda_free,
-    cuda::dpo_cuda_workspace_size,
-    cuda::dpo_cuda_logps,
-    cuda::dpo_cuda_pair_loss,
-    cuda::dpo_cuda_forward,
-    cuda::dpo_cuda_factored,
-    cuda::dpo_cuda_backward,
-];
+defined! {
+    failure { dpo_version, dpo_last_error }
+    records { dpo_status_check }
+    cpu { dpo_cpu_logps, dpo_cpu_pair_loss, dpo_cpu_forward, dpo_cpu_factored, dpo_cpu_backward }
+    cpu::lm_head_workspace { dpo_cpu_lm_head_workspace_create, dpo_cpu_lm_head_workspace_free }
+    cpu::lm_head {
+        dpo_cpu_lm_head_plan, dpo_cpu_lm_head_logps, dpo_cpu_lm_head_forward, dpo_cpu_lm_head_backward,
+    }
+    cuda {
+        dpo_cuda_load, dpo_cuda_free, dpo_cuda_workspace_size, dpo_cuda_logps, dpo_cuda_pair_loss,
+        dpo_cuda_forward, dpo_cuda_factored, dpo_cuda_backward,
+    }
+}

@@ -36,6 +36,16 @@ pub(crate) unsafe fn read<'a, T>(argument: &'static str, from: *const T) -> Resu
     Ok(unsafe { from.as_ref() })
 }
 
+/// A struct that may be left out, or none for null.
+///
+/// # Safety
+///
+/// That of [`read`].
+pub(crate) unsafe fn read_optional<'a, T>(argument: &'static str, from: *const T) -> Result<Option<&'a T>> {
+    // SAFETY: the caller's promise.
+    (!from.is_null()).then(|| unsafe { read(argument, from) }).transpose()
+}
+
 /// # Safety
 ///
 /// `from` is null or points to `len` elements, which stay as they are for `'a`.

@@ -9,7 +9,7 @@ use dpo_kernels::memory::{Conversion, Extent, Field, HostMemory, Memory, Record,
 use dpo_kernels::{Error, LogpsTensors, PairOutputTensors, Result, TokenMetricTensors};
 
 use crate::header::*;
-use crate::pointers::{pointer, read, slice_mut};
+use crate::pointers::{pointer, read_optional, slice_mut};
 
 /// The caller's pointers, not yet judged.
 pub(crate) enum Pointers {}
@@ -73,7 +73,7 @@ impl<T> RecordOutput<T> {
 /// `out.metrics` is null or points to a struct of the size that it says.
 pub(crate) unsafe fn logps(out: &dpo_logps) -> Result<LogpsTensors<Pointers>> {
     // SAFETY: the caller's promise.
-    let metrics = (!out.metrics.is_null()).then(|| unsafe { read("metrics", out.metrics) }).transpose()?;
+    let metrics = unsafe { read_optional("metrics", out.metrics) }?;
     Ok(LogpsTensors {
         logps: Output::required(out.logps),
         scored: Output::optional(out.scored),

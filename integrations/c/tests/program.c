@@ -590,6 +590,143 @@ static void extras(void) {
             "transform.softcap: expected a finite number above 0, found -1");
 }
 
+/* From hidden states: rows {1, r} of X times rows {log(v + 1), 1} of W are the logits of f32_padded, and so are the answers. */
+static void lm_head(void) {
+    enum { H = 2 };
+    const double softmax[V] = {0.1, 0.2, 0.3, 0.4};
+    const double coef[ROWS] = {-0.2947101265, -0.2947101265, 0.2947101265, 0.0};
+    float hidden[ROWS][H], weight[V][H], dhidden[ROWS][H], dweight[V][H] = {{0}}, dbias[V] = {0};
+    const float no_bias[V] = {0};
+    for (int r = 0; r < ROWS; r++) hidden[r][0] = 1.0f, hidden[r][1] = (float)r;
+    for (int v = 0; v < V; v++) weight[v][0] = logf((float)(v + 1)), weight[v][1] = 1.0f;
+    hidden[3][0] = NAN; /* not scored, so not read */
+    struct results r;
+    uint32_t nonfinite_row = DPO_NO_TROUBLE;
+    dpo_lm_head head = {.struct_size = sizeof head,
+                        .dtype = DPO_F32,
+                        .label_type = DPO_LABELS_I64,
+                        .hidden_size = H,
+                        .hidden = hidden,
+                        .weight = weight,
+                        .bias = no_bias,
+                        .labels = LABELS};
+    dpo_lm_head_gradients gradients = {.struct_size = sizeof gradients,
+                                       .hidden = dhidden,
+                                       .weight = dweight[0],
+                                       .bias = dbias,
+                                       .nonfinite_row = &nonfinite_row};
+    dpo_logps out = logps_outputs(&r);
+    dpo_pair_outputs pairs = pair_outputs(&r);
+    dpo_cpu_lm_head_workspace *workspace = NULL;
+    CHECK(dpo_cpu_lm_head_workspace_create(&workspace) == DPO_OK && workspace != NULL);
+    REFUSED(dpo_cpu_lm_head_workspace_create(NULL), DPO_ERROR_VALUE,
+            "workspace: expected an address aligned to 8 bytes, found null");
+    dpo_cpu_lm_head_workspace_free(NULL);
+#define HEAD_FORWARD(batch)                                                                                            \
+    dpo_cpu_lm_head_forward(&(batch), &head, REF_LOGPS, &SIGMOID, &out, &pairs, &gradients, workspace)
+
+    /* A plan of the three scored rows, 4 (V + 2 H) = 32 bytes each: three products; four where a pair does not fit. */
+    dpo_lm_head_plan plan;
+    CHECK(dpo_cpu_lm_head_plan(&PADDED, &head, &SIGMOID, &gradients, &plan) == DPO_OK);
+    CHECK(plan.chunks == 1 && plan.most_rows == 3 && plan.chunk_bytes == 96 && plan.weight_block_bytes == 0);
+    CHECK(plan.whole_pairs_rows == 3 && plan.multiplied_rows == 9 && plan.two_sweeps_rows == 0);
+    CHECK(dpo_cpu_lm_head_plan(&PADDED, &head, NULL, NULL, &plan) == DPO_OK);
+    CHECK(plan.logps_rows == 3 && plan.multiplied_rows == 3);
+    dpo_lm_head_gradients of_hidden = {.struct_size = sizeof of_hidden, .hidden = dhidden};
+    CHECK(dpo_cpu_lm_head_plan(&PADDED, &head, &SIGMOID, &of_hidden, &plan) == DPO_OK);
+    CHECK(plan.frozen_weight_rows == 3 && plan.multiplied_rows == 6);
+    REFUSED(dpo_cpu_lm_head_plan(&PADDED, &head, NULL, &of_hidden, &plan), DPO_ERROR_MISSING,
+            "loss: required when gradients are wanted");
+    head.budget_bytes = 64;
+    REFUSED(dpo_cpu_lm_head_plan(&PADDED, &head, &SIGMOID, &gradients, &plan), DPO_ERROR_VALUE,
+            "budget_bytes: expected 0 where DPO_LM_HEAD_BUDGET_BYTES is not given, found 64");
+    head.given = DPO_LM_HEAD_BUDGET_BYTES;
+    CHECK(dpo_cpu_lm_head_plan(&PADDED, &head, &SIGMOID, &gradients, &plan) == DPO_OK);
+    CHECK(plan.chunks == 2 && plan.most_rows == 2 && plan.two_sweeps_rows == 3 && plan.multiplied_rows == 12);
+    CHECK(dweight[0][0] == 0.0f && dbias[3] == 0.0f); /* nothing has run */
+
+    /* Either way, with a workspace and without one; the gradients of weight and bias add up. */
+    for (int pass = 1; pass <= 3; pass++) {
+        CHECK(HEAD_FORWARD(PADDED) == DPO_OK);
+        CHECK(dpo_status_check(&r.status) == DPO_OK && nonfinite_row == DPO_NO_TROUBLE);
+        CLOSE(r.token_logps[0], log(0.4));
+        CLOSE(r.logps[1], log(0.1));
+        CLOSE(r.logsumexp[1], log(10.0) + 1.0);
+        CLOSE(r.metrics.loss, 0.8901834871);
+        CLOSE(r.coef[0], coef[0]);
+        double of_weight[V][H] = {{0}}, of_bias[V] = {0};
+        for (int row = 0; row < ROWS; row++) {
+            double of_row[H] = {0};
+            for (int v = 0; v < V; v++) {
+                const double c_g = row < 3 ? coef[row] * ((LABELS[row] == v) - softmax[v]) : 0.0;
+                of_row[0] += c_g * log(v + 1.0);
+                of_row[1] += c_g;
+                of_weight[v][0] += c_g;
+                of_weight[v][1] += c_g * row;
+                of_bias[v] += c_g;
+            }
+            CLOSE(dhidden[row][0], of_row[0]);
+            CLOSE(dhidden[row][1], of_row[1]);
+        }
+        CHECK(dhidden[3][0] == 0.0f && dhidden[3][1] == 0.0f);
+        for (int v = 0; v < V; v++) {
+            CLOSE(dweight[v][0], pass * of_weight[v][0]);
+            CLOSE(dweight[v][1], pass * of_weight[v][1]);
+            CLOSE(dbias[v], pass * of_bias[v]);
+        }
+        if (pass == 1) head.given = 0, head.budget_bytes = 0;
+        if (pass == 2) dpo_cpu_lm_head_workspace_free(workspace), workspace = NULL;
+    }
+
+    /* A frozen weight, and a loss of one's own, with half of the coefficients and twice the upstream gradient. */
+    float frozen[ROWS][H], own[ROWS][H];
+    of_hidden.hidden = frozen;
+    CHECK(dpo_cpu_lm_head_forward(&PADDED, &head, REF_LOGPS, &SIGMOID, &out, &pairs, &of_hidden, NULL) == DPO_OK);
+    struct results alone;
+    dpo_logps alone_out = logps_outputs(&alone);
+    CHECK(dpo_cpu_lm_head_logps(&PADDED, &head, &alone_out, NULL) == DPO_OK);
+    CHECK(memcmp(alone.token_logps, r.token_logps, sizeof r.token_logps) == 0);
+    const float half[S] = {r.coef[0] / 2, r.coef[1] / 2}, upstream = 4.0f;
+    const dpo_lm_head_backward_inputs inputs = {.struct_size = sizeof inputs,
+                                                .logsumexp = alone.logsumexp,
+                                                .logsumexp_residual = alone.residual,
+                                                .coef = half};
+    of_hidden.hidden = own;
+    of_hidden.upstream = &upstream;
+    of_hidden.upstream_scale = 0.5f;
+    of_hidden.given = DPO_GRADIENT_UPSTREAM_SCALE;
+    CHECK(dpo_cpu_lm_head_backward(&PADDED, &head, &inputs, &of_hidden, NULL) == DPO_OK);
+    for (int row = 0; row < ROWS; row++)
+        for (int k = 0; k < H; k++) {
+            CLOSE(frozen[row][k], dhidden[row][k]);
+            CLOSE(own[row][k], dhidden[row][k]);
+        }
+
+    /* Without gradients there is nothing to be written; a row of X that is no number is trouble, and where. */
+    CHECK(dpo_cpu_lm_head_forward(&PADDED, &head, REF_LOGPS, &SIGMOID, &out, &pairs, NULL, NULL) == DPO_OK);
+    hidden[2][0] = INFINITY;
+    CHECK(HEAD_FORWARD(PADDED) == DPO_OK && isnan(r.metrics.loss) && nonfinite_row == 0 && r.status.nonfinite_row == 2);
+
+    /* Refusals: what logits alone have, too little memory, and gradients where something else is. */
+    dpo_batch strided = PADDED;
+    strided.given = DPO_BATCH_ROW_STRIDE;
+    strided.row_stride = V;
+    REFUSED(HEAD_FORWARD(strided), DPO_ERROR_VALUE,
+            "row_stride: expected none, where logits are made of hidden states, which are dense, found 4");
+    head.given = DPO_LM_HEAD_BUDGET_BYTES;
+    head.budget_bytes = 31;
+    REFUSED(HEAD_FORWARD(PADDED), DPO_ERROR_VALUE, "budget_bytes: expected at least 32, the bytes of one row, found 31");
+    head.given = 0;
+    head.budget_bytes = 0;
+    gradients.hidden = hidden;
+    CHECK(HEAD_FORWARD(PADDED) == DPO_ERROR_VALUE);
+    CHECK(strncmp(dpo_last_error(), "gradients.hidden: expected a buffer apart from hidden (32 bytes at ", 67) == 0);
+    gradients.hidden = dhidden;
+    gradients.bias = &dweight[1][0];
+    CHECK(HEAD_FORWARD(PADDED) == DPO_ERROR_VALUE);
+    CHECK(strncmp(dpo_last_error(), "gradients.bias: expected a buffer apart from gradients.weight ", 62) == 0);
+}
+
 /* Refusals name the argument, and leave the outputs as they were. */
 static void errors(void) {
     float logits[ROWS][V] = {{0}};
@@ -717,6 +854,7 @@ int main(int argc, char **argv) {
     references();
     absent();
     extras();
+    lm_head();
     errors();
     gpu(strcmp(argv[1], "cuda") == 0);
     printf("%d checks hold\n", checks);

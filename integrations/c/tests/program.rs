@@ -25,11 +25,16 @@ fn program(path: &Path, libraries: Option<&Path>) -> Command {
     command
 }
 
-/// The part of the README between a fence and its end.
-fn of_readme(fence: &str) -> String {
-    let readme = fs::read_to_string("README.md").expect("the README is there");
-    let (_, part) = readme.split_once(fence).unwrap_or_else(|| panic!("the README has {fence:?}"));
-    part.split_once("```").expect("which ends").0.to_string()
+/// The parts of a README between a fence and its end.
+fn of_readme(readme: &str, fence: &str) -> Vec<String> {
+    let readme = fs::read_to_string(readme).expect("the README is there");
+    let parts = readme.split(fence).skip(1);
+    parts.map(|part| part.split_once("```").expect("which ends").0.to_string()).collect()
+}
+
+/// The whole programs of the README.
+fn programs_of_readme() -> Vec<String> {
+    of_readme("README.md", "```c\n").into_iter().filter(|part| part.contains("int main")).collect()
 }
 
 #[test]
@@ -62,24 +67,41 @@ fn programs_run_with_what_is_installed() {
     let out = run(program(&with_static, None).arg(backend));
     assert!(out.ends_with("checks hold\n"), "{out}");
 
-    // The README's program, by each of its commands.
+    // The README's programs, by each of its commands.
     let folder = installed.prefix().join("readme");
     fs::create_dir(&folder).expect("a folder to write to");
-    fs::write(folder.join("train.c"), of_readme("```c\n")).expect("a file to write");
-    let commands = of_readme("```sh\n");
+    let commands = of_readme("README.md", "```sh\n").concat();
     let commands: Vec<&str> = commands.lines().filter(|line| line.starts_with("cc ")).collect();
     assert_eq!(commands.len(), 2, "{commands:?}");
-    for command in commands {
-        let flags = |is_static| installed.flags(is_static).join(" ");
-        let command = command
-            .replace("$(pkg-config --cflags --libs dpo-kernels-c)", &flags(false))
-            .replace("$(pkg-config --cflags --libs --static dpo-kernels-c)", &flags(true));
-        assert!(!command.contains("$("), "{command}");
-        run(Command::new("sh").args(["-c", &command]).current_dir(&folder));
-        let libraries = (!command.contains(".a ")).then_some(&*libraries);
-        // Log-probs of 2 (3 - log(1 + e + e^2 + e^3)) and -log(2 + 2e), a margin of a tenth of their
-        // difference.
-        assert_eq!(run(&mut program(&folder.join("a.out"), libraries)), "loss 0.638430\n", "{command}");
+    // The chosen sequence has a log-prob of 2 (3 - log(1 + e + e^2 + e^3)), the rejected one of -log(2 + 2e) from logits and of
+    // -log 4 from hidden states; the margin is a tenth of their difference.
+    let programs = programs_of_readme();
+    assert_eq!(programs.len(), 2, "{programs:?}");
+    for (program_of_readme, said) in programs.iter().zip(["loss 0.638430\n", "loss 0.668171\n"]) {
+        fs::write(folder.join("train.c"), program_of_readme).expect("a file to write");
+        for command in &commands {
+            let flags = |is_static| installed.flags(is_static).join(" ");
+            let command = command
+                .replace("$(pkg-config --cflags --libs dpo-kernels-c)", &flags(false))
+                .replace("$(pkg-config --cflags --libs --static dpo-kernels-c)", &flags(true));
+            assert!(!command.contains("$("), "{command}");
+            run(Command::new("sh").args(["-c", &command]).current_dir(&folder));
+            let libraries = (!command.contains(".a ")).then_some(&*libraries);
+            assert_eq!(run(&mut program(&folder.join("a.out"), libraries)), said, "{command}");
+        }
+    }
+}
+
+/// What the repository's README shows of C are lines of the program that has been run.
+#[cfg(in_repository)]
+#[test]
+fn the_readme_of_the_repository_shows_lines_of_a_program() {
+    let trimmed = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    let programs: Vec<String> = programs_of_readme().iter().map(|program| trimmed(program)).collect();
+    let shown = of_readme("../../README.md", "```c\n");
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    for part in &shown {
+        assert!(programs.iter().any(|program| program.contains(&trimmed(part))), "{part}");
     }
 }
 

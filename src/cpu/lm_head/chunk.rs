@@ -7,7 +7,7 @@ use super::workspace::{LmHeadWorkspace, for_each_block, grow};
 use crate::batch::HostBatch;
 use crate::cpu::logps::{RowResult, label_of, read_row};
 use crate::cpu::row::row_kernels;
-use crate::cpu::row_gradient::{RowGradient, Source};
+use crate::cpu::row_gradient::{RowEntropy, RowGradient, Source};
 use crate::cpu::transform::TransformKind;
 use crate::dtype::Logit;
 use crate::labels::Labels;
@@ -28,6 +28,31 @@ pub(super) struct ChunkRows<'a, T> {
     workspace: &'a mut LmHeadWorkspace,
 }
 
+/// What the gradients of a row's log-prob and entropy are multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct RowWeights {
+    pub coef: f32,
+    pub entropy: Option<RowEntropy>,
+}
+
+impl RowWeights {
+    /// Of G, to which a coefficient comes later.
+    pub const G: RowWeights = RowWeights::of_logp(1.0);
+
+    pub const fn of_logp(coef: f32) -> Self {
+        RowWeights { coef, entropy: None }
+    }
+
+    fn are_zero(&self) -> bool {
+        self.coef == 0.0 && self.entropy.is_none_or(|entropy| entropy.coef == 0.0)
+    }
+
+    pub fn is_finite(&self) -> bool {
+        let finite = |entropy: RowEntropy| entropy.coef.is_finite() && entropy.value.is_finite();
+        self.coef.is_finite() && self.entropy.is_none_or(finite)
+    }
+}
+
 impl<T: Logit> Pass<'_, T> {
     fn columns(&self) -> usize {
         self.batch.columns()
@@ -44,8 +69,8 @@ impl<T: Logit> Pass<'_, T> {
     }
 
     /// Whether a row's gradients are exactly 0, whatever its logits are; not where its label is a bad one, which is never hidden.
-    pub fn skips(&self, row: usize, c: f32) -> bool {
-        c == 0.0 && self.target(row).is_some()
+    pub fn skips(&self, row: usize, weights: RowWeights) -> bool {
+        weights.are_zero() && self.target(row).is_some()
     }
 
     /// Makes the logits of some rows: z = X Wᵀ + b.
@@ -87,15 +112,15 @@ impl<T: Logit> ChunkRows<'_, T> {
     pub fn read_and_differentiate(&mut self, level: MetricsLevel, results: &mut [RowResult]) {
         self.each_row(results, |pass, row, logits, _| {
             let result = pass.read(row, logits, level);
-            pass.differentiate(row, &result, logits);
+            pass.differentiate(row, &result, RowWeights::G, logits);
             result
         });
     }
 
-    /// Leaves G where the logits were, of rows whose log-probs are known.
-    pub fn differentiate(&mut self, results: &mut [RowResult]) {
+    /// Leaves a gradient where the logits were, of rows whose log-probs are known: G, or with the coefficients of `weights`.
+    pub fn differentiate(&mut self, results: &mut [RowResult], weights: impl Fn(usize) -> RowWeights + Sync) {
         self.each_row(results, |pass, row, logits, result| {
-            pass.differentiate(row, &result, logits);
+            pass.differentiate(row, &result, weights(row), logits);
             result
         });
     }
@@ -136,7 +161,7 @@ impl<T: Logit> ChunkRows<'_, T> {
             .zip(hidden.par_chunks_mut(hidden_size))
             .zip(rows.par_iter().zip(&coef))
             .for_each(|((gradient, state), (&row, &c))| {
-                if pass.skips(row, c) {
+                if pass.skips(row, RowWeights::of_logp(c)) {
                     gradient.fill(0.0);
                     state.fill(0.0);
                 } else if c != 1.0 {
@@ -179,7 +204,7 @@ impl<T: Logit> ChunkRows<'_, T> {
         for (&row, wide) in rows.iter().zip(wide.chunks(hidden_size)) {
             let c = coef(row);
             let to = &mut dhidden[row * hidden_size..][..hidden_size];
-            if self.pass.skips(row, c) {
+            if self.pass.skips(row, RowWeights::of_logp(c)) {
                 to.fill(T::from_f32(0.0));
             } else {
                 to.iter_mut().zip(wide).for_each(|(to, value)| *to = T::from_f32(c * value));
@@ -197,12 +222,13 @@ impl<T: Logit> Pass<'_, T> {
         }
     }
 
-    fn differentiate(&self, row: usize, result: &RowResult, logits: &mut [f32]) {
+    fn differentiate(&self, row: usize, result: &RowResult, weights: RowWeights, logits: &mut [f32]) {
         let gradient = RowGradient {
             target: self.target(row),
             logsumexp: result.logp.logsumexp,
             residual: result.logp.residual,
-            coef: 1.0,
+            coef: weights.coef,
+            entropy: weights.entropy,
             transform: TransformKind::from(&self.batch.transform),
         };
         row_kernels().write_gradient(gradient, Source::InPlace, false, logits);

@@ -25,7 +25,7 @@ pub use workspace::LmHeadWorkspace;
 
 use rayon::prelude::*;
 
-use self::chunk::Pass;
+use self::chunk::{Pass, RowWeights};
 use super::backward_inputs::BackwardInputs;
 use super::logps::{RowResult, label_of, sum_sequences};
 use super::row_logp::RowLogp;
@@ -155,28 +155,28 @@ pub fn forward<T: Logit, M: HostMemory<Number = f32>>(
             Way::WholePairs => {
                 chunk_rows.read_and_differentiate(level, &mut rows);
                 // Those of pairs that are not through yet are of no account.
-                let coef = pass.row_coefs(&rows, inputs, loss, upstream);
-                chunk_rows.write_hidden(gradients, |row| coef[row]);
-                chunk_rows.add_to_weight(gradients, |row| coef[row]);
+                let weights = pass.row_weights(&rows, inputs, loss, upstream);
+                chunk_rows.write_hidden(gradients, |row| weights[row].coef);
+                chunk_rows.add_to_weight(gradients, |row| weights[row].coef);
             }
         }
     }
-    let coef = pass.row_coefs(&rows, inputs, loss, upstream);
+    let weights = pass.row_weights(&rows, inputs, loss, upstream);
     let sequences = sum_sequences(batch, labels, &rows, &mut out.logps);
     let (logps, scored) = (&sequences.logps[..], Some(&sequences.scored[..]));
     PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run_and_report(out);
 
     for chunk in plan.chunks() {
         match chunk.way {
-            Way::FrozenWeight => pass.scale_hidden(&chunk.rows, gradients, &coef),
-            Way::TwoSweeps => pass.sweep(&chunk.rows, gradients, &coef, &mut rows, workspace),
+            Way::FrozenWeight => pass.scale_hidden(&chunk.rows, gradients, &weights),
+            Way::TwoSweeps => pass.sweep(&chunk.rows, gradients, &weights, &mut rows, workspace),
             Way::Logps | Way::WholePairs => (),
         }
     }
     Ok(if gradients.wanted() == WantedGradients::default() {
         GradientStatus::default()
     } else {
-        pass.gradient_status(&rows, gradients, &coef)
+        pass.gradient_status(&rows, gradients, &weights)
     })
 }
 
@@ -203,7 +203,8 @@ pub fn forward<T: Logit, M: HostMemory<Number = f32>>(
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
 ///
-/// The upstream gradient is the product of `inputs`' and `gradients`'.
+/// The upstream gradient is the product of `inputs`' and `gradients`'. An objective with an [`EntropyCoef`](crate::EntropyCoef),
+/// which the other ways of the head do not know, goes this way.
 ///
 /// # Errors
 ///
@@ -222,31 +223,32 @@ pub fn backward<'a, T: Logit>(
     inputs.check(batch)?;
     gradients.check(batch, head.hidden_size)?;
     let most = pass.most_rows(workspace)?;
-    let BackwardInputs { logsumexp, coef, upstream } = inputs;
-    let upstream = upstream * gradients.upstream;
+    let inputs = inputs.with_upstream(inputs.upstream * gradients.upstream);
+    let BackwardInputs { logsumexp, coef, upstream, .. } = inputs;
     let mut rows = pass.unread_rows();
-    let mut row_coefs = vec![0.0; batch.rows()];
+    let mut weights = vec![RowWeights::of_logp(0.0); batch.rows()];
     let mut taken = vec![];
     for (row, result) in rows.iter_mut().enumerate() {
         if label_of(batch, labels, row).is_none() {
             continue;
         }
         let c = coef.of(batch.sequences.of_row(row), row, upstream);
+        let entropy = inputs.row_entropy(row);
         if pass.target(row).is_some() {
             let residual = logsumexp.residual.map_or(0.0, |residual| residual[row]);
             result.logp = RowLogp { logp: 0.0, logsumexp: logsumexp.values[row], residual };
-            if coef.skips(c) {
+            if inputs.skips(c, entropy) {
                 continue;
             }
         }
-        row_coefs[row] = c;
+        weights[row] = RowWeights { coef: c, entropy };
         taken.push(row);
     }
     clear_hidden(gradients);
     for chunk in taken.chunks(most) {
-        pass.sweep(chunk, gradients, &row_coefs, &mut rows, workspace);
+        pass.sweep(chunk, gradients, &weights, &mut rows, workspace);
     }
-    Ok(pass.gradient_status(&rows, gradients, &row_coefs))
+    Ok(pass.gradient_status(&rows, gradients, &weights))
 }
 
 /// dX of rows that no product writes.
@@ -288,14 +290,14 @@ impl<'a, T: Logit> Pass<'a, T> {
         (0..self.batch.rows()).map(unread).collect()
     }
 
-    /// c of every row, from the log-probs of the rows so far.
-    fn row_coefs(
+    /// What the gradient of every row is multiplied by, from the log-probs of the rows so far.
+    fn row_weights(
         &self,
         rows: &[RowResult],
         inputs: &PairInputs<'_, f32>,
         loss: &PairLoss,
         upstream: f32,
-    ) -> Vec<f32> {
+    ) -> Vec<RowWeights> {
         let batch = self.batch;
         let (mut coef, mut weights) = (vec![0.0; batch.sequences.count()], vec![0.0; batch.rows()]);
         let mut logps = LogpsSlices { token_weights: Some(&mut weights), ..LogpsSlices::default() };
@@ -304,7 +306,8 @@ impl<'a, T: Logit> Pass<'a, T> {
         let out = PairOutputSlices { coef: Some(&mut coef), ..PairOutputSlices::default() };
         PairStage { pairs: batch.pairs, logps, scored, inputs, loss }.run(out);
         let coef = Coef { sequences: Some(&coef), tokens: Some(&weights), threshold: 0.0 };
-        (0..batch.rows()).map(|row| coef.of(batch.sequences.of_row(row), row, upstream)).collect()
+        let of_row = |row| RowWeights::of_logp(coef.of(batch.sequences.of_row(row), row, upstream));
+        (0..batch.rows()).map(of_row).collect()
     }
 
     /// The gradients of rows whose log-probs are known, from logits that are made again.
@@ -312,29 +315,34 @@ impl<'a, T: Logit> Pass<'a, T> {
         &self,
         rows: &[usize],
         gradients: &mut LmHeadGradients<'_, T>,
-        coef: &[f32],
+        weights: &[RowWeights],
         results: &mut [RowResult],
         workspace: &mut LmHeadWorkspace,
     ) {
-        let taken = |&row: &usize| !self.skips(row, coef[row]);
+        let taken = |&row: &usize| !self.skips(row, weights[row]);
         let rows: Vec<usize> = rows.iter().copied().filter(taken).collect();
         if rows.is_empty() {
             return;
         }
         let mut chunk = self.multiply(&rows, workspace);
-        chunk.differentiate(results);
-        chunk.write_hidden(gradients, |row| coef[row]);
-        chunk.add_to_weight(gradients, |row| coef[row]);
+        // G is a factor of a log-prob's gradient alone: with a part of the entropy, the coefficients go in before.
+        let split = |row: usize| match weights[row] {
+            RowWeights { coef, entropy: None } => (RowWeights::G, coef),
+            weights => (weights, 1.0),
+        };
+        chunk.differentiate(results, |row| split(row).0);
+        chunk.write_hidden(gradients, |row| split(row).1);
+        chunk.add_to_weight(gradients, |row| split(row).1);
     }
 
     /// c comes to G W at the end.
-    fn scale_hidden(&self, rows: &[usize], gradients: &mut LmHeadGradients<'_, T>, coef: &[f32]) {
+    fn scale_hidden(&self, rows: &[usize], gradients: &mut LmHeadGradients<'_, T>, weights: &[RowWeights]) {
         let Some(dhidden) = &mut gradients.hidden else { return };
         let hidden_size = self.head.hidden_size;
         for &row in rows {
-            let c = coef[row];
+            let c = weights[row].coef;
             let values = &mut dhidden[row * hidden_size..][..hidden_size];
-            if self.skips(row, c) {
+            if self.skips(row, weights[row]) {
                 values.fill(T::from_f32(0.0));
             } else {
                 values.iter_mut().for_each(|value| *value = T::from_f32(c * value.to_f32()));
@@ -347,17 +355,17 @@ impl<'a, T: Logit> Pass<'a, T> {
         &self,
         rows: &[RowResult],
         gradients: &LmHeadGradients<'_, T>,
-        coef: &[f32],
+        weights: &[RowWeights],
     ) -> GradientStatus {
         let hidden_size = self.head.hidden_size;
         let finite = |row: &usize| {
             let row = *row;
-            if label_of(self.batch, self.labels, row).is_none() || self.skips(row, coef[row]) {
+            if label_of(self.batch, self.labels, row).is_none() || self.skips(row, weights[row]) {
                 return true;
             }
             let dhidden =
                 gradients.hidden.as_ref().map(|dhidden| &dhidden[row * hidden_size..][..hidden_size]);
-            coef[row].is_finite()
+            weights[row].is_finite()
                 && rows[row].logp.logsumexp.is_finite()
                 && dhidden.is_none_or(|dhidden| dhidden.iter().all(|value| value.to_f32().is_finite()))
         };

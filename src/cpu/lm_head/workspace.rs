@@ -31,6 +31,11 @@ impl LmHeadWorkspace {
         LmHeadWorkspace { budget_bytes, logits: vec![], hidden: vec![], dhidden: vec![], weight: vec![] }
     }
 
+    /// Takes chunks of at most so many bytes from now on. What it has grown to it keeps.
+    pub fn set_budget_bytes(&mut self, budget_bytes: usize) {
+        self.budget_bytes = budget_bytes;
+    }
+
     /// Bytes that a row takes of a chunk: its logits, its hidden state and the gradient of that, all in f32. What
     /// [`LmHeadPlan::new`](crate::LmHeadPlan::new) takes for a plan of this backend.
     pub fn bytes_per_row(columns: usize, hidden_size: usize) -> usize {

@@ -101,6 +101,8 @@ pub struct DpoPass {
     pub(super) workspace: CudaSlice<u32>,
     /// Whether `backward` multiplies by what is in `token_weights`, whatever the batch.
     pub(super) token_coef: bool,
+    /// ∂L/∂H of each row, where that is wanted.
+    pub(super) entropy_coef: Option<CudaSlice<f32>>,
     pub(super) threshold: f32,
 }
 
@@ -145,6 +147,7 @@ impl DpoPass {
             batch: indices.load(stream, batch)?,
             indices,
             token_coef: false,
+            entropy_coef: None,
             threshold: 0.0,
         })
     }
@@ -211,6 +214,36 @@ impl DpoPass {
     pub fn with_token_coef(mut self) -> Self {
         self.token_coef = true;
         self
+    }
+
+    /// Makes every backward pass add the gradient of the rows' entropies, with the coefficients that
+    /// [`entropy_coef_mut`](Self::entropy_coef_mut) shows; allocates 4 bytes a row of the capacity for them, and has forward
+    /// passes compute entropies, if they do not yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`].
+    pub fn with_entropy_coef(self) -> Result<Self> {
+        let pass = match self.results.metrics {
+            MetricsLevel::None => self.with_token_metrics(MetricsLevel::Entropy)?,
+            _ => self,
+        };
+        let allocate = Allocate { stream: &pass.stream, extent: pass.capacity.extent() };
+        let entropy_coef = Some(allocate.zeros(pass.capacity.rows)?);
+        Ok(DpoPass { entropy_coef, ..pass })
+    }
+
+    /// `[rows]` coefficients of the rows' entropies, ∂L/∂H, on the device, of passes
+    /// [with them](Self::with_entropy_coef); 0 at first. See [`EntropyCoef`](crate::EntropyCoef).
+    pub fn entropy_coef_mut(&mut self) -> Option<CudaViewMut<'_, f32>> {
+        let rows = self.batch.rows();
+        self.entropy_coef.as_mut().map(|coef| coef.slice_mut(..rows))
+    }
+
+    /// `[rows]` entropies of the last forward pass, on the device, where passes compute them.
+    pub fn device_entropy(&self) -> Option<CudaView<'_, f32>> {
+        let metrics = self.results.out.logps.metrics.as_ref()?;
+        Some(metrics.entropy.slice(..self.batch.rows()))
     }
 
     /// `[S]` log-probs, on the device.

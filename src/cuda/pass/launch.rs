@@ -7,7 +7,7 @@ use super::inputs::{DeviceLabels, PairSlices, check_context, with_pair_inputs};
 use crate::cuda::address::DeviceAddress;
 use crate::cuda::device::driver;
 use crate::cuda::plan::{
-    self, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
+    self, DevicePairInputs, EntropyBuffers, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
 };
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
@@ -131,7 +131,8 @@ impl DpoPass {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] for buffers of the wrong length, [`Error::Driver`].
+    /// [`Error::Length`] for buffers of the wrong length; [`Error::Missing`] for a pass with coefficients of entropies whose
+    /// token metrics were taken away; [`Error::Driver`].
     pub fn backward<'a, T: Logit>(
         &mut self,
         logits: &impl DevicePtr<T>,
@@ -180,11 +181,21 @@ impl DpoPass {
         }
         let guarded = upstream.as_ref().map(|view| view.device_ptr(&self.stream));
         let out = self.results.addresses();
+        let entropy = match &self.entropy_coef {
+            None => None,
+            Some(coef) => {
+                let entropy = out.logps.metrics.as_ref().and_then(|metrics| metrics.entropy);
+                let because = "entropies have coefficients";
+                let entropy = entropy.ok_or(Error::Missing { argument: "token_metrics", because })?;
+                Some(EntropyBuffers { coef: coef.device_ptr(&self.stream).0, entropy })
+            }
+        };
         let buffers = GradientBuffers {
             logsumexp: out.logps.logsumexp.unwrap_or(0),
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights.filter(|_| self.uses_token_coef()),
+            entropy,
             threshold: self.threshold,
             nonfinite_row: Some(self.results.nonfinite_row()),
             upstream: guarded.as_ref().map(|(address, _)| *address),

@@ -23,11 +23,13 @@ pub struct GradientBuffers {
     /// `[rows]` f32: a factor of each token; `None` is 1. `logps`' token weights where the batch has an
     /// [`ld_alpha`](crate::Batch::ld_alpha), times the caller's own factors if there are any.
     pub token_coef: Option<DeviceAddress>,
+    /// The gradient of the rows' entropies, if they have one.
+    pub entropy: Option<EntropyBuffers>,
     /// One f32 that multiplies every coefficient: the upstream gradient, where the device knows it.
     pub upstream: Option<DeviceAddress>,
     /// The same where the host knows it; both multiply.
     pub upstream_scale: f32,
-    /// Rows whose coefficient is no larger than this are zeros, and not read: [`Coef::threshold`](crate::Coef::threshold).
+    /// Rows whose coefficients are no larger than this are zeros, and not read: [`Coef::threshold`](crate::Coef::threshold).
     pub threshold: f32,
     /// One u32, lowered to the first row whose gradient holds an infinity or a NaN. Set it to
     /// [`DPO_NO_TROUBLE`] before; any number of launches may share it, such as those
@@ -35,6 +37,15 @@ pub struct GradientBuffers {
     pub nonfinite_row: Option<DeviceAddress>,
     /// `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it.
     pub dlogits: DeviceAddress,
+}
+
+/// What [`EntropyCoef`](crate::EntropyCoef) has, on the device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntropyBuffers {
+    /// `[rows]` f32: ∂L/∂H of each row.
+    pub coef: DeviceAddress,
+    /// `[rows]` f32, of `logps`: the rows' entropies H.
+    pub entropy: DeviceAddress,
 }
 
 /// `backward` in one launch, or in one for each [window](super::RowWindow) of the rows.
@@ -68,13 +79,19 @@ pub fn backward(
         logsumexp_residual: optional("logsumexp_residual", buffers.logsumexp_residual)?,
         coef: optional("coef", buffers.coef)?,
         token_coef: optional("token_coef", buffers.token_coef)?,
+        entropy: buffers.entropy.map_or(Ok(0), |entropy| address("entropy", 4, entropy.entropy))?,
+        entropy_coef: buffers.entropy.map_or(Ok(0), |entropy| address("entropy_coef", 4, entropy.coef))?,
         upstream: optional("upstream", buffers.upstream)?,
         nonfinite_row: optional("nonfinite_row", buffers.nonfinite_row)?,
         upstream_scale: buffers.upstream_scale,
         threshold: buffers.threshold,
     };
     Ok(Plan::of(Launch {
-        kernel: Kernel::Backward { softcap: batch.transform.softcap.is_some(), dtype: inputs.dtype },
+        kernel: Kernel::Backward {
+            entropy: buffers.entropy.is_some(),
+            softcap: batch.transform.softcap.is_some(),
+            dtype: inputs.dtype,
+        },
         grid: grid(&partition, window)?,
         cluster: 1,
         block: partition.threads,

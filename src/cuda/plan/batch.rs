@@ -57,6 +57,7 @@ pub(super) fn kernel_batch(batch: &DeviceBatch, inputs: &Inputs) -> Result<(DpoB
         label_bytes: label_bytes as u32,
         next_token: u32::from(batch.label_alignment == LabelAlignment::NextToken),
         scale: batch.transform.scale,
+        scale_log2: f64::from(batch.transform.scale).log2() as f32,
         softcap: batch.transform.softcap.unwrap_or(0.0),
         softcap_power: batch.transform.softcap.map_or(0.0, |cap| {
             let power = 2.0 * std::f64::consts::LOG2_E * f64::from(batch.transform.scale) / f64::from(cap);

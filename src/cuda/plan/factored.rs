@@ -16,7 +16,7 @@ use crate::error::Result;
 /// [`forward`], and the gradient without its coefficients, in one launch: the logits are read once, and written once.
 ///
 /// ```text
-/// gradient[r, v] = 1[v = y_r] − softmax(z[r])[v]        dlogits[r, v] = c · gradient[r, v],   c = coef[s] · upstream
+/// gradient[r, v] = (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z        dlogits[r, v] = c · gradient[r, v],   c = coef[s] · upstream
 /// ```
 ///
 /// `gradient` is `[rows, vocab]` in the logits' type and stride: the logits buffer itself, or one apart from it. Rows
@@ -28,8 +28,8 @@ use crate::error::Result;
 ///
 /// # Errors
 ///
-/// Those of [`forward`]; [`Error::Value`] for a gradient buffer that overlaps the logits without being the same, for a
-/// batch with a [`transform`](crate::Batch::transform) and for token metrics, which only the other passes know.
+/// Those of [`forward`]; [`Error::Value`] for a gradient buffer that overlaps the logits without being the same, and for
+/// token metrics, which only the other passes know.
 ///
 /// [`forward`]: super::forward()
 /// [`Error::Value`]: crate::Error::Value
@@ -43,14 +43,14 @@ pub fn factored(
     workspace: impl Into<Workspace>,
 ) -> Result<Plan> {
     let (kernel_batch, window) = kernel_batch(batch, inputs)?;
-    batch.check_factored(metrics_level(out))?;
-    let factored = FactoredPartition::of(device, inputs.dtype, batch.vocab);
+    metrics_level(out).check_factored()?;
+    let factored = FactoredPartition::of(device, inputs.dtype, batch.columns());
     let partition = &factored.rows;
     let logits = logits_address(batch, inputs, window)?;
     let gradient = gradient_address(batch, inputs, window, "gradient", gradient)?;
     let forward = forward_params(kernel_batch, batch, logits, out, loss, partition, workspace.into())?;
     Ok(Plan::of(Launch {
-        kernel: Kernel::Factored { dtype: inputs.dtype },
+        kernel: Kernel::Factored { softcap: batch.transform.softcap.is_some(), dtype: inputs.dtype },
         grid: grid(partition, window)?,
         cluster: partition.params.blocks_per_row,
         block: partition.threads,

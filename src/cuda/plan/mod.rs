@@ -68,6 +68,7 @@
 //!     logsumexp_residual: logps.logsumexp_residual,
 //!     coef: pairs.coef,
 //!     token_coef: None,
+//!     entropy: None,
 //!     upstream: None,
 //!     upstream_scale: 1.0,
 //!     threshold: 0.0,
@@ -163,7 +164,7 @@ pub use super::address::{
     TokenMetricBuffers,
 };
 pub use super::properties::{Device, MAX_CLUSTER};
-pub use backward::{GradientBuffers, backward};
+pub use backward::{EntropyBuffers, GradientBuffers, backward};
 pub use batch::{DeviceBatch, Inputs};
 pub use capacity::Capacity;
 pub use factored::factored;

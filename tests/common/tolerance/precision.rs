@@ -46,6 +46,8 @@ pub struct Precision {
     pub softcap: Softcap,
     /// Roundings of dlogits that are relative to p, beside those of its exponential.
     pub softmax: f64,
+    /// Relative error of a p of the factored pass beside that: its logsumexp is not the stored one.
+    pub factored: f64,
     /// Roundings of dlogits that are relative to c (1[v = y] − p).
     pub coef: f64,
     /// What is asked of well-conditioned results; without it, the bounds that follow from the arithmetic are all.
@@ -97,6 +99,7 @@ pub const REFERENCE: Precision = Precision {
     plain_sum: Additions { fixed: 0.0, per_group: 0.0 },
     softcap: Softcap { argument: 2.0, reciprocal: 2.0 },
     softmax: 3.0,
+    factored: 0.0,
     coef: 2.0,
     promise: None,
 };
@@ -123,6 +126,7 @@ pub const CPU: Precision = Precision {
     softcap: Softcap { argument: 2.0, reciprocal: 2.0 },
     // c times what R is off from logsumexp, the product with the exponential, and that with the slope.
     softmax: 3.0,
+    factored: 0.0,
     // c is a product with the token's factor and with upstream.
     coef: 2.0,
     promise: None,
@@ -162,6 +166,8 @@ pub const KERNELS: Precision = Precision {
     softcap: Softcap { argument: 2.0, reciprocal: 1.0 + 2.0 },
     // The residual of logsumexp times log₂ e, and the product of the exponential with c and the slope.
     softmax: 2.0,
+    // lg2.approx.ftz is off by 2⁻²² between 1 and 2.
+    factored: std::f64::consts::LN_2 / (1u64 << 22) as f64,
     // c is a product with the token's factor, two of upstream and the scale; of the label, c (1 − p) is a difference.
     coef: 5.0,
     promise: None,

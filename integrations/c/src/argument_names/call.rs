@@ -1,7 +1,7 @@
 //! A right call of any function of the header, of which one thing can be made wrong.
 
 use std::ffi::{CStr, c_void};
-use std::mem;
+use std::{mem, ptr};
 
 use crate::calls::{Arguments, Half, Stage};
 use crate::header::*;
@@ -9,6 +9,7 @@ use crate::header::*;
 pub(super) const ROWS: usize = 4;
 const SEQUENCES: usize = 2;
 pub(super) const VOCAB: usize = 3;
+const HIDDEN_SIZE: usize = 2;
 
 /// Structs of a batch of two padded sequences of two rows, and all that they point to.
 pub(super) struct Call {
@@ -27,6 +28,13 @@ pub(super) struct Call {
     pub factored: *mut c_void,
     pub workspace: dpo_workspace,
     pub status: *mut dpo_status,
+    pub head: dpo_lm_head,
+    pub backward_inputs: dpo_lm_head_backward_inputs,
+    pub gradients: dpo_lm_head_gradients,
+    pub head_workspace: *mut dpo_cpu_lm_head_workspace,
+    pub plan: *mut dpo_lm_head_plan,
+    /// Whether the plan is of a loss.
+    pub has_loss: bool,
     pub memory: Memory,
 }
 
@@ -72,6 +80,12 @@ impl Call {
                 factored: memory.place(),
                 workspace: mem::zeroed(),
                 status: memory.place(),
+                head: mem::zeroed(),
+                backward_inputs: mem::zeroed(),
+                gradients: mem::zeroed(),
+                head_workspace: ptr::null_mut(),
+                plan: memory.place(),
+                has_loss: true,
                 memory,
             })
         };
@@ -79,6 +93,7 @@ impl Call {
             ($($field:ident)*) => { $(call.$field.struct_size = size_of_val(&call.$field);)* };
         }
         sizes!(batch inputs loss pair_inputs out token_metrics pair_outputs gradient workspace);
+        sizes!(head backward_inputs gradients);
         macro_rules! point {
             ($($set:ident: $($field:ident)*;)*) => { $($(call.$set.$field = call.memory.place();)*)* };
         }
@@ -88,7 +103,11 @@ impl Call {
             pair_outputs: pair_losses chosen_rewards rejected_rewards margins coef metrics;
             gradient: logsumexp coef dlogits;
             workspace: memory;
+            head: hidden weight labels;
+            backward_inputs: logsumexp coef;
+            gradients: hidden weight bias;
         }
+        call.head.hidden_size = HIDDEN_SIZE;
         call.batch.vocab = VOCAB;
         call.batch.sequences = SEQUENCES;
         call.batch.sequence_len = ROWS / SEQUENCES;
@@ -153,13 +172,18 @@ impl Call {
             logps: self.logps,
             ref_logps: self.ref_logps,
             scored: self.scored,
-            loss: &self.loss,
+            loss: if self.has_loss { &self.loss } else { ptr::null() },
             out: &self.out,
             pair_outputs: &self.pair_outputs,
             gradient: &self.gradient,
             factored: self.factored,
             workspace: &self.workspace,
             status: self.status,
+            head: &self.head,
+            backward_inputs: &self.backward_inputs,
+            gradients: &self.gradients,
+            head_workspace: self.head_workspace,
+            plan: self.plan,
         };
         // SAFETY: the structs are as the header asks, but for what is to be refused.
         unsafe { arguments.call(half, stage) }

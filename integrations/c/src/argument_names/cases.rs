@@ -8,7 +8,7 @@ use crate::calls::Stage::{self, Backward, Factored, Forward, Logps, PairLoss};
 use crate::header::*;
 
 /// An address that no element is aligned to.
-fn misaligned<T>() -> *mut T {
+pub(super) fn misaligned<T>() -> *mut T {
     ptr::without_provenance_mut(1)
 }
 
@@ -28,6 +28,7 @@ macro_rules! each {
         )*)*]
     };
 }
+pub(super) use each;
 
 /// Pointers, which both halves refuse.
 pub(super) fn pointers() -> Vec<Case> {
@@ -129,10 +130,6 @@ pub(super) fn values() -> Vec<Case> {
         (Forward, "transform.scale", |call| call.batch.transform.given = DPO_TRANSFORM_SCALE),
         (Forward, "transform.softcap", |call| call.batch.transform.given = DPO_TRANSFORM_SOFTCAP),
         (Forward, "transform.valid_vocab", |call| call.batch.transform.given = DPO_TRANSFORM_VALID_VOCAB),
-        (Factored, "transform", |call| {
-            call.batch.transform.given = DPO_TRANSFORM_SCALE;
-            call.batch.transform.scale = 2.0;
-        }),
         (Factored, "metrics", |call| {
             call.token_metrics.entropy = call.memory.place();
             call.with_metrics();

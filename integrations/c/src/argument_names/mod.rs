@@ -6,6 +6,7 @@
 
 mod call;
 mod cases;
+mod head_cases;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +22,8 @@ use self::call::Call;
 #[cfg(feature = "cuda")]
 use self::cases::device_values;
 use self::cases::{host_values, pointers, values};
-use crate::calls::{Half, Stage};
+use self::head_cases::behind_head;
+use crate::calls::{Half, LmHead, Stage};
 use crate::failure::header_name;
 use crate::header::{
     DPO_ALIGNED, DPO_ERROR_INDEX, DPO_ERROR_MISSING, DPO_ERROR_VALUE, DPO_NEXT_TOKEN, DPO_OK,
@@ -29,7 +31,7 @@ use crate::header::{
 use crate::names::{HeaderNames, named, without_position};
 
 /// What of the crate no call of the header reaches.
-const OTHERS: [&str; 5] = ["theory.rs", "ref_cache", "reference.rs", "pass", "lm_head"];
+const OTHERS: [&str; 4] = ["theory.rs", "ref_cache", "reference.rs", "pass"];
 
 /// Names that are given to errors, but not to any that C can be given.
 const UNREACHABLE: [(&str, &str); 3] = [
@@ -39,9 +41,10 @@ const UNREACHABLE: [(&str, &str); 3] = [
 ];
 
 /// Functions whose first argument is the name of an argument that they may find wrong.
-const JUDGES: [&str; 16] = [
+const JUDGES: [&str; 17] = [
     "value",
     "check_len",
+    "check_matrix",
     "check_positive",
     "check_from_zero",
     "check_logits",
@@ -108,7 +111,7 @@ fn pair_input_names() -> Vec<String> {
 fn errors_name_fields_and_parameters_of_the_header() {
     let header = HeaderNames::read();
     let both = || pointers().into_iter().chain(values());
-    let cases = both().chain(host_values()).map(|case| (Half::Cpu, case));
+    let cases = both().chain(host_values()).chain(behind_head()).map(|case| (Half::Cpu, case));
     #[cfg(feature = "cuda")]
     let cases = cases.chain(both().chain(device_values()).map(|case| (Half::Cuda, case)));
 
@@ -164,5 +167,8 @@ fn a_call_is_right_until_it_is_made_wrong() {
         assert_eq!(Call::new().run(Half::Cpu, stage), DPO_OK, "{stage:?}: {}", named());
         #[cfg(feature = "cuda")]
         assert_eq!(Call::new().run(Half::Cuda, stage), DPO_OK, "{stage:?}: {}", named());
+    }
+    for call in [LmHead::Plan, LmHead::Logps, LmHead::Forward, LmHead::Backward] {
+        assert_eq!(Call::new().run(Half::Cpu, Stage::LmHead(call)), DPO_OK, "{call:?}: {}", named());
     }
 }

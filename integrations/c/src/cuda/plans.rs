@@ -205,9 +205,9 @@ unsafe fn device_inputs(inputs: *const dpo_inputs) -> Result<Inputs> {
     // SAFETY: the caller's promise.
     let inputs = unsafe { read("inputs", inputs) }?;
     Ok(Inputs {
-        dtype: dtype(inputs)?,
+        dtype: dtype(inputs.dtype)?,
         logits: address(inputs.logits),
-        label_type: label_type(inputs)?,
+        label_type: label_type(inputs.label_type)?,
         labels: address(inputs.labels),
         window: None,
     })

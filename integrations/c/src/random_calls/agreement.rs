@@ -27,6 +27,9 @@ pub struct Agreement<'a> {
 impl Agreement<'_> {
     /// Panics where a result is not as it should be.
     pub fn check(&self, truth: &Truth) {
+        if let Some(truth) = &truth.head {
+            return self.check_behind_head(truth);
+        }
         let description = self.description;
         let batch = description.host_batch();
         with_logit!(description.dtype, T => {

@@ -1,7 +1,7 @@
 //! The structs and buffers of a call that says what a description does.
 
 use std::ffi::c_void;
-use std::{mem, ptr};
+use std::ptr;
 
 use dpo_kernels::loss::{Divergence, MAX_PARAMETERS, Normalizer};
 use dpo_kernels::{
@@ -10,6 +10,8 @@ use dpo_kernels::{
 
 use super::description::{Description, Place};
 use super::draw::METRICS;
+use super::head_call::HeadStructs;
+use super::head_verdict;
 use super::memory::{Buffer, Memory};
 use super::random::Random;
 use crate::calls::{Arguments, Stage};
@@ -31,6 +33,8 @@ pub struct Call {
     pub pair_outputs: dpo_pair_outputs,
     pub gradient: dpo_gradient,
     pub workspace: dpo_workspace,
+    /// Handed over behind a head.
+    pub head: Option<HeadStructs>,
     /// The structs apart.
     pub arguments: Arguments,
     /// Addresses that structs are said to be at and are not.
@@ -51,6 +55,9 @@ pub enum Struct {
     PairOutputs,
     Gradient,
     Workspace,
+    Head,
+    BackwardInputs,
+    Gradients,
 }
 
 /// Where the results of a call are; `None` was not asked for.
@@ -78,11 +85,18 @@ pub struct Results {
     pub nonfinite_row: Option<Buffer>,
     /// dlogits, or factored's gradient.
     pub gradient: Option<Buffer>,
+    pub gradient_of_hidden: Option<Buffer>,
+    pub gradient_of_weight: Option<Buffer>,
+    pub gradient_of_bias: Option<Buffer>,
+    pub plan: Option<Buffer>,
 }
 
 /// log Σ exp of each row, in two numbers as `backward` takes it: what `logps` gives where it gives anything.
 pub fn logsumexp(description: &Description) -> (Vec<f32>, Vec<f32>) {
     let rows = description.labels.len();
+    if description.head.is_some() {
+        return head_verdict::logsumexp(description);
+    }
     let found = with_logit!(description.dtype, T => {
         let logits: Vec<T> = description.logits.iter().map(|&z| T::from_f32(z)).collect();
         description.with_labels(|labels| reference::logps(&description.host_batch(), &logits, labels))
@@ -98,11 +112,12 @@ pub fn logsumexp(description: &Description) -> (Vec<f32>, Vec<f32>) {
 macro_rules! sized {
     ($type:ty) => {{
         // SAFETY: the structs of the header are numbers and pointers, for which zeros are a value.
-        let mut set: $type = unsafe { mem::zeroed() };
+        let mut set: $type = unsafe { std::mem::zeroed() };
         set.struct_size = size_of::<$type>();
         set
     }};
 }
+pub(super) use sized;
 
 impl Call {
     /// The call that says what `description` does.
@@ -136,10 +151,18 @@ impl Call {
                 None => memory.address(buffer),
             };
         }
+        if let Some(HeadStructs { head, inputs, gradients, .. }) = &self.head {
+            self.arguments.head = placed!(Head, "head", head);
+            self.arguments.backward_inputs = placed!(BackwardInputs, "inputs", inputs);
+            if let Some(gradients) = gradients {
+                self.arguments.gradients = placed!(Gradients, "gradients", gradients);
+            }
+        }
+        let has_loss = self.head.as_ref().is_none_or(|head| head.has_loss);
         Arguments {
             batch: placed!(Batch, "batch", &self.batch),
             inputs: placed!(Inputs, "inputs", &self.inputs),
-            loss: placed!(Loss, "loss", &self.loss),
+            loss: if has_loss { placed!(Loss, "loss", &self.loss) } else { ptr::null() },
             out: placed!(Out, "out", &self.out),
             pair_outputs: placed!(PairOutputs, "pair_outputs", &self.pair_outputs),
             gradient: placed!(Gradient, "gradient", &self.gradient),
@@ -150,10 +173,10 @@ impl Call {
 }
 
 /// Lays a call out.
-struct Layout<'a> {
-    memory: &'a mut Memory,
-    random: &'a mut Random,
-    description: &'a Description,
+pub(super) struct Layout<'a> {
+    pub memory: &'a mut Memory,
+    pub random: &'a mut Random,
+    pub description: &'a Description,
 }
 
 impl Layout<'_> {
@@ -176,6 +199,11 @@ impl Layout<'_> {
             factored: gradient,
             workspace: ptr::null(),
             status: self.memory.address(status),
+            head: ptr::null(),
+            backward_inputs: ptr::null(),
+            gradients: ptr::null(),
+            head_workspace: ptr::null_mut(),
+            plan: self.output("plan", 1, &mut results.plan),
         };
         results.status = Some(status);
         let (terms, mut loss) = (self.terms(), self.loss());
@@ -192,23 +220,24 @@ impl Layout<'_> {
             pair_outputs: self.pair_outputs(&mut results),
             gradient: self.gradient(gradient, &mut results),
             workspace: self.workspace(),
+            head: self.head(&mut results),
             arguments,
             wrong_addresses: vec![],
             results,
         }
     }
 
-    fn input<T: Copy>(&mut self, name: &'static str, values: &[T]) -> *const T {
+    pub fn input<T: Copy>(&mut self, name: &'static str, values: &[T]) -> *const T {
         let buffer = self.memory.input(name, values, self.random);
         self.memory.address(buffer)
     }
 
     /// Null for nothing.
-    fn optional<T: Copy>(&mut self, name: &'static str, values: Option<&[T]>) -> *const T {
+    pub fn optional<T: Copy>(&mut self, name: &'static str, values: Option<&[T]>) -> *const T {
         values.map_or(ptr::null(), |values| self.input(name, values))
     }
 
-    fn output<T>(&mut self, name: &'static str, len: usize, result: &mut Option<Buffer>) -> *mut T {
+    pub fn output<T>(&mut self, name: &'static str, len: usize, result: &mut Option<Buffer>) -> *mut T {
         let buffer = self.memory.output::<T>(name, len, self.random);
         *result = Some(buffer);
         self.memory.address(buffer)
@@ -295,8 +324,9 @@ impl Layout<'_> {
             *given |= if gives { bit } else { 0 };
             gives
         };
-        if give(&mut batch.given, DPO_BATCH_ROW_STRIDE, row_stride == vocab) {
-            batch.row_stride = row_stride;
+        if row_stride != vocab || !self.description.stage.is_behind_head() {
+            let is_given = give(&mut batch.given, DPO_BATCH_ROW_STRIDE, row_stride == vocab);
+            batch.row_stride = if is_given { row_stride } else { 0 };
         }
         if give(&mut batch.given, DPO_BATCH_IGNORE_INDEX, ignore_index == IGNORE_INDEX) {
             batch.ignore_index = ignore_index;
@@ -320,22 +350,30 @@ impl Layout<'_> {
     }
 
     fn inputs(&mut self, logits: *const c_void) -> dpo_inputs {
-        let description = self.description;
         let mut inputs = sized!(dpo_inputs);
-        inputs.dtype = match description.dtype {
+        inputs.dtype = self.dtype();
+        inputs.logits = logits;
+        (inputs.label_type, inputs.labels) = self.labels();
+        inputs
+    }
+
+    pub fn dtype(&self) -> dpo_dtype {
+        match self.description.dtype {
             DType::F32 => DPO_F32,
             DType::F16 => DPO_F16,
             DType::BF16 => DPO_BF16,
-        };
-        inputs.logits = logits;
-        (inputs.label_type, inputs.labels) = match description.label_type {
+        }
+    }
+
+    pub fn labels(&mut self) -> (dpo_label_type, *const c_void) {
+        let description = self.description;
+        match description.label_type {
             LabelType::I64 => (DPO_LABELS_I64, self.input("labels", &description.labels).cast()),
             LabelType::I32 => {
                 let labels: Vec<i32> = description.labels.iter().map(|&label| label as i32).collect();
                 (DPO_LABELS_I32, self.input("labels", &labels).cast())
             }
-        };
-        inputs
+        }
     }
 
     /// For the batch, or larger ones too.

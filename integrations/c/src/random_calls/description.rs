@@ -3,6 +3,7 @@
 use dpo_kernels::loss::{Divergence, LossInfo, MAX_PARAMETERS, MAX_TERMS, Normalizer, PairTensors};
 use dpo_kernels::{
     Batch, DType, Error, HostBatch, LabelType, Labels, PairInputs, PairLoss, Result, Sequences,
+    WantedGradients,
 };
 
 use crate::calls::Stage;
@@ -28,6 +29,26 @@ pub struct Description {
     /// Names of the outputs that may be left out and are not.
     pub wanted: Vec<&'static str>,
     pub gradient: Gradient,
+    /// Where logits are made of hidden states.
+    pub head: Option<Head>,
+}
+
+/// A `dpo_lm_head`, and what is wanted of it.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub hidden_size: usize,
+    pub hidden: Vec<f32>,
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+    pub budget_bytes: Option<usize>,
+    /// Whether a plan is of a loss; a forward pass always is.
+    pub has_loss: bool,
+    /// None where there is no struct that would say it.
+    pub gradients: Option<WantedGradients>,
+    /// What the gradients of weight and bias are added to.
+    pub start: f32,
+    /// Whether the call has the workspace that many calls have, or one of its own.
+    pub shares_workspace: bool,
 }
 
 /// A `dpo_loss` without its inputs.

@@ -1,14 +1,16 @@
 //! How a description is drawn: most of it as a caller would have it, and here and there a number that is
 //! none.
 
+use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
 use dpo_kernels::loss::{ALL, Divergence, Kind, LossInfo, Normalizer};
 use dpo_kernels::{
     Batch, DType, IGNORE_INDEX, LabelAlignment, LabelType, PairLoss, Pairs, Sequences, Transform,
+    WantedGradients,
 };
 
-use super::description::{Description, Gradient, Loss, Place, Tensors, Term};
+use super::description::{Description, Gradient, Head, Loss, Place, Tensors, Term};
 use super::random::Random;
-use crate::calls::Stage;
+use crate::calls::{LmHead, Stage};
 
 /// Outputs that may be left out.
 pub const OPTIONAL: [&str; 11] = [
@@ -27,6 +29,19 @@ pub const OPTIONAL: [&str; 11] = [
 
 /// Those of token metrics.
 pub const METRICS: &[&str] = OPTIONAL.split_at(5).1;
+
+/// The functions of the header that compute.
+const STAGES: [Stage; 9] = [
+    Stage::Logps,
+    Stage::PairLoss,
+    Stage::Forward,
+    Stage::Factored,
+    Stage::Backward,
+    Stage::LmHead(LmHead::Plan),
+    Stage::LmHead(LmHead::Logps),
+    Stage::LmHead(LmHead::Forward),
+    Stage::LmHead(LmHead::Backward),
+];
 
 /// One in so many batches is not tiny.
 const LARGE: usize = 500;
@@ -86,13 +101,11 @@ impl Draw<'_> {
     }
 
     fn description(mut self) -> Description {
-        let stages = [Stage::Logps, Stage::PairLoss, Stage::Forward, Stage::Factored, Stage::Backward];
-        let stage = self.random.pick(&stages);
+        let stage = self.random.pick(&STAGES);
         let large = self.one_in(LARGE);
         let layout = self.random.below(5);
         // A loss needs pairs, or desirable sequences.
-        let has_loss = !matches!(stage, Stage::Logps | Stage::Backward);
-        let pairs = if has_loss && layout == 3 && !self.is_wild() { 0 } else { layout };
+        let pairs = if stage.has_loss() && layout == 3 && !self.is_wild() { 0 } else { layout };
         let loss = self.loss(pairs == 4);
         let batch = self.batch(stage, large, pairs);
         let (sequences, rows) = counts_of(&batch);
@@ -112,7 +125,7 @@ impl Draw<'_> {
             stage,
             dtype: self.random.pick(&[DType::F32, DType::F16, DType::BF16]),
             label_type,
-            logits: self.logits(&batch, rows),
+            logits: if stage.is_behind_head() { vec![] } else { self.logits(&batch, rows) },
             labels,
             loss,
             inputs,
@@ -120,6 +133,7 @@ impl Draw<'_> {
             scored,
             wanted: self.wanted(stage),
             gradient: self.gradient(&batch, sequences, rows),
+            head: stage.is_behind_head().then(|| self.head(stage, &batch, rows)),
             batch,
         }
     }
@@ -149,8 +163,7 @@ impl Draw<'_> {
         let pairs = self.pairs(pairs, sequences);
         let is_paired_once = matches!(pairs, Pairs::Concatenated | Pairs::Interleaved);
         let has_ld_alpha = is_paired_once && self.one_in(5);
-        let factored = stage == Stage::Factored;
-        let has_transform = !factored && self.one_in(3);
+        let has_transform = self.one_in(3);
         let transform = if self.useful(has_transform) {
             Transform {
                 scale: self.maybe(2, |draw| draw.float(0.05, 4.0)).unwrap_or(1.0),
@@ -161,11 +174,12 @@ impl Draw<'_> {
         } else {
             Transform::default()
         };
-        let gap = self.random.pick(&[0, 0, 1, 3]);
+        // Logits that are made of hidden states have no gaps.
+        let gap = if stage.is_behind_head() { 0 } else { self.random.pick(&[0, 0, 1, 3]) };
         Batch {
             vocab,
             // Where there is one row, the next would start anywhere.
-            row_stride: if rows == 1 && self.one_in(4) {
+            row_stride: if rows == 1 && !stage.is_behind_head() && self.one_in(4) {
                 1 << 40
             } else {
                 vocab + gap - usize::from(self.is_wild())
@@ -237,6 +251,37 @@ impl Draw<'_> {
             if self.is_wild() { self.float(-1.0, 1.0) } else { center + spread * self.random.symmetric() }
         };
         (0..len).map(number).collect()
+    }
+
+    fn head(&mut self, stage: Stage, batch: &Batch<Vec<i32>>, rows: usize) -> Head {
+        let hidden_size = 1 + self.random.below(9);
+        let size = self.random.pick(&[0.1, 1.0, 10.0, 1e3]);
+        let hidden = self.floats(rows * hidden_size, -size, size);
+        let weight = self.floats(batch.vocab * hidden_size, -1.0, 1.0);
+        let bias = self.maybe(2, |draw| draw.floats(batch.vocab, -1.0, 1.0));
+        // Of some rows, with or without some bytes more, or of too few.
+        let columns = batch.transform.valid_vocab.unwrap_or(batch.vocab).min(batch.vocab);
+        let of_row = LmHeadWorkspace::bytes_per_row(columns, hidden_size);
+        let in_use = (1 + self.random.below(rows + 2)) * of_row + self.random.below(of_row);
+        let budget = if self.is_wild() { self.random.pick(&[0, of_row - 1, usize::MAX]) } else { in_use };
+        let mut is_wanted = || self.random.below(3) > 0;
+        let wanted = WantedGradients { hidden: is_wanted(), weight: is_wanted(), bias: is_wanted() };
+        let needs_struct = stage == Stage::LmHead(LmHead::Backward);
+        let gradients = (needs_struct || !self.one_in(4)).then_some(wanted);
+        let wants = gradients.is_some_and(|wanted| wanted != WantedGradients::default());
+        let of_use = wants || self.one_in(2);
+        let has_loss = self.useful(of_use);
+        Head {
+            hidden_size,
+            hidden,
+            weight,
+            bias,
+            budget_bytes: (!self.one_in(8)).then_some(budget),
+            has_loss: stage != Stage::LmHead(LmHead::Plan) || has_loss,
+            gradients,
+            start: self.random.pick(&[0.0, 0.25, -3.0]),
+            shares_workspace: self.one_in(2),
+        }
     }
 
     fn wanted(&mut self, stage: Stage) -> Vec<&'static str> {

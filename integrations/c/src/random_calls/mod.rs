@@ -7,9 +7,10 @@
 //! | module | what |
 //! |---|---|
 //! | `description`, `draw` | what a call says, in the crate's terms, and how it is drawn |
-//! | `call`, `memory` | the structs and buffers that say it, each next to an inaccessible page |
+//! | `call`, `head_call`, `memory` | the structs and buffers that say it, each next to an inaccessible page |
 //! | `spoil` | what no description can say: wrong addresses, sizes, bits and enumerators |
 //! | `verdict`, `agreement` | what the f64 reference says of it, and whether the call says the same |
+//! | `head_verdict` | what the crate's function says of a call behind the language model's head, and whether the call says the same |
 //! | `watch` | the number of a call that crashes or hangs |
 //!
 //! `DPO_RANDOM_CALLS` is the number of calls, `DPO_RANDOM_SEED` what they are drawn from. A failure says how
@@ -22,6 +23,8 @@ mod draw;
 #[path = "../../../../tests/common/guarded.rs"]
 #[allow(dead_code)] // tests/differential uses the rest
 mod guarded;
+mod head_call;
+mod head_verdict;
 mod memory;
 #[path = "../../../../tests/common/random.rs"]
 mod random;
@@ -50,6 +53,7 @@ use self::tolerance::precision::{CPU, Precision};
 use self::verdict::verdict;
 use self::watch::Watch;
 use crate::calls::{Arguments, Half, Stage};
+use crate::cpu::lm_head_workspace::{dpo_cpu_lm_head_workspace_create, dpo_cpu_lm_head_workspace_free};
 use crate::cuda::dpo_cuda_workspace_size;
 use crate::header::*;
 use crate::names::{HeaderNames, message, named, without_position};
@@ -66,7 +70,12 @@ fn number_of(variable: &str) -> Option<u64> {
 fn are_refused_by_name_or_answered_as_by_the_reference() {
     let seed = number_of("DPO_RANDOM_SEED").unwrap_or(1);
     let watch = Watch::new(seed);
-    let mut run = Run { header: HeaderNames::read(), memory: Memory::default(), counts: Counts::default() };
+    let mut run = Run {
+        header: HeaderNames::read(),
+        memory: Memory::default(),
+        counts: Counts::default(),
+        workspace: Workspace::new(),
+    };
     if let Some(number) = number_of("DPO_RANDOM_CALL") {
         watch.begin(number);
         run.call(seed, number);
@@ -88,6 +97,26 @@ struct Run {
     header: HeaderNames,
     memory: Memory,
     counts: Counts,
+    workspace: Workspace,
+}
+
+/// The workspace that calls behind a head share, of any shape and type.
+struct Workspace(*mut dpo_cpu_lm_head_workspace);
+
+impl Workspace {
+    fn new() -> Self {
+        let mut workspace = ptr::null_mut();
+        // SAFETY: the pointer is there.
+        assert_eq!(unsafe { dpo_cpu_lm_head_workspace_create(&mut workspace) }, DPO_OK);
+        Workspace(workspace)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // SAFETY: no call is under way.
+        unsafe { dpo_cpu_lm_head_workspace_free(self.0) };
+    }
 }
 
 /// How calls went.
@@ -112,9 +141,9 @@ impl Counts {
         for of in [&self.accepted, &self.refused] {
             let all: u64 = of.values().sum();
             assert!(all > calls / 4, "{all} of {calls}: {self:?}");
-            // Five stages, of which one has no logits, and three dtypes.
-            assert_eq!(of.len(), 4 * 3 + 1, "{self:?}");
-            assert!(of.values().all(|&of_stage| of_stage > calls / 100), "{self:?}");
+            // Five stages, of which one has no logits, and four behind the head; three dtypes.
+            assert_eq!(of.len(), (4 + 4) * 3 + 1, "{self:?}");
+            assert!(of.values().all(|&of_stage| of_stage > calls / 200), "{self:?}");
         }
         assert!(self.named.len() > 70, "arguments that were refused: {:?}", self.named);
         let names = ALL.iter().flat_map(|info| info.names());
@@ -138,15 +167,24 @@ impl Run {
             spoil(&mut call, random, first);
             names = Some(&[]);
         }
-        let arguments = call.hand_over(&mut self.memory, random);
+        let mut arguments = call.hand_over(&mut self.memory, random);
+        if arguments.head_workspace.is_null()
+            && description.head.as_ref().is_some_and(|head| head.shares_workspace)
+        {
+            arguments.head_workspace = self.workspace.0;
+        }
         let said = || {
             format!("call {number} of seed {seed}, {names:?}, {:?}: {description:?}", verdict.as_ref().err())
         };
 
         #[cfg(feature = "cuda")]
-        self.plan(&arguments, stage, names, verdict.as_ref().err(), &said);
+        if !stage.is_behind_head() {
+            self.plan(&arguments, stage, names, verdict.as_ref().err(), &said);
+        }
         if random.below(8) == 0 {
-            self.gpu_half(&arguments, stage, random);
+            if !stage.is_behind_head() {
+                self.gpu_half(&arguments, stage, random);
+            }
             self.status_check(random);
         }
 
@@ -199,7 +237,8 @@ impl Run {
             let unseen = match names {
                 // Without a loss, index arrays are of no use to a launch.
                 Some(names) => {
-                    names.is_empty() || INDICES.iter().any(|index| names.contains(index)) && !has_loss(stage)
+                    let is_of_indices = INDICES.iter().any(|index| names.contains(index));
+                    names.is_empty() || is_of_indices && !stage.has_loss()
                 }
                 None => error.is_none_or(is_of_contents),
             };
@@ -264,11 +303,6 @@ impl Run {
 /// Where sequences and pairs are by index.
 #[cfg(feature = "cuda")]
 const INDICES: [&str; 3] = ["chosen", "rejected", "desirable"];
-
-#[cfg(feature = "cuda")]
-fn has_loss(stage: Stage) -> bool {
-    matches!(stage, Stage::PairLoss | Stage::Forward | Stage::Factored)
-}
 
 /// Whether a refusal is of the contents of an array, or of a number in the memory that the call is about.
 /// Behind it there may be another one.

@@ -1,21 +1,26 @@
 //! What makes a call wrong that no description can say: addresses, sizes, enumerators, bits, and fields that
 //! belong to another layout. Each is to be refused, by the name that stands beside it.
 
+use std::ffi::c_void;
 use std::ptr;
 
 use super::call::{Call, Struct};
 use super::random::Random;
-use crate::calls::Stage;
+use crate::calls::{LmHead, Stage};
 use crate::header::*;
 
-/// What a stage reads, and so what can be wrong in its calls.
+/// What a call reads, and so what can be wrong in it.
 #[derive(Clone, Copy)]
 enum Read {
     /// Sequences and pairs.
     Pairs,
-    /// The rest of the batch, and the logits' `dpo_inputs`.
+    /// The rest of the batch.
     Rows,
+    /// The logits' `dpo_inputs`.
+    Inputs,
     Loss,
+    /// What `pair_loss` reads besides log-probs, and is handed with the loss.
+    PairInputs,
     Out,
     PairOutputs,
     Gradient,
@@ -23,18 +28,39 @@ enum Read {
     Sequences,
     /// The `gradient` of `factored`.
     Factored,
+    /// What stands in a `dpo_lm_head`, and its labels.
+    Head,
+    /// Its hidden states, weight and bias, and the workspace.
+    HeadArrays,
+    BackwardInputs,
+    /// Which gradients are wanted of a head.
+    Gradients,
+    /// Where these go.
+    GradientArrays,
+    Plan,
 }
 
 impl Read {
-    fn by(self, stage: Stage) -> bool {
+    fn by(self, call: &Call) -> bool {
+        let stage = call.stage;
+        let plans = stage == Stage::LmHead(LmHead::Plan);
+        let goes_back = matches!(stage, Stage::Backward | Stage::LmHead(LmHead::Backward));
         match self {
             Read::Pairs => true,
             Read::Rows => stage != Stage::PairLoss,
-            Read::Loss | Read::PairOutputs => !matches!(stage, Stage::Logps | Stage::Backward),
-            Read::Out => !matches!(stage, Stage::PairLoss | Stage::Backward),
+            Read::Inputs => stage != Stage::PairLoss && !stage.is_behind_head(),
+            Read::Loss => stage.has_loss() && call.head.as_ref().is_none_or(|head| head.has_loss),
+            Read::PairInputs | Read::PairOutputs => stage.has_loss() && !plans,
+            Read::Out => stage != Stage::PairLoss && !goes_back && !plans,
             Read::Gradient => stage == Stage::Backward,
             Read::Sequences => stage == Stage::PairLoss,
             Read::Factored => stage == Stage::Factored,
+            Read::Head => stage.is_behind_head(),
+            Read::HeadArrays => stage.is_behind_head() && !plans,
+            Read::BackwardInputs => stage == Stage::LmHead(LmHead::Backward),
+            Read::Gradients => stage.is_behind_head() && stage != Stage::LmHead(LmHead::Logps),
+            Read::GradientArrays => stage.is_behind_head() && stage != Stage::LmHead(LmHead::Logps) && !plans,
+            Read::Plan => plans,
         }
     }
 }
@@ -49,10 +75,24 @@ pub fn spoil(call: &mut Call, random: &mut Random, wrong: &[&str]) -> &'static [
         let (read, names, make_wrong) = random.pick(SPOILS);
         let mut spoilt = call.clone();
         let is_new = names.iter().all(|name| !wrong.contains(name));
-        if is_new && read.by(call.stage) && make_wrong(&mut spoilt, random) {
+        if is_new && read.by(call) && make_wrong(&mut spoilt, random) {
             *call = spoilt;
             return names;
         }
+    }
+}
+
+impl Call {
+    /// Where gradients of a head go, if any are wanted.
+    fn gradients(&mut self) -> Option<&mut dpo_lm_head_gradients> {
+        self.head.as_mut()?.gradients.as_mut()
+    }
+
+    /// The address of something that a head reads, in which no gradient may be.
+    fn inputs_of_head(&self, random: &mut Random) -> Option<*mut c_void> {
+        let head = &self.head.as_ref()?.head;
+        let inputs = [head.hidden, head.weight, head.bias];
+        Some(random.pick(&inputs).cast_mut()).filter(|input| !input.is_null())
     }
 }
 
@@ -154,9 +194,16 @@ const SPOILS: &[Spoil] = &[
     // Structs.
     (Read::Pairs, &["batch"], |call, random| displaced(call, Struct::Batch, random)),
     (Read::Pairs, &["batch"], |call, random| wrong_size(&mut call.batch.struct_size, random)),
-    (Read::Rows, &["inputs"], |call, random| displaced(call, Struct::Inputs, random)),
-    (Read::Rows, &["inputs"], |call, random| wrong_size(&mut call.inputs.struct_size, random)),
-    (Read::Loss, &["loss"], |call, random| displaced(call, Struct::Loss, random)),
+    (Read::Inputs, &["inputs"], |call, random| displaced(call, Struct::Inputs, random)),
+    (Read::Inputs, &["inputs"], |call, random| wrong_size(&mut call.inputs.struct_size, random)),
+    (Read::Loss, &["loss"], |call, random| {
+        // A plan may be without one.
+        if call.head.is_some() {
+            misplaced(call, Struct::Loss)
+        } else {
+            displaced(call, Struct::Loss, random)
+        }
+    }),
     (Read::Loss, &["loss"], |call, random| wrong_size(&mut call.loss.struct_size, random)),
     (Read::Out, &["out"], |call, random| displaced(call, Struct::Out, random)),
     (Read::Out, &["out"], |call, random| wrong_size(&mut call.out.struct_size, random)),
@@ -168,13 +215,15 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::Gradient, &["gradient"], |call, random| displaced(call, Struct::Gradient, random)),
     (Read::Gradient, &["gradient"], |call, random| wrong_size(&mut call.gradient.struct_size, random)),
-    (Read::Loss, &["inputs"], |call, random| {
+    (Read::PairInputs, &["inputs"], |call, random| {
         call.pair_inputs.as_mut().is_some_and(|to| wrong_size(&mut to.struct_size, random))
     }),
     (Read::Out, &["metrics"], |call, random| {
         call.token_metrics.as_mut().is_some_and(|to| wrong_size(&mut to.struct_size, random))
     }),
-    (Read::Loss, &["inputs"], |call, _| call.pair_inputs.is_some() && misplaced(call, Struct::PairInputs)),
+    (Read::PairInputs, &["inputs"], |call, _| {
+        call.pair_inputs.is_some() && misplaced(call, Struct::PairInputs)
+    }),
     (Read::Out, &["metrics"], |call, _| {
         call.token_metrics.is_some() && misplaced(call, Struct::TokenMetrics)
     }),
@@ -188,8 +237,8 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::Rows, &["given"], |call, random| unknown_bit(&mut call.batch.given, random)),
     (Read::Rows, &["given"], |call, random| unknown_bit(&mut call.batch.transform.given, random)),
-    (Read::Rows, &["dtype"], |call, random| no_enumerator(&mut call.inputs.dtype, random)),
-    (Read::Rows, &["label_type"], |call, random| no_enumerator(&mut call.inputs.label_type, random)),
+    (Read::Inputs, &["dtype"], |call, random| no_enumerator(&mut call.inputs.dtype, random)),
+    (Read::Inputs, &["label_type"], |call, random| no_enumerator(&mut call.inputs.label_type, random)),
     (Read::Rows, &["vocab"], |call, random| beyond_limit(&mut call.batch.vocab, random)),
     (Read::Pairs, &["sequences", "cu_seqlens", "rows"], |call, random| {
         beyond_limit(&mut call.batch.sequences, random)
@@ -277,10 +326,10 @@ const SPOILS: &[Spoil] = &[
         was_there
     }),
     // Logits and labels. Where they are not at their place, neither is a gradient that lies over them.
-    (Read::Rows, &["logits", "dlogits", "gradient"], |call, random| {
+    (Read::Inputs, &["logits", "dlogits", "gradient"], |call, random| {
         wrong_input(&mut call.inputs.logits, random)
     }),
-    (Read::Rows, &["labels"], |call, random| wrong_input(&mut call.inputs.labels, random)),
+    (Read::Inputs, &["labels"], |call, random| wrong_input(&mut call.inputs.labels, random)),
     // The loss.
     (Read::Loss, &["given"], |call, random| unknown_bit(&mut call.loss.given, random)),
     (Read::Loss, &["divergence"], |call, random| no_enumerator(&mut call.loss.divergence, random)),
@@ -346,55 +395,55 @@ const SPOILS: &[Spoil] = &[
     }),
     // What it is given. An address that is wrong is of no use to some losses, which say so of the other one
     // first.
-    (Read::Loss, &["lengths"], |call, _| {
+    (Read::PairInputs, &["lengths"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.lengths))
     }),
-    (Read::Loss, &["beta"], |call, _| {
+    (Read::PairInputs, &["beta"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.beta))
     }),
-    (Read::Loss, &["gamma"], |call, _| {
+    (Read::PairInputs, &["gamma"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.gamma))
     }),
-    (Read::Loss, &["weight"], |call, _| {
+    (Read::PairInputs, &["weight"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.weight))
     }),
-    (Read::Loss, &["label_smoothing"], |call, _| {
+    (Read::PairInputs, &["label_smoothing"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.label_smoothing))
     }),
-    (Read::Loss, &["sequence_log_weights"], |call, _| {
+    (Read::PairInputs, &["sequence_log_weights"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.sequence_log_weights))
     }),
-    (Read::Loss, &["kl_logps"], |call, _| {
+    (Read::PairInputs, &["kl_logps"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.kl_logps))
     }),
-    (Read::Loss, &["kl_ref_logps"], |call, _| {
+    (Read::PairInputs, &["kl_ref_logps"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.kl_ref_logps))
     }),
-    (Read::Loss, &["normalizer"], |call, _| {
+    (Read::PairInputs, &["normalizer"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.normalizer))
     }),
-    (Read::Loss, &["chosen_tokens"], |call, _| {
+    (Read::PairInputs, &["chosen_tokens"], |call, _| {
         call.pair_inputs.as_mut().is_some_and(|to| misaligned_input(&mut to.chosen_tokens))
     }),
-    (Read::Loss, &["kl_count"], |call, random| {
+    (Read::PairInputs, &["kl_count"], |call, random| {
         let inputs = call.pair_inputs.as_mut();
         inputs.is_some_and(|to| {
             to.kl_count = random.pick(&[1 << 31, 1 << 32, usize::MAX]);
             true
         })
     }),
-    (Read::Loss, &["kl_count"], |call, random| {
+    (Read::PairInputs, &["kl_count"], |call, random| {
         let inputs = call.pair_inputs.as_mut();
         inputs.is_some_and(|to| {
             to.kl_count = 1 + random.below(9);
             to.kl_logps.is_null()
         })
     }),
-    (Read::Loss, &["kl_ref_logps"], |call, _| {
+    (Read::PairInputs, &["kl_ref_logps"], |call, _| {
         let inputs = call.pair_inputs.as_mut();
         inputs.is_some_and(|to| other_layout(&mut to.kl_ref_logps, to.kl_logps.is_null()))
     }),
-    (Read::Loss, &["ref_logps"], |call, _| misaligned_input(&mut call.arguments.ref_logps)),
+    (Read::PairInputs, &["ref_logps"], |call, _| misaligned_input(&mut call.arguments.ref_logps)),
     (Read::Sequences, &["logps"], |call, random| wrong_input(&mut call.arguments.logps, random)),
     (Read::Sequences, &["scored"], |call, _| misaligned_input(&mut call.arguments.scored)),
     (Read::Sequences, &["status"], |call, random| wrong_address(&mut call.arguments.status, random)),
@@ -456,5 +505,122 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::Gradient, &["threshold"], |call, random| {
         float_without_bit(call.gradient.given, DPO_GRADIENT_THRESHOLD, &mut call.gradient.threshold, random)
+    }),
+    // The head.
+    (Read::Head, &["head"], |call, random| displaced(call, Struct::Head, random)),
+    (Read::Head, &["head"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_size(&mut to.head.struct_size, random))
+    }),
+    (Read::Head, &["dtype"], |call, random| {
+        call.head.as_mut().is_some_and(|to| no_enumerator(&mut to.head.dtype, random))
+    }),
+    (Read::Head, &["label_type"], |call, random| {
+        call.head.as_mut().is_some_and(|to| no_enumerator(&mut to.head.label_type, random))
+    }),
+    (Read::Head, &["labels"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.head.labels, random))
+    }),
+    (Read::Head, &["hidden_size"], |call, random| {
+        call.head.as_mut().is_some_and(|to| beyond_limit(&mut to.head.hidden_size, random))
+    }),
+    (Read::Head, &["given"], |call, random| {
+        call.head.as_mut().is_some_and(|to| unknown_bit(&mut to.head.given, random))
+    }),
+    (Read::Head, &["budget_bytes"], |call, random| {
+        call.head.as_mut().is_some_and(|to| {
+            to.head.budget_bytes = 1 + random.below(1 << 20);
+            to.head.given & DPO_LM_HEAD_BUDGET_BYTES == 0
+        })
+    }),
+    (Read::HeadArrays, &["hidden"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.head.hidden, random))
+    }),
+    (Read::HeadArrays, &["weight"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.head.weight, random))
+    }),
+    (Read::HeadArrays, &["bias"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.head.bias))
+    }),
+    (Read::HeadArrays, &["workspace"], |call, random| {
+        call.arguments.head_workspace = ptr::without_provenance_mut(random.pick(&[1, 4097, usize::MAX]));
+        true
+    }),
+    (Read::Plan, &["plan"], |call, random| wrong_address(&mut call.arguments.plan, random)),
+    (Read::BackwardInputs, &["inputs"], |call, random| displaced(call, Struct::BackwardInputs, random)),
+    (Read::BackwardInputs, &["inputs"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_size(&mut to.inputs.struct_size, random))
+    }),
+    (Read::BackwardInputs, &["given"], |call, random| {
+        call.head.as_mut().is_some_and(|to| unknown_bit(&mut to.inputs.given, random))
+    }),
+    (Read::BackwardInputs, &["threshold"], |call, random| {
+        call.head.as_mut().is_some_and(|to| {
+            float_without_bit(to.inputs.given, DPO_GRADIENT_THRESHOLD, &mut to.inputs.threshold, random)
+        })
+    }),
+    (Read::BackwardInputs, &["logsumexp"], |call, random| {
+        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.inputs.logsumexp, random))
+    }),
+    (Read::BackwardInputs, &["logsumexp_residual"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.logsumexp_residual))
+    }),
+    (Read::BackwardInputs, &["coef"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.coef))
+    }),
+    (Read::BackwardInputs, &["token_coef"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.token_coef))
+    }),
+    // Its gradients.
+    (Read::Gradients, &["gradients"], |call, _| {
+        call.gradients().is_some() && misplaced(call, Struct::Gradients)
+    }),
+    (Read::Gradients, &["gradients"], |call, random| {
+        call.gradients().is_some_and(|to| wrong_size(&mut to.struct_size, random))
+    }),
+    (Read::GradientArrays, &["given"], |call, random| {
+        call.gradients().is_some_and(|to| unknown_bit(&mut to.given, random))
+    }),
+    (Read::GradientArrays, &["upstream_scale"], |call, random| {
+        call.gradients().is_some_and(|to| {
+            float_without_bit(to.given, DPO_GRADIENT_UPSTREAM_SCALE, &mut to.upstream_scale, random)
+        })
+    }),
+    (Read::GradientArrays, &["upstream"], |call, _| {
+        call.gradients().is_some_and(|to| misaligned_input(&mut to.upstream))
+    }),
+    (Read::GradientArrays, &["nonfinite_row"], |call, _| {
+        call.gradients().is_some_and(|to| misaligned(&mut to.nonfinite_row))
+    }),
+    (Read::GradientArrays, &["gradients.hidden"], |call, _| {
+        call.gradients().is_some_and(|to| misaligned(&mut to.hidden))
+    }),
+    (Read::GradientArrays, &["gradients.weight"], |call, _| {
+        call.gradients().is_some_and(|to| misaligned(&mut to.weight))
+    }),
+    (Read::GradientArrays, &["gradients.bias"], |call, _| {
+        call.gradients().is_some_and(|to| misaligned(&mut to.bias))
+    }),
+    // Where something else is.
+    (Read::GradientArrays, &["gradients.hidden"], |call, random| {
+        call.inputs_of_head(random).is_some_and(|other| {
+            call.gradients().is_some_and(|to| {
+                to.hidden = other;
+                true
+            })
+        })
+    }),
+    (Read::GradientArrays, &["gradients.weight"], |call, random| {
+        call.inputs_of_head(random).is_some_and(|other| {
+            call.gradients().is_some_and(|to| {
+                to.weight = other.cast();
+                true
+            })
+        })
+    }),
+    (Read::GradientArrays, &["gradients.bias"], |call, _| {
+        call.gradients().is_some_and(|to| {
+            to.bias = to.weight;
+            !to.weight.is_null()
+        })
     }),
 ];

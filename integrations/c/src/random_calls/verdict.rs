@@ -5,6 +5,7 @@ use dpo_kernels::{Coef, Error, HostBatch, Logit, Logps, PairLoss, Result, Transf
 use super::call::logsumexp;
 use super::description::{Description, Place, WideInputs};
 use super::draw::METRICS;
+use super::head_verdict::{self, HeadTruth};
 use crate::calls::Stage;
 use crate::cpu::with_logit;
 
@@ -16,33 +17,34 @@ pub struct Truth {
     pub loss: Option<PairLoss>,
     /// dlogits of `backward`, the gradient of `factored`.
     pub gradient: Option<Vec<f64>>,
+    /// Of a call behind a head, and then all.
+    pub head: Option<HeadTruth>,
 }
 
 /// The truth, or why the call is to be refused.
 pub fn verdict(description: &Description) -> Result<Truth> {
     let Description { stage, gradient, .. } = description;
+    if stage.is_behind_head() {
+        let head = Some(head_verdict::verdict(description)?);
+        return Ok(Truth { logps: None, loss: None, gradient: None, head });
+    }
     let batch = description.host_batch();
-    let (writes, has_loss) = match stage {
-        Stage::Logps => (false, false),
-        Stage::PairLoss | Stage::Forward => (false, true),
-        Stage::Factored => (true, true),
-        Stage::Backward => (true, false),
-    };
+    let writes = matches!(stage, Stage::Factored | Stage::Backward);
     if writes && matches!(gradient.place, Place::Overlapping(_)) {
         return Err(refusal("gradient"));
     }
-    let loss = has_loss.then(|| description.loss.make()).transpose()?;
+    let loss = stage.has_loss().then(|| description.loss.make()).transpose()?;
     if *stage == Stage::PairLoss {
         batch.validate()?;
         let scored = description.scored.as_deref();
         check_loss(description, &batch, &loss.expect("it has one"), &description.logps, scored)?;
-        return Ok(Truth { logps: None, loss, gradient: None });
+        return Ok(Truth { logps: None, loss, gradient: None, head: None });
     }
     with_logit!(description.dtype, T => {
         let logits: Vec<T> = description.logits.iter().map(|&z| T::from_f32(z)).collect();
         if *stage == Stage::Backward {
             let gradient = backward(description, &batch, &logits)?;
-            return Ok(Truth { logps: None, loss, gradient: Some(gradient) });
+            return Ok(Truth { logps: None, loss, gradient: Some(gradient), head: None });
         }
         let logps = description.with_labels(|labels| reference::logps(&batch, &logits, labels))?;
         if let Some(loss) = &loss {
@@ -50,7 +52,7 @@ pub fn verdict(description: &Description) -> Result<Truth> {
             check_loss(description, &batch, loss, &rounded, Some(&logps.scored))?;
         }
         if *stage != Stage::Factored {
-            return Ok(Truth { logps: Some(logps), loss, gradient: None });
+            return Ok(Truth { logps: Some(logps), loss, gradient: None, head: None });
         }
         if batch.transform != Transform::default() {
             return Err(refusal("transform"));
@@ -60,12 +62,12 @@ pub fn verdict(description: &Description) -> Result<Truth> {
         }
         let gradient = description
             .with_labels(|labels| reference::factored_gradient(&batch, &logits, labels, &logps.logsumexp))?;
-        Ok(Truth { logps: Some(logps), loss, gradient: Some(gradient) })
+        Ok(Truth { logps: Some(logps), loss, gradient: Some(gradient), head: None })
     })
 }
 
 /// What the reference takes and the header's functions do not.
-fn refusal(argument: &'static str) -> Error {
+pub fn refusal(argument: &'static str) -> Error {
     Error::Value { argument, expected: "what the header says".into(), found: "another".into() }
 }
 

@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::labels::LabelType;
 use crate::lm_head::{LmHeadPlan, WantedGradients};
 use crate::loss::PairLoss;
+use crate::results::MetricsLevel;
 
 /// The loss of a pass.
 pub struct Loss<'a> {
@@ -284,8 +285,8 @@ impl<'a> LmHeadPass<'a> {
 
     /// The same, and leaves G where the logits were.
     pub fn factored(&mut self, chunk: &ChunkRows, out: &LogpsBuffers, loss: Option<&Loss<'_>>) -> Result<()> {
-        if self.batch.check_factored(metrics_level(out)).is_err() {
-            // It takes logits as they are, and has no token metrics; the other passes read them once more.
+        if metrics_level(out) != MetricsLevel::None {
+            // It has no token metrics; the other passes read the logits once more.
             self.forward(chunk, out, loss)?;
             let [_, logsumexp, residual, ..] = self.places.tokens;
             return self.differentiate(chunk, logsumexp, residual);
@@ -315,6 +316,7 @@ impl<'a> LmHeadPass<'a> {
                 logsumexp_residual: (residual != 0).then_some(residual),
                 coef: None,
                 token_coef: None,
+                entropy: None,
                 upstream: None,
                 upstream_scale: 1.0,
                 threshold: 0.0,

@@ -1,11 +1,14 @@
 //! The CPU half of the header.
 
+pub(crate) mod lm_head;
+pub(crate) mod lm_head_workspace;
+
 use std::ffi::c_void;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use dpo_kernels::cpu::{self, BackwardInputs, Logsumexp};
 use dpo_kernels::memory::Extent;
-use dpo_kernels::{Coef, ForwardTensors, HostBatch, PairInputs, PairLoss};
+use dpo_kernels::{Coef, ForwardTensors, GradientStatus, HostBatch, PairInputs, PairLoss};
 
 use crate::batch::{self, in_host_memory};
 use crate::failure::{Result, guard};
@@ -35,7 +38,6 @@ macro_rules! with_logit {
         }
     };
 }
-#[cfg(test)]
 pub(crate) use with_logit;
 
 fn address(pointer: *const c_void) -> u64 {
@@ -91,6 +93,68 @@ unsafe fn host_outputs<'a>(
     }
 }
 
+/// What `backward` reads of the stages before it.
+struct BackwardPointers {
+    logsumexp: *const f32,
+    logsumexp_residual: *const f32,
+    coef: *const f32,
+    token_coef: *const f32,
+}
+
+impl BackwardPointers {
+    /// With an upstream gradient of 1.
+    ///
+    /// # Safety
+    ///
+    /// The pointers are null or point to as many numbers as the header says for the batch, which stay as they are for `'a`.
+    unsafe fn in_host_memory<'a>(&self, batch: &HostBatch<'_>, threshold: f32) -> Result<BackwardInputs<'a>> {
+        let rows = batch.rows();
+        // SAFETY: the caller's promise.
+        unsafe {
+            let logsumexp = Logsumexp {
+                values: slice("logsumexp", self.logsumexp, rows)?,
+                residual: optional_slice("logsumexp_residual", self.logsumexp_residual, rows)?,
+            };
+            let coef = Coef {
+                sequences: optional_slice("coef", self.coef, batch.sequences.count())?,
+                tokens: optional_slice("token_coef", self.token_coef, rows)?,
+                threshold,
+            };
+            Ok(BackwardInputs::new(logsumexp, coef))
+        }
+    }
+}
+
+/// The upstream gradient, of both its factors.
+///
+/// # Safety
+///
+/// `upstream` is null or points to a number.
+unsafe fn upstream(upstream: *const f32, scale: f32) -> Result<f32> {
+    // SAFETY: the caller's promise.
+    let upstream = unsafe { optional_slice("upstream", upstream, 1) }?;
+    Ok(upstream.map_or(1.0, |factor| factor[0]) * scale)
+}
+
+/// Where the first row goes whose gradient is not finite, if that is wanted.
+struct NonfiniteRow(Option<NonNull<u32>>);
+
+impl NonfiniteRow {
+    fn judged(to: *mut u32) -> Result<Self> {
+        Ok(NonfiniteRow((!to.is_null()).then(|| pointer("nonfinite_row", to)).transpose()?))
+    }
+
+    /// # Safety
+    ///
+    /// It points to a number that can be written.
+    unsafe fn lower(self, status: GradientStatus) {
+        if let (Some(row), Some(to)) = (status.nonfinite_row, self.0) {
+            // SAFETY: the caller's promise. Rows are counted in 31 bits.
+            unsafe { to.write(to.read().min(row as u32)) };
+        }
+    }
+}
+
 /// See the header.
 ///
 /// # Safety
@@ -106,10 +170,10 @@ pub unsafe extern "C" fn dpo_cpu_logps(
     guard(|| unsafe {
         let batch = host_batch(batch)?;
         let inputs = read("inputs", inputs)?;
-        let labels = host_labels(inputs, batch.rows())?;
+        let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let out = results::logps(read("out", out)?)?;
         let mut out = out.convert::<HostBuffers<'_>, _>(&mut ToHost::new(batch.extent()))?;
-        with_logit!(dtype(inputs)?, T => {
+        with_logit!(dtype(inputs.dtype)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
             cpu::logps(&batch, logits, labels, &mut out)?;
         });
@@ -168,10 +232,10 @@ pub unsafe extern "C" fn dpo_cpu_forward(
     guard(|| unsafe {
         let batch = host_batch(batch)?;
         let inputs = read("inputs", inputs)?;
-        let labels = host_labels(inputs, batch.rows())?;
+        let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let (loss, pair_inputs) = host_loss(loss, ref_logps, &batch)?;
         let mut out = host_outputs(out, pair_outputs, batch.extent())?;
-        with_logit!(dtype(inputs)?, T => {
+        with_logit!(dtype(inputs.dtype)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
             cpu::forward(&batch, logits, labels, &pair_inputs, &loss, &mut out)?;
         });
@@ -199,10 +263,10 @@ pub unsafe extern "C" fn dpo_cpu_factored(
     guard(|| unsafe {
         let batch = host_batch(batch)?;
         let inputs = read("inputs", inputs)?;
-        let labels = host_labels(inputs, batch.rows())?;
+        let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let (loss, pair_inputs) = host_loss(loss, ref_logps, &batch)?;
         let mut out = host_outputs(out, pair_outputs, batch.extent())?;
-        let dtype = dtype(inputs)?;
+        let dtype = dtype(inputs.dtype)?;
         batch.check_gradient("gradient", dtype, address(inputs.logits), address(gradient))?;
         with_logit!(dtype, T => {
             let len = batch.logits_len();
@@ -236,26 +300,20 @@ pub unsafe extern "C" fn dpo_cpu_backward(
         let batch = host_batch(batch)?;
         let inputs = read("inputs", inputs)?;
         let gradient = read("gradient", gradient)?;
-        let rows = batch.rows();
-        let labels = host_labels(inputs, rows)?;
-        let logsumexp = Logsumexp {
-            values: slice("logsumexp", gradient.logsumexp, rows)?,
-            residual: optional_slice("logsumexp_residual", gradient.logsumexp_residual, rows)?,
-        };
+        let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let numbers = gradient::Numbers::of(gradient)?;
-        let coef = Coef {
-            sequences: optional_slice("coef", gradient.coef, batch.sequences.count())?,
-            tokens: optional_slice("token_coef", gradient.token_coef, rows)?,
-            threshold: numbers.threshold,
+        let inputs_of_stages = BackwardPointers {
+            logsumexp: gradient.logsumexp,
+            logsumexp_residual: gradient.logsumexp_residual,
+            coef: gradient.coef,
+            token_coef: gradient.token_coef,
         };
-        let upstream = optional_slice("upstream", gradient.upstream, 1)?.map_or(1.0, |factor| factor[0]);
-        let inputs_of_stages =
-            BackwardInputs::new(logsumexp, coef).with_upstream(upstream * numbers.upstream_scale);
-        let nonfinite_row = gradient.nonfinite_row;
-        let nonfinite_row =
-            (!nonfinite_row.is_null()).then(|| pointer("nonfinite_row", nonfinite_row)).transpose()?;
+        let inputs_of_stages = inputs_of_stages
+            .in_host_memory(&batch, numbers.threshold)?
+            .with_upstream(upstream(gradient.upstream, numbers.upstream_scale)?);
+        let nonfinite_row = NonfiniteRow::judged(gradient.nonfinite_row)?;
 
-        let dtype = dtype(inputs)?;
+        let dtype = dtype(inputs.dtype)?;
         batch.check_gradient("dlogits", dtype, address(inputs.logits), address(gradient.dlogits))?;
         let status = with_logit!(dtype, T => {
             let len = batch.logits_len();
@@ -268,10 +326,7 @@ pub unsafe extern "C" fn dpo_cpu_backward(
                 cpu::backward(&batch, logits, labels, inputs_of_stages, dlogits)?
             }
         });
-        if let (Some(row), Some(to)) = (status.nonfinite_row, nonfinite_row) {
-            // Rows are counted in 31 bits.
-            to.write(to.read().min(row as u32));
-        }
+        nonfinite_row.lower(status);
         Ok(())
     })
 }
