@@ -235,7 +235,7 @@ fn nans_are_named_where_they_count<T: Logit>(executor: &mut OnDevice<impl Device
     let batch = HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned);
     let all_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
     // Past a boundary, elements are moved one by one.
-    let past = How { phase: size_of::<T>(), ..How::new(false, 100) };
+    let past = How { phase: size_of::<T>(), ..How::new(true, 100) };
     for how in [How::new(false, 3), How::new(false, 100), past, How::new(true, 100)] {
         let mut with_nan = |row: usize| {
             let mut case = Case::new("NaN", batch, sigmoid(), inputs, true);
