@@ -174,9 +174,13 @@ fn wrong_input<T>(address: &mut *const T, random: &mut Random) -> bool {
     spoilt
 }
 
-/// Takes away one of two arrays that are of use together, if it is there.
-fn leave_out<T>(address: &mut *const T) -> bool {
-    !std::mem::replace(address, std::ptr::null()).is_null()
+/// Takes away one of two arrays that are of use together, if both are there.
+fn leave_out<T>(address: &mut *const T, other: *const T) -> bool {
+    let are_there = !address.is_null() && !other.is_null();
+    if are_there {
+        *address = std::ptr::null();
+    }
+    are_there
 }
 
 /// [`misaligned`] of what is read.
@@ -498,9 +502,13 @@ const SPOILS: &[Spoil] = &[
     (Read::Gradient, &["coef"], |call, _| misaligned_input(&mut call.gradient.coef)),
     (Read::Gradient, &["token_coef"], |call, _| misaligned_input(&mut call.gradient.token_coef)),
     (Read::Gradient, &["entropy_coef"], |call, _| misaligned_input(&mut call.gradient.entropy_coef)),
-    (Read::Gradient, &["entropy_coef"], |call, _| leave_out(&mut call.gradient.entropy_coef)),
+    (Read::Gradient, &["entropy_coef"], |call, _| {
+        leave_out(&mut call.gradient.entropy_coef, call.gradient.entropy)
+    }),
     (Read::Gradient, &["entropy"], |call, _| misaligned_input(&mut call.gradient.entropy)),
-    (Read::Gradient, &["entropy"], |call, _| leave_out(&mut call.gradient.entropy)),
+    (Read::Gradient, &["entropy"], |call, _| {
+        leave_out(&mut call.gradient.entropy, call.gradient.entropy_coef)
+    }),
     (Read::Gradient, &["upstream"], |call, _| misaligned_input(&mut call.gradient.upstream)),
     (Read::Gradient, &["nonfinite_row"], |call, _| misaligned(&mut call.gradient.nonfinite_row)),
     (Read::Gradient, &["dlogits"], |call, random| wrong_address(&mut call.gradient.dlogits, random)),
@@ -583,13 +591,13 @@ const SPOILS: &[Spoil] = &[
         call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.entropy_coef))
     }),
     (Read::BackwardInputs, &["entropy_coef"], |call, _| {
-        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy_coef))
+        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy_coef, to.inputs.entropy))
     }),
     (Read::BackwardInputs, &["entropy"], |call, _| {
         call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.entropy))
     }),
     (Read::BackwardInputs, &["entropy"], |call, _| {
-        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy))
+        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy, to.inputs.entropy_coef))
     }),
     // Its gradients.
     (Read::Gradients, &["gradients"], |call, _| {
