@@ -1,6 +1,6 @@
 // c of each row, once for all that the head multiplies by it: coef[sequence] * token_coef[row] * upstream.
 //
-// A warp takes a row.
+// The rows are scored ones. A warp takes a row.
 #include "batch/row_context.cuh"
 #include "primitives/dtypes.cuh"
 
@@ -8,7 +8,6 @@
 // bad label is never hidden.
 __device__ inline float row_coef(const DpoRowCoef &p, u32 row) {
     const RowContext at(p.batch, row);
-    if (!at.scored) return 0.0f;
     if (!at.label_in(p.batch.columns)) return not_a_number();
     float coef = p.coef ? p.coef[at.sequence] : 1.0f;
     if (p.token_coef) coef *= p.token_coef[row];

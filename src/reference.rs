@@ -261,6 +261,9 @@ pub fn backward<'a, T: Copy + Into<f64>>(
 /// dlogits[r, v] = −e_r · upstream · p (log p + H_r) · ∂z′/∂z,   p = exp(z′[r, v] − logsumexp[r]), and 0 where p is 0
 /// ```
 ///
+/// A coefficient of 0 leaves nothing of a finite H, and of another a NaN. What [`backward`] skips for both coefficients of a row
+/// is the caller's to leave out.
+///
 /// # Errors
 ///
 /// Those of [`backward`]; [`Error::Length`] that names `entropy_coef` or `entropy`.
@@ -276,17 +279,18 @@ pub fn entropy_gradient<T: Copy + Into<f64>>(
     Error::check_len("logsumexp", "[rows]", batch.rows(), logsumexp.len())?;
     entropy.check(batch)?;
     let mut dlogits = vec![0.0; batch.logits_len()];
-    for r in 0..batch.rows() {
+    for (r, (&e, &h)) in entropy.coef.iter().zip(entropy.entropy).enumerate() {
         let end = batch.sequences.range(batch.sequences.of_row(r)).end;
-        if batch.label(labels, r, end).is_none() || entropy.coef[r] * upstream == 0.0 {
+        let none = e * upstream == 0.0 && h.is_finite();
+        if batch.label(labels, r, end).is_none() || none {
             continue;
         }
         let row = r * batch.row_stride..r * batch.row_stride + batch.columns();
         for (dlogit, &logit) in dlogits[row.clone()].iter_mut().zip(&logits[row]) {
             let logp = batch.transform.apply(logit.into()) - logsumexp[r];
             let p = logp.exp();
-            let product = if p == 0.0 { 0.0 } else { p * (logp + entropy.entropy[r]) };
-            *dlogit = -entropy.coef[r] * upstream * product * batch.transform.slope(logit.into());
+            let product = if p == 0.0 { 0.0 } else { p * (logp + h) };
+            *dlogit = -e * upstream * product * batch.transform.slope(logit.into());
         }
     }
     Ok(dlogits)

@@ -19,7 +19,7 @@ use crate::status::GradientStatus;
 /// dlogits[r, v] = c_r · (1[v = y_r] − softmax(z′[r])[v]) · ∂z′/∂z,   c_r = coef[s] · token_coef[r] · upstream
 /// ```
 ///
-/// and, for an objective with an [`EntropyCoef`], −e_r · upstream · p (log p + H_r) · ∂z′/∂z on top, with p = softmax(z′[r])[v].
+/// and, for an objective with an [`EntropyCoef`], −e_r · upstream · p (log p + H_r) · ∂z′/∂z on top, with p the softmax of z′.
 ///
 /// `logits` and `dlogits` are laid out as for [`logps`]. `inputs` are what [`forward`] gave for them, or
 /// [`BackwardInputs`] of what [`logps`] gave and of coefficients: a caller's own `[S]` of ∂loss/∂logp_s, or a

@@ -11,7 +11,8 @@
 //! which the products know nothing: see the coefficient contract in the [crate's documentation](crate). Rows that are not
 //! scored take no part: they are not multiplied, and their dX is exactly 0.
 //!
-//! What is here describes and plans, for every backend; [`cpu::lm_head`](crate::cpu::lm_head) carries it out.
+//! What is here describes and plans, for every backend; [`cpu::lm_head`](crate::cpu::lm_head) carries it out in host memory, and
+//! `cuda::LmHeadPass` on a GPU.
 
 mod gradients;
 mod plan;

@@ -247,7 +247,7 @@ mod kernels {
         GradientBuffers, Inputs, Launch, LogpsBuffers, PairLossArguments, Plan, Product, Step,
         TokenMetricBuffers,
     };
-    use dpo_kernels::cuda::{Kernels, context};
+    use dpo_kernels::cuda::{Kernels, Products, context};
     use dpo_kernels::memory::{Conversion, Extent, Field, Record, Unallocated, Vectors};
     use dpo_kernels::{
         Batch, Error, ForwardTensors, LabelType, MeanTokenMetrics, PairInputs, PairOutputTensors, Pairs,
@@ -624,6 +624,8 @@ mod kernels {
         kernels: Kernels,
         context: Arc<CudaContext>,
         buffers: Vec<cudarc::driver::sys::CUdeviceptr>,
+        /// What multiplies, instead of a plain product.
+        products: Option<Arc<Products>>,
     }
 
     impl Cuda {
@@ -635,7 +637,14 @@ mod kernels {
 
         /// A device with kernels loaded otherwise.
         pub fn with(context: &Arc<CudaContext>, kernels: Kernels) -> Self {
-            Cuda { kernels, context: context.clone(), buffers: vec![] }
+            Cuda { kernels, context: context.clone(), buffers: vec![], products: None }
+        }
+    }
+
+    impl Cuda {
+        /// With products by a library.
+        pub fn multiplying_with(self, products: &Arc<Products>) -> Self {
+            Cuda { products: Some(products.clone()), ..self }
         }
     }
 
@@ -677,6 +686,14 @@ mod kernels {
         fn launch(&mut self, launch: &Launch) {
             // SAFETY: the suite's buffers have the documented sizes and live until `clear`.
             unsafe { self.kernels.launch(launch, std::ptr::null_mut()) }.unwrap();
+            self.context.synchronize().unwrap();
+        }
+
+        fn product(&mut self, product: &Product) {
+            let Some(products) = self.products.clone() else { return multiply(self, product) };
+            let plan = Plan::from(vec![Step::Product(*product)]);
+            // SAFETY: as in `launch`.
+            unsafe { self.kernels.run_with(&plan, &products, std::ptr::null_mut()) }.unwrap();
             self.context.synchronize().unwrap();
         }
 

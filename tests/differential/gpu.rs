@@ -6,11 +6,15 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView};
 use dpo_kernels::PairInputs;
 use dpo_kernels::cpu::BackwardInputs;
+use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
 use dpo_kernels::cuda::images::{IMAGES, Kind};
-use dpo_kernels::cuda::{self, BatchMetrics, Capacity, DeviceLabels, DpoPass, Kernels, PairSlices};
+use dpo_kernels::cuda::{
+    self, BatchMetrics, Capacity, DeviceLabels, DpoPass, Kernels, LmHeadGradientSlices, LmHeadMemory,
+    LmHeadPass, LmHeadSlices, PairSlices, Products,
+};
 use dpo_kernels::{
-    Error, Forward, HostBatch, LabelAlignment, LabelType, Logit, MetricsLevel, PairLoss, Pairs, Transform,
-    cpu,
+    DType, Error, Forward, HostBatch, LabelAlignment, LabelType, LmHead, LmHeadGradients, Logit,
+    MetricsLevel, PairLoss, Pairs, Transform, cpu,
 };
 use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
@@ -19,11 +23,12 @@ use crate::case::{Case, Mask, OwnedLabels, PairKind, Spec};
 use crate::executor::{Cuda, Executor, OnDevice};
 use crate::expected::Expected;
 use crate::interpreter::{Interpreter, samples};
+use crate::random::Random;
 use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 17] = [
     ("pair_loss at its limits", pair_stage),
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
@@ -40,6 +45,10 @@ const TESTS: [(&str, Test); 13] = [
     ("a pass that is bound to batch after batch gives the bits of a pass of each batch's own", rebinding),
     ("a batch that a pass refuses leaves it as it was", refused_batches),
     ("micro-batches that are views of one buffer give the bits of buffers of their own", micro_batches),
+    ("the head's kernels, f32", head::<f32>),
+    ("the head's kernels, f16", head::<f16>),
+    ("the head's kernels, bf16", head::<bf16>),
+    ("the head by cuBLASLt, where there is one, and LmHeadPass", head_by_library),
 ];
 
 /// Runs every test on the first GPU, or says how many were skipped and why. DPO_REQUIRE_GPU makes that a failure.
@@ -69,6 +78,104 @@ fn suite<T: Logit + Element + Into<f64>>(_: &Arc<CudaContext>) {
     let mut executor = OnDevice(Cuda::open().unwrap());
     crate::run_checks_on_device::<T>(&mut executor);
     crate::run_layouts::<T>(&mut executor);
+}
+
+/// With products by their definition.
+fn head<T: Logit>(_: &Arc<CudaContext>) {
+    crate::lm_head::on_device::<T>(&mut OnDevice(Cuda::open().unwrap()));
+}
+
+/// Products by cuBLASLt give what is right, too, and `LmHeadPass` gives what the CPU backend gives; a machine without the
+/// library says so.
+fn head_by_library(context: &Arc<CudaContext>) {
+    match Products::new(context) {
+        Ok(products) => {
+            let products = Arc::new(products);
+            let mut executor = OnDevice(Cuda::open().unwrap().multiplying_with(&products));
+            crate::lm_head::on_device::<f32>(&mut executor);
+            crate::lm_head::on_device::<f16>(&mut executor);
+            crate::lm_head::on_device::<bf16>(&mut executor);
+            head_pass(context, &products);
+        }
+        Err(error @ Error::NoCublasLt { .. }) => {
+            let mut out = std::io::stdout();
+            writeln!(out, "gpu: the head by cuBLASLt skipped: {error}").unwrap();
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The same numbers as on the CPU, up to the roundings of sums of 64 numbers below 1.
+fn head_pass(context: &Arc<CudaContext>, products: &Arc<Products>) {
+    const SIZE: usize = 64;
+    let (stream, vocab) = (context.default_stream(), 501);
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let batch = HostBatch::padded(4, 9, vocab, LabelAlignment::NextToken);
+    let mut random = Random(11);
+    let mut draw = |count: usize| (0..count).map(|_| random.symmetric()).collect::<Vec<f32>>();
+    let (hidden, weight, ref_logps) = (draw(36 * SIZE), draw(vocab * SIZE), [-50.0f32, -49.0, -51.0, -52.0]);
+    let labels: Vec<i64> = (0..36).map(|row| if row % 4 == 2 { -100 } else { row * 7 }).collect();
+    let loss = PairLoss::sigmoid(0.1).unwrap();
+
+    let mut expected = Forward::default();
+    let (mut dhidden, mut dweight) = (vec![0.0f32; hidden.len()], vec![0.0f32; weight.len()]);
+    let head = LmHead { hidden_size: SIZE, hidden: &hidden, weight: &weight, bias: None };
+    let mut gradients = LmHeadGradients {
+        hidden: Some(&mut dhidden),
+        weight: Some(&mut dweight),
+        ..LmHeadGradients::default()
+    };
+    let inputs = PairInputs::reference(&ref_logps);
+    let mut workspace = LmHeadWorkspace::default();
+    let given = labels[..].into();
+    cpu::lm_head::forward(
+        &batch,
+        &head,
+        given,
+        &inputs,
+        &loss,
+        &mut expected,
+        &mut gradients,
+        &mut workspace,
+    )
+    .unwrap()
+    .check()
+    .unwrap();
+
+    let memory = LmHeadMemory::new(Capacity::of(&batch), DType::F32, SIZE);
+    // Chunks of whole pairs, and of less than a pair.
+    for budget_bytes in [memory.budget_bytes, 5 * LmHeadMemory::bytes_per_row(DType::F32, vocab, SIZE)] {
+        let memory = LmHeadMemory { budget_bytes, ..memory };
+        let mut pass =
+            LmHeadPass::new(&kernels, products, &stream, memory, &batch, labels[..].into()).unwrap();
+        let on_device = |values: &[f32]| stream.clone_htod(values).unwrap();
+        let (x, w, reference) = (on_device(&hidden), on_device(&weight), on_device(&ref_logps));
+        let (mut dx, mut dw) = (on_device(&vec![9.0; hidden.len()]), on_device(&vec![0.0; weight.len()]));
+        let head = LmHeadSlices { hidden: x.as_view(), weight: w.as_view(), bias: None };
+        let mut gradients = LmHeadGradientSlices {
+            hidden: Some(dx.as_view_mut()),
+            weight: Some(dw.as_view_mut()),
+            ..LmHeadGradientSlices::default()
+        };
+        pass.forward(&head, &PairSlices::reference(reference.as_view()), &loss, &mut gradients).unwrap();
+        assert!(pass.take_gradient_status().unwrap().is_clean());
+        close(&pass.read_logps().unwrap().token_logps, &expected.logps.token_logps);
+        close(&pass.read_pairs().unwrap().coef, &expected.pairs.coef);
+        close(&stream.clone_dtoh(&dx).unwrap(), &dhidden);
+        close(&stream.clone_dtoh(&dw).unwrap(), &dweight);
+
+        // The same gradients by a loss of one's own, whose coefficients are there already.
+        let mut again = on_device(&vec![9.0; hidden.len()]);
+        let mut gradients =
+            LmHeadGradientSlices { hidden: Some(again.as_view_mut()), ..LmHeadGradientSlices::default() };
+        pass.backward(&head, &mut gradients).unwrap();
+        close(&stream.clone_dtoh(&again).unwrap(), &dhidden);
+
+        // Too short a weight is refused, and so is a gradient in the place of what is read.
+        let short = LmHeadSlices { weight: w.slice(1..), ..head };
+        let refused = pass.logps(&short).unwrap_err();
+        assert!(matches!(refused, Error::Length { argument: "weight", .. }), "{refused}");
+    }
 }
 
 /// The driver's own translation of the PTX. What the arithmetic determines is the same bit for bit; what goes through

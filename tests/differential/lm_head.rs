@@ -29,11 +29,13 @@ struct How {
     in_one: bool,
     /// Whether token metrics are asked for.
     metrics: bool,
+    /// Whether dX is left out.
+    weight_alone: bool,
 }
 
 impl How {
     fn new(frozen: bool, chunk_rows: usize) -> Self {
-        How { frozen, chunk_rows, phase: 0, in_one: true, metrics: false }
+        How { frozen, chunk_rows, phase: 0, in_one: true, metrics: false, weight_alone: false }
     }
 }
 
@@ -76,7 +78,7 @@ fn place<T: Logit>(executor: &mut OnDevice<impl Device>, case: &Case<'_>, how: H
         rows,
         head: DeviceLmHead { dtype: T::DTYPE, hidden_size: HIDDEN, hidden, weight, bias },
         gradients: DeviceLmHeadGradients {
-            hidden: Some(dhidden),
+            hidden: (!how.weight_alone).then_some(dhidden),
             weight: (!how.frozen).then_some(dweight),
             bias: (!how.frozen).then_some(dbias),
             // Half of it comes from the device.
@@ -141,7 +143,8 @@ fn run<T: Logit>(executor: &mut OnDevice<impl Device>, case: &Case<'_>, how: How
     let counted = executor.0.download(placed.workspace.address, counters(&placed.rows));
     assert!(counted.iter().all(|&byte| byte == 0), "{}: counters", case.name);
     let out: Forward = executor.fetch_results(out, extent);
-    let hidden: Vec<T> = executor.fetch(gradients.hidden.unwrap(), case.hidden.len());
+    let hidden: Vec<T> =
+        gradients.hidden.map(|hidden| executor.fetch(hidden, case.hidden.len())).unwrap_or_default();
     let mut sums = |address: Option<u64>, count| match address {
         Some(address) => executor.fetch(address, count),
         None => vec![START; count],
@@ -231,7 +234,9 @@ fn nans_are_named_where_they_count<T: Logit>(executor: &mut OnDevice<impl Device
     let inputs = PairInputs { weight: Some(&weights), ..PairInputs::reference(&REF_LOGPS) };
     let batch = HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned);
     let all_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
-    for how in [How::new(false, 3), How::new(false, 100), How::new(true, 100)] {
+    // Past a boundary, elements are moved one by one.
+    let past = How { phase: size_of::<T>(), ..How::new(true, 100) };
+    for how in [How::new(false, 3), How::new(false, 100), past, How::new(true, 100)] {
         let mut with_nan = |row: usize| {
             let mut case = Case::new("NaN", batch, sigmoid(), inputs, true);
             case.hidden[row * HIDDEN + 2] = f32::NAN;
@@ -251,6 +256,14 @@ fn nans_are_named_where_they_count<T: Logit>(executor: &mut OnDevice<impl Device
         // Another pair's rows are as they were.
         assert!(all_finite(&found.hidden[16 * HIDDEN..24 * HIDDEN]));
         assert!(how.frozen || found.weight.iter().chain(&found.bias).all(|value| value.is_nan()));
+    }
+    // Where dX is not wanted, c and logsumexp tell.
+    let mut case = Case::new("NaN", batch, sigmoid(), inputs, true);
+    case.hidden[2 * HIDDEN + 2] = f32::NAN;
+    for chunk_rows in [3, 100] {
+        let found = run::<T>(executor, &case, How { weight_alone: true, ..How::new(false, chunk_rows) });
+        assert_eq!((found.out.logps.status.nonfinite_row, found.nonfinite_row), (Some(2), Some(1)));
+        assert!(found.weight.iter().chain(&found.bias).all(|value| value.is_nan()));
     }
 }
 

@@ -1,5 +1,6 @@
-//! From shapes and addresses to steps: launches with kernel, grid, block and argument struct. Pure: nothing here touches
-//! a device, and no arithmetic about grids is anywhere else.
+//! From shapes and addresses to steps: launches with kernel, grid, block and argument struct, and for the
+//! [head](crate::lm_head) products of matrices, as data. Pure: nothing here touches a device, and no arithmetic about grids is
+//! anywhere else.
 //!
 //! Addresses are the caller's word: a plan checks that they are there, aligned and consistent, not what they point to.
 //! Whoever [runs](super::Kernels::run) a plan vouches for them.
@@ -88,6 +89,56 @@
 //! stream.synchronize()?;
 //! # Ok(())
 //! # }
+//! ```
+//!
+//! The head in one plan, from hidden states to log-probs, loss and gradients. Its rows are found on the host, and their entries go to the
+//! device by one small copy:
+//!
+//! ```
+//! use dpo_kernels::cuda::plan::{
+//!     self, Device, DeviceLmHead, DeviceLmHeadGradients, DevicePairInputs, LmHeadMemory, LmHeadRows, LmHeadWorkspace,
+//!     LogpsBuffers, PairLossArguments, PairOutputBuffers,
+//! };
+//! use dpo_kernels::{DType, HostBatch, LabelAlignment, PairLoss};
+//!
+//! let device = Device {
+//!     capability: (9, 0),
+//!     multiprocessors: 132,
+//!     shared_bytes_per_block: 227 << 10,
+//!     l2_bytes: 50 << 20,
+//!     cluster_blocks: 8,
+//! };
+//! // A pair of two tokens each; hidden states of 64 numbers, a vocabulary of 1000.
+//! let batch = HostBatch::padded(2, 2, 1000, LabelAlignment::Aligned);
+//! let rows = LmHeadRows::new(&batch, [1i64, 2, 3, -100][..].into())?;
+//! let memory = LmHeadMemory::new(rows.capacity(), DType::BF16, 64);
+//! assert!(memory.workspace_bytes()? > LmHeadMemory::DEFAULT_PRODUCT_BYTES);
+//!
+//! // Addresses of what has been allocated; the first is that of a copy of `rows.entries()`.
+//! let entries = 0x1000;
+//! let workspace = LmHeadWorkspace { address: 0x1_0000_0000, memory };
+//! let head = DeviceLmHead { dtype: DType::BF16, hidden_size: 64, hidden: 0x2000, weight: 0x10_0000, bias: None };
+//! let gradients = DeviceLmHeadGradients {
+//!     hidden: Some(0x3000),
+//!     weight: Some(0x20_0000),
+//!     ..DeviceLmHeadGradients::default()
+//! };
+//! let logps = LogpsBuffers { logps: Some(0x4000), status: Some(0x4100), ..LogpsBuffers::default() };
+//! let out = PairOutputBuffers {
+//!     pair_losses: Some(0x5000),
+//!     chosen_rewards: Some(0x5100),
+//!     rejected_rewards: Some(0x5200),
+//!     margins: Some(0x5300),
+//!     coef: Some(0x5400),
+//!     metrics: Some(0x5500),
+//! };
+//! let loss = PairLoss::sigmoid(0.1)?.without_reference();
+//! let loss = PairLossArguments { loss: &loss, inputs: DevicePairInputs::NONE, out: &out };
+//! let plan = plan::lm_head(&device, &rows, entries, 1000, &head, &logps, Some(&loss), &gradients, &workspace)?;
+//! // Logits, dW and dX, of the three rows that are scored.
+//! assert_eq!(plan.products().count(), 3);
+//! assert!(plan.products().all(|product| product.left.shape().0 == 3 || product.left.shape().1 == 3));
+//! # Ok::<(), dpo_kernels::Error>(())
 //! ```
 //!
 //! Where shapes change from step to step, memory is allocated for a [`Capacity`], the [`Workspace`] is laid

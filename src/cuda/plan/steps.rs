@@ -56,6 +56,7 @@ impl IntoIterator for Plan {
 
 /// One step of a plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most steps are launches, and a plan has few")]
 pub enum Step {
     /// A kernel of this crate.
     Launch(Launch),

@@ -74,6 +74,17 @@ pub const REDUCTION_IN_WORKSPACE: u32 = 2;
 /// `CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{A,B,C,D}_BYTES`, of u32.
 pub const ALIGNMENTS: [c_int; 4] = [5, 6, 7, 8];
 
+/// A function of a library, by its name with a NUL behind it.
+///
+/// # Safety
+///
+/// The library's function of this name is an `F`.
+unsafe fn function<F: Copy>(library: &Library, name: &str) -> std::result::Result<F, libloading::Error> {
+    // SAFETY: the caller's promise.
+    let symbol: Symbol<'_, F> = unsafe { library.get(name.as_bytes()) }?;
+    Ok(*symbol)
+}
+
 macro_rules! functions {
     ($($(#[$doc:meta])* $field:ident = $symbol:literal: fn($($argument:ty),*);)*) => {
         /// The functions of a library that is loaded.
@@ -85,12 +96,8 @@ macro_rules! functions {
         impl Functions {
             fn of(library: &Library) -> std::result::Result<Self, libloading::Error> {
                 Ok(Functions {
-                    $($field: {
-                        // SAFETY: the library's function of this name has this type.
-                        let function: Symbol<'_, unsafe extern "C" fn($($argument),*) -> Status> =
-                            unsafe { library.get(concat!($symbol, "\0").as_bytes()) }?;
-                        *function
-                    },)*
+                    // SAFETY: the library's function of this name has this type.
+                    $($field: unsafe { function(library, concat!($symbol, "\0")) }?,)*
                 })
             }
         }

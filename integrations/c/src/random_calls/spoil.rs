@@ -174,6 +174,15 @@ fn wrong_input<T>(address: &mut *const T, random: &mut Random) -> bool {
     spoilt
 }
 
+/// Takes away one of two arrays that are of use together, if both are there.
+fn leave_out<T>(address: &mut *const T, other: *const T) -> bool {
+    let are_there = !address.is_null() && !other.is_null();
+    if are_there {
+        *address = std::ptr::null();
+    }
+    are_there
+}
+
 /// [`misaligned`] of what is read.
 fn misaligned_input<T>(address: &mut *const T) -> bool {
     let mut wrong = address.cast_mut();
@@ -492,8 +501,14 @@ const SPOILS: &[Spoil] = &[
     }),
     (Read::Gradient, &["coef"], |call, _| misaligned_input(&mut call.gradient.coef)),
     (Read::Gradient, &["token_coef"], |call, _| misaligned_input(&mut call.gradient.token_coef)),
-    (Read::Gradient, &["entropy_coef"], |call, random| wrong_input(&mut call.gradient.entropy_coef, random)),
-    (Read::Gradient, &["entropy"], |call, random| wrong_input(&mut call.gradient.entropy, random)),
+    (Read::Gradient, &["entropy_coef"], |call, _| misaligned_input(&mut call.gradient.entropy_coef)),
+    (Read::Gradient, &["entropy_coef"], |call, _| {
+        leave_out(&mut call.gradient.entropy_coef, call.gradient.entropy)
+    }),
+    (Read::Gradient, &["entropy"], |call, _| misaligned_input(&mut call.gradient.entropy)),
+    (Read::Gradient, &["entropy"], |call, _| {
+        leave_out(&mut call.gradient.entropy, call.gradient.entropy_coef)
+    }),
     (Read::Gradient, &["upstream"], |call, _| misaligned_input(&mut call.gradient.upstream)),
     (Read::Gradient, &["nonfinite_row"], |call, _| misaligned(&mut call.gradient.nonfinite_row)),
     (Read::Gradient, &["dlogits"], |call, random| wrong_address(&mut call.gradient.dlogits, random)),
@@ -572,11 +587,17 @@ const SPOILS: &[Spoil] = &[
     (Read::BackwardInputs, &["token_coef"], |call, _| {
         call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.token_coef))
     }),
-    (Read::BackwardInputs, &["entropy_coef"], |call, random| {
-        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.inputs.entropy_coef, random))
+    (Read::BackwardInputs, &["entropy_coef"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.entropy_coef))
     }),
-    (Read::BackwardInputs, &["entropy"], |call, random| {
-        call.head.as_mut().is_some_and(|to| wrong_input(&mut to.inputs.entropy, random))
+    (Read::BackwardInputs, &["entropy_coef"], |call, _| {
+        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy_coef, to.inputs.entropy))
+    }),
+    (Read::BackwardInputs, &["entropy"], |call, _| {
+        call.head.as_mut().is_some_and(|to| misaligned_input(&mut to.inputs.entropy))
+    }),
+    (Read::BackwardInputs, &["entropy"], |call, _| {
+        call.head.as_mut().is_some_and(|to| leave_out(&mut to.inputs.entropy, to.inputs.entropy_coef))
     }),
     // Its gradients.
     (Read::Gradients, &["gradients"], |call, _| {

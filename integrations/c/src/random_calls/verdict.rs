@@ -1,8 +1,6 @@
 //! What a call is to answer, by the f64 reference.
 
-use dpo_kernels::{
-    Coef, EntropyCoef, Error, HostBatch, Logit, Logps, PairLoss, Result, Transform, reference,
-};
+use dpo_kernels::{Coef, EntropyCoef, Error, HostBatch, Logit, Logps, PairLoss, Result, reference};
 
 use super::call::logsumexp;
 use super::description::{Description, Place, WideInputs};

@@ -158,12 +158,11 @@ pub(super) fn check(
     let mut furthest: Option<&Region> = None;
     for region in &regions {
         let end = |region: &Region| region.address.saturating_add(region.bytes as u64);
-        if let Some(before) = furthest.filter(|before| end(before) > region.address) {
-            if before.written || region.written {
-                let (written, other) = if region.written { (region, before) } else { (before, region) };
-                let expected = format!("memory apart from {}", other.name);
-                return Err(Error::value(written.name, expected, format!("{:#x}", written.address)));
-            }
+        let overlaps = |before: &&Region| end(before) > region.address && (before.written || region.written);
+        if let Some(before) = furthest.filter(overlaps) {
+            let (written, other) = if region.written { (region, before) } else { (before, region) };
+            let expected = format!("memory apart from {}", other.name);
+            return Err(Error::value(written.name, expected, format!("{:#x}", written.address)));
         }
         if furthest.is_none_or(|before| end(before) < end(region)) {
             furthest = Some(region);
