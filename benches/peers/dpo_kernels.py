@@ -85,7 +85,7 @@ class PairOutputs(Struct):
 class Gradient(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("logsumexp", c_void_p), ("logsumexp_residual", c_void_p), ("coef", c_void_p),
-        ("token_coef", c_void_p), ("upstream", c_void_p), ("given", c_uint32), ("upstream_scale", c_float),
+        ("token_coef", c_void_p), ("entropy_coef", c_void_p), ("entropy", c_void_p), ("upstream", c_void_p), ("given", c_uint32), ("upstream_scale", c_float),
         ("threshold", c_float), ("nonfinite_row", c_void_p), ("dlogits", c_void_p),
     ]  # fmt: skip
 
