@@ -56,6 +56,33 @@ REFUSED = {
         lambda: loss(loss=["sigmoid", "sft"], loss_weights=[1.0]), ValueError, "loss_weights: expected 2 numbers.*found 1",
     ),
     "a negative weight": (lambda: loss(loss_weights=[-1.0]), ValueError, "weight"),
+    "a view of a leaf in place": (
+        lambda: loss(torch.zeros(S, T, V + 2, requires_grad=True)[..., :V], inplace_backward=True),
+        ValueError, "inplace_backward: expected logits that an operation made, found a leaf, or a view of one",
+    ),
+    "a learnable scale": (
+        lambda: loss(logit_scale=torch.tensor(2.0, requires_grad=True)), ValueError, "logit_scale: expected a tensor without",
+    ),
+    "a learnable beta in a list": (
+        lambda: loss(loss=["sigmoid", "hinge"], beta=[0.1, torch.tensor(0.1, requires_grad=True)]),
+        ValueError, "beta: expected a tensor without gradient",
+    ),
+    "a learnable weight of a loss": (
+        lambda: loss(loss_weights=[torch.tensor(1.0, requires_grad=True)]), ValueError, "loss_weights: expected a tensor without",
+    ),
+    "betas of orpo": (
+        lambda: loss(ref_logps=None, loss="orpo", beta=torch.ones(S // 2)), ValueError, "beta: expected a number",
+    ),
+    "betas of a sum with orpo": (
+        lambda: loss(loss=["sigmoid", "orpo"], beta=torch.ones(S // 2)), ValueError, "beta: expected a number",
+    ),
+    "a normalizer of sft": (
+        lambda: loss(ref_logps=None, loss="sft", normalizer=3.0), ValueError, "normalizer: expected none for sft",
+    ),
+    "masks for indices": (
+        lambda: loss(chosen=torch.tensor([True, False]), rejected=torch.tensor([False, True])),
+        TypeError, "chosen: expected integers, found torch.bool",
+    ),
     "beta of 0": (lambda: loss(beta=0.0), ValueError, "beta: expected.*found 0"),
     "beta that is not a number": (lambda: loss(beta=float("nan")), ValueError, "beta: expected.*found NaN"),
     "a parameter of another loss": (lambda: loss(discopop_tau=0.1), ValueError, "discopop_tau: expected discopop among"),

@@ -156,3 +156,26 @@ def test_the_readmes_lines_give_the_readmes_numbers(readme):
 def test_every_line_of_the_readmes_is_python():
     for block in python_blocks(FOLDER / "README.md"):
         compile(block, "README.md", "exec")
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_fork_computes_or_says_why_not(used):
+    """A process that only imported the package can be forked; one that computed has threads, which do not pass to a fork."""
+    script = f"""
+import os, torch, dpo_kernels as dk
+def loss():
+    labels = torch.ones(2, 64, dtype=torch.long)
+    return dk.dpo_loss(torch.zeros(2, 64, 8000), labels, torch.zeros(2), label_alignment="aligned").loss
+torch.set_num_threads(1)
+if {used}: loss()
+child = os.fork()
+if child == 0:
+    try:
+        loss()
+        os._exit(0)
+    except RuntimeError as error:
+        os._exit(3 if "found a fork of it" in str(error) else 4)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120)
+    assert done.returncode == (3 if used else 0)

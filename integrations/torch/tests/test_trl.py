@@ -12,7 +12,7 @@ import pytest
 import torch
 import trl
 import trl_models
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig
 
@@ -250,6 +250,26 @@ def test_what_is_not_supported_goes_trls_way_with_one_warning(folders, tmp_path,
     said = [str(warning.message) for warning in caught if "dpo_kernels" in str(warning.message)]
     assert said == ["dpo_kernels: sft counts all tokens once and ld_alpha does not: this goes TRL's way"]
     compare(found, trained(trl.DPOTrainer, folders("llama"), tmp_path / "theirs", **config))
+    assert calls == []
+
+
+def test_label_smoothing_that_one_loss_of_a_sum_does_not_have_goes_trls_way(folders, tmp_path, calls):
+    for name in ("aot", "exo_pair", "robust"):
+        both(folders("llama"), tmp_path / name, loss_type=[name, "sigmoid_norm"], label_smoothing=0.3, max_steps=2)
+    assert calls == []
+
+
+def test_virtual_tokens_go_trls_way(folders, tmp_path, calls):
+    """Where the prompt is empty, the last of them predicts the first token, which TRL does not score."""
+
+    def model():
+        torch.manual_seed(3)
+        base = AutoModelForCausalLM.from_pretrained(folders("llama"))
+        return get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+
+    config = {"max_steps": 3, "dataset": trl_models.preferences().map(lambda row: {**row, "prompt": ""})}
+    found = trained(DPOTrainer, None, tmp_path / "ours", model=model(), **config)
+    compare(found, trained(trl.DPOTrainer, None, tmp_path / "theirs", model=model(), **config))
     assert calls == []
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import pathlib
 
 import torch
@@ -36,23 +37,22 @@ def load(path):
 
 
 def _probe(library, path):
-    """A loss of one pair whose value is known: a library whose structs have other sizes or fields does not get it right."""
-    logits, labels, floats = (ctypes.c_float * 4)(), (ctypes.c_int64 * 2)(), (ctypes.c_float * 8)()
+    """A loss of one pair whose value is known: a library whose structs have other sizes or fields does not get it right.
+
+    Of log-probs, because a pass over logits starts the library's threads, and the process may be about to be forked.
+    """
+    floats = (ctypes.c_float * 8)()
     at = [ctypes.addressof(floats) + 4 * i for i in range(8)]
     status, metrics = dpo_status(), _structs.dpo_pair_metrics()
-    batch = _structs.dpo_batch(vocab=2, sequences=2, sequence_len=1, label_alignment=_structs.DPO_ALIGNED)
-    inputs = _structs.dpo_inputs(
-        label_type=_structs.DPO_LABELS_I64, logits=ctypes.addressof(logits), labels=ctypes.addressof(labels)
-    )
+    batch = _structs.dpo_batch(sequences=2)
     loss = _structs.dpo_loss(beta=1.0, reference_free=1)
-    out = _structs.dpo_logps(logps=at[0], status=ctypes.addressof(status))
     pair_outputs = _structs.dpo_pair_outputs(
         pair_losses=at[2], chosen_rewards=at[3], rejected_rewards=at[4], margins=at[5], coef=at[6],
         metrics=ctypes.addressof(metrics),
     )  # fmt: skip
-    result = library.dpo_cpu_forward(batch, inputs, None, loss, out, pair_outputs)
-    found = (result, round(floats[0], 4), round(floats[2], 4), round(floats[6], 4))
-    if found != (0, -0.6931, 0.6931, -0.5):
+    result = library.dpo_cpu_pair_loss(batch, at[0], None, None, loss, pair_outputs, ctypes.addressof(status))
+    found = (result, round(floats[2], 4), round(floats[6], 4))
+    if found != (0, 0.6931, -0.5):
         said = library.dpo_last_error().decode()
         raise ImportError(f"{path}: expected the C library of dpo-kernels, found one that answers {found} {said}")
 
@@ -60,8 +60,25 @@ def _probe(library, path):
 library = load(PATH)
 
 
+# Functions of the header that spread over the library's threads, which start at the first of them and do not survive a fork.
+_THREADED = "dpo_cpu_"
+_threads_of = None
+
+
+def _refuse_a_fork():
+    global _threads_of
+    if _threads_of not in (None, os.getpid()):
+        raise RuntimeError(
+            "process: expected the one that dpo_kernels first computed in, or one made by 'spawn', found a fork of it, to which "
+            "threads do not pass"
+        )
+    _threads_of = os.getpid()
+
+
 def call(name, *arguments):
     """Calls a function of the header; what it says of a failure is raised."""
+    if name.startswith(_THREADED) and name != "dpo_cpu_pair_loss" and "workspace" not in name:
+        _refuse_a_fork()
     result = getattr(library, name)(*arguments)
     if result != _structs.DPO_OK:
         message = library.dpo_last_error().decode()

@@ -3,6 +3,7 @@
 import ctypes
 from typing import NamedTuple, Optional, Sequence
 
+import torch
 from torch import Tensor
 
 from . import _structs
@@ -119,8 +120,10 @@ class Loss(NamedTuple):
             ("chosen_tokens", self.chosen_tokens, number),
         ):
             check_device(argument, tensor, device)
-            if tensor is not None and tensor.is_floating_point() != (argument not in (*_INDICES, "scored")):
-                expected = "floating-point numbers" if not tensor.is_floating_point() else "integers"
+            is_index = argument in (*_INDICES, "scored")
+            is_mask = tensor is not None and tensor.dtype == torch.bool and argument != "desirable"
+            if tensor is not None and (tensor.is_floating_point() == is_index or is_mask):
+                expected = "integers" if is_index else "floating-point numbers"
                 raise TypeError(f"{argument}: expected {expected}, found {tensor.dtype}")
             if tensor is not None and tuple(tensor.shape) not in shapes:
                 expected = " or ".join(str(shape) for shape in shapes) or "none without kl_logps"

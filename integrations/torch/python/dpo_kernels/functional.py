@@ -70,10 +70,10 @@ def _logps(logits, rows, metrics, wpo_weights, inplace_backward):
     # A traced graph decides by itself what may share memory.
     if not inplace_backward or torch.compiler.is_compiling() or not (logits.requires_grad and torch.is_grad_enabled()):
         return ops.logps(logits, *arguments)
-    if logits.is_leaf:
+    if logits.is_leaf or (logits._base is not None and logits._base.is_leaf):
         raise ValueError(
-            "inplace_backward: expected logits that an operation made, found a leaf, whose gradient cannot take the place "
-            "of its values"
+            "inplace_backward: expected logits that an operation made, found a leaf, or a view of one, whose gradient cannot take "
+            "the place of its values"
         )
     return ops.LogpsInPlace.apply(logits, *arguments)
 

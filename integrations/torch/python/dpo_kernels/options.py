@@ -35,7 +35,8 @@ class LossOptions(TypedDict, total=False):
 
     #: Factors of the losses of a sum, 1 each unless told otherwise.
     loss_weights: Optional[Sequence[float]]
-    #: Probability that a preference is flipped, for sigmoid, robust, exo_pair and aot; a tensor [N] has one for each pair.
+    #: Probability that a preference is flipped, for sigmoid, sigmoid_norm, simpo, cpo, rpo, robust, exo_pair, aot and
+    #: aot_unpaired, all of them in a sum; a tensor [N] has one for each pair.
     label_smoothing: Union[float, Tensor, None]
     #: Target margin; a tensor [N] has one for each pair.
     gamma: Union[float, Tensor, None]
@@ -62,7 +63,7 @@ class LossOptions(TypedDict, total=False):
     #: Whether pairs weigh min(1, e^w) as WPO has it (arXiv:2406.11827), w being the sum of the sequence_log_weights of the two.
     wpo_weights: bool
     #: What the sum of the pair losses is divided by: "pairs" (the default), "tokens", a number, or a tensor of one number, such
-    #: as the pairs of all batches of an optimizer step.
+    #: as the pairs of all batches of an optimizer step. Not of sft, in a sum neither: that is divided by chosen_tokens.
     normalizer: Union[float, Tensor, str, None]
     #: "concatenated", the first half of the sequences being chosen, or "interleaved".
     pairs: str
@@ -113,6 +114,9 @@ class RowArguments:
         unknown = options.keys() - RowOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"{sorted(unknown)[0]}: expected an argument of this function, found another name")
+        for argument in ("ld_alpha", "logit_scale", "softcap"):
+            if isinstance(options.get(argument), Tensor):
+                check_constant(argument, options[argument])
         self.cu_seqlens = options.get("cu_seqlens")
         self.ld_alpha = options.get("ld_alpha")
         self.numbers = (
@@ -144,14 +148,21 @@ class LossArguments:
         self.loss_weights = None if weights is None else [float(value) for value in weights]
         self.beta, self.betas, self.pair_beta = None, None, None
         if isinstance(beta, Tensor):
+            if "orpo" in names:
+                raise ValueError("beta: expected a number, which is orpo's factor, found a tensor")
             self.beta, self.pair_beta = 1.0, beta
         elif isinstance(beta, (list, tuple)):
+            for value in beta:
+                if isinstance(value, Tensor):
+                    check_constant("beta", value)
             self.betas = [float(value) for value in beta]
         else:
             self.beta = float(beta)
         self.label_smoothing, self.pair_label_smoothing = _number_or_tensor(options.get("label_smoothing"))
         self.gamma, self.pair_gamma = _number_or_tensor(options.get("gamma"))
         normalizer = options.get("normalizer")
+        if normalizer is not None and set(names) == {"sft"}:
+            raise ValueError("normalizer: expected none for sft, which is divided by chosen_tokens, found one")
         self.normalized_by = normalizer if isinstance(normalizer, str) else "pairs"
         self.normalizer, self.normalizer_tensor = _number_or_tensor(None if isinstance(normalizer, str) else normalizer)
         self.options = options
@@ -183,6 +194,10 @@ class LossArguments:
         tensors |= {"label_smoothing": self.pair_label_smoothing, "normalizer": self.normalizer_tensor}
         for name in _TENSORS:
             tensors[name] = self.options.get(name)
+        for argument, number in self.options.items():
+            for value in number if isinstance(number, (list, tuple)) else [number]:
+                if isinstance(value, Tensor):
+                    check_constant(argument, value)
         for argument, tensor in tensors.items():
             if tensor is not None:
                 check_tensor(argument, tensor)

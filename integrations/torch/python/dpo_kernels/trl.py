@@ -182,12 +182,15 @@ class DPOTrainer(TrlDPOTrainer):
         names = set(self.loss_types)
         if self.aux_loss_enabled:
             return "the model has an auxiliary loss"
+        if getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False):
+            return "PEFT puts virtual tokens before the sequences"
         if min(self.loss_weights) <= 0:
             return f"a loss has the weight {min(self.loss_weights)}"
         if len(self.loss_types) > 4 or len(names) < len(self.loss_types):
             return f"there are more than four losses, or one of them twice: {self.loss_types}"
-        if names & _WITH_LABEL_SMOOTHING and "sigmoid" in names and self.label_smoothing != 0:
-            return "label_smoothing is meant for some losses of the sum and not for sigmoid"
+        unsmoothed = sorted(names & {"sigmoid", "sigmoid_norm"})
+        if names & _WITH_LABEL_SMOOTHING and unsmoothed and self.label_smoothing != 0:
+            return f"label_smoothing is meant for some losses of the sum and not for {unsmoothed[0]}"
         if "sft" in names and self.ld_alpha is not None:
             return "sft counts all tokens once and ld_alpha does not"
         if "sft" in names and (self.use_weighting or self.f_divergence_type != "reverse_kl"):

@@ -31,9 +31,10 @@ class _Workspace:
         self.handle = ctypes.c_void_p()
         _ffi.call("dpo_cpu_lm_head_workspace_create", ctypes.byref(self.handle))
 
-    def __del__(self):
+    # At the end of the process the module may be gone before its workspaces.
+    def __del__(self, free=_ffi.library.dpo_cpu_lm_head_workspace_free):
         if self.handle:
-            _ffi.library.dpo_cpu_lm_head_workspace_free(self.handle)
+            free(self.handle)
 
 
 class _Workspaces(threading.local):
