@@ -1,7 +1,7 @@
 // backward: dlogits = c (1[v = label] - softmax(logits)), with c = coef[sequence] * token_coef[row] * upstream, times the
 // slope of the logits' transform if there is one, and exactly 0 in rows that are not scored or not worth it. Where the rows'
-// entropies H have coefficients e too, -e p (log p + H) comes to it, with p = softmax(logits). The logits are read once (those of rows that are not scored, never), and the gradient is written once, over them or
-// elsewhere.
+// entropies H have coefficients e too, -e p (log p + H) comes to it, with p = softmax(logits). The logits are read once
+// (those of rows that are not scored, never), and the gradient is written once, over them or elsewhere.
 //
 // Rows, or slices of them, are divided among blocks, which share nothing. In place the logits and their gradient have the same
 // phase, and each thread reads just the bytes that it then overwrites.
@@ -17,20 +17,9 @@
 // Executed of softcap: 20.5 aligned, 21.1 straddling
 // Executed of entropy: 15 aligned, 15.5 straddling
 // Executed of entropy and softcap: 24 aligned, 25 straddling
+#include "batch/row_coef.cuh"
 #include "batch/row_context.cuh"
 #include "rows/gradient.cuh"
-
-// A coefficient times the upstream gradient.
-__device__ inline float times_upstream(const DpoBackward &p, float coef) {
-    return coef * (p.upstream ? *p.upstream : 1.0f) * p.upstream_scale;
-}
-
-// c of a row.
-__device__ inline float row_coef(const DpoBackward &p, u32 sequence, u32 row) {
-    float coef = p.coef ? p.coef[sequence] : 1.0f;
-    if (p.token_coef) coef *= p.token_coef[row];
-    return times_upstream(p, coef);
-}
 
 template <class Logit, class Transform, bool kEntropy> __device__ void backward(const DpoBackward &p) {
     typedef typename Logit::Storage Storage;

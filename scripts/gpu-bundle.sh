@@ -51,7 +51,7 @@ cp target/torch/wheels/*.whl "$kernels"
 python3 -m zipfile -e "$kernels"/*.whl "$kernels/torch"
 cp integrations/torch/tests/test_cuda.py "$kernels/torch"
 cp -r tests/golden "$kernels/golden"
-cp benches/peers/*.py "$kernels/peers"
+cp benches/peers/*.py integrations/torch/python/dpo_kernels/_structs.py "$kernels/peers"
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
     --target "$kernels/peers/wheels" -r benches/peers/requirements-cuda.txt
 finish "$kernels"

@@ -14,10 +14,11 @@ use crate::sequences::IndexArray;
 /// vectors of `[S]` turn into one by themselves.
 ///
 /// **Skipping.** A row with |c_r| ≤ `threshold` (and, where there is an [`EntropyCoef`], |e_r · upstream| too) is written as
-/// exact zeros, without being read: it costs no more than a row that is not scored. At the default threshold of 0 these are the rows whose coefficient is exactly 0, such as
-/// those of pairs past a hinge loss's margin, and nothing changes but that a NaN among their logits does not show. A
-/// larger threshold changes no element of the gradient by more than itself (times ∂z′/∂z, where there is a
-/// [`Transform`](crate::Transform)). A NaN coefficient is never skipped, and neither is a row with a bad label.
+/// exact zeros, without being read: it costs no more than a row that is not scored. At the default threshold of 0 these are
+/// the rows whose coefficient is exactly 0, such as those of pairs past a hinge loss's margin, and nothing changes but that
+/// a NaN among their logits does not show. A larger threshold changes no element of the gradient by more than itself (times
+/// ∂z′/∂z, where there is a [`Transform`](crate::Transform); times 2 + H_r in all where entropies have coefficients). A NaN
+/// coefficient is never skipped, and neither is a row with a bad label.
 ///
 /// ```
 /// use dpo_kernels::Coef;

@@ -646,6 +646,14 @@ mod losses {
             &PairInputs { chosen_tokens: Some(1.0), ..some() },
             "chosen_tokens: expected none, for a loss that does not count them, found some",
         );
+        let divided = PairLoss::sft().with_normalizer(8.0).unwrap();
+        for (loss, inputs) in [
+            (PairLoss::sft(), PairInputs { normalizer: Some(8.0), ..PairInputs::NONE }),
+            (divided, PairInputs::NONE),
+        ] {
+            let text = "normalizer: expected none, for a loss that is divided by the number of chosen tokens alone, found some";
+            refuse(&loss, &inputs, text);
+        }
     }
 
     #[test]

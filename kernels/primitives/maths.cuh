@@ -3,6 +3,8 @@
 
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
+// From here on down exp and exp2 are 0, so that e^x x and 2^x x are, too.
+constexpr float kDeepest = -128.0f;
 
 __device__ inline float exp2_approx(float x) {
     float y;

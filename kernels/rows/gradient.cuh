@@ -7,7 +7,7 @@
 // by log2(e), and the residual of logsumexp after it: a large logsumexp costs no accuracy.
 //
 // With `kEntropy`, the row's entropy has a gradient too, -e p (log p + H): it takes one multiply-add for an element, since
-// log p is the exponent of p.
+// log p is the exponent of p. That is kept finite where p is 0; of a NaN nothing is left in it then, but p is NaN too.
 template <class Transform, bool kEntropy = false> struct RowGradient {
     // Vectors in flight while a row is written: fewer where the gradient itself needs registers.
     static constexpr int kGroup = Transform::kBounded || kEntropy ? kInFlight / 2 : kInFlight;
@@ -26,7 +26,7 @@ template <class Transform, bool kEntropy = false> struct RowGradient {
         for (int i = 0; i < kCount; ++i) {
             const float log2_p = fmaf(transform.difference(x[i], logsumexp), kLog2e, -residual_log2);
             x[i] = slopes[i] * exp2_approx(log2_p);
-            if (kEntropy) x[i] *= fmaf(entropy_coef, fmaf(at_least(log2_p), kLn2, entropy), coef);
+            if (kEntropy) x[i] *= fmaf(entropy_coef, fmaf(fmaxf(log2_p, kDeepest), kLn2, entropy), coef);
         }
     }
 
@@ -39,7 +39,7 @@ template <class Transform, bool kEntropy = false> struct RowGradient {
         const float of_logp = kEntropy ? slope[0] * coef : slope[0];
         float gradient = fmaf(of_logp, expm1_approx(logp), 0.0f * of_logp);
         if (kEntropy)
-            gradient += slope[0] * entropy_coef * exp2_approx(logp * kLog2e) * (at_least(logp) + entropy);
+            gradient += slope[0] * entropy_coef * exp2_approx(logp * kLog2e) * (fmaxf(logp, kDeepest) + entropy);
         return gradient;
     }
 
@@ -50,10 +50,6 @@ template <class Transform, bool kEntropy = false> struct RowGradient {
         if (kEntropy) most += fabsf(entropy_coef) * (1.0f + fabsf(entropy));
         return !(most <= 0.5f * Logit::kLargest && isfinite(logsumexp));
     }
-
-private:
-    // A logarithm of p, but finite where p is 0, so that p log p is 0 there. Of a NaN nothing is left here, but p is NaN too.
-    static __device__ float at_least(float logarithm) { return fmaxf(logarithm, -256.0f); }
 };
 
 // Vectors are counted from the gradient's 16-byte boundaries, so that every store is aligned; where the logits stand at

@@ -9,8 +9,6 @@
 // Where the reference rises by D, every d falls by D and every e shrinks by w = exp(-D): sum e d -> w (sum e d - D sum e).
 struct EntropySum : OnlineSum {
     static constexpr bool kEntropy = true;
-    // Below this, and for falls as deep, exp is 0.
-    static constexpr float kDeepest = -128.0f;
 
     float weighted = 0.0f; // sum e d
 

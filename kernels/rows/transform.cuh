@@ -61,5 +61,6 @@ struct Softcapped {
             slopes[i] = factor * (4.0f * fmaf(-half, half, half));
         }
     }
-    __device__ float deferred_slope() const { return scale; }    __device__ float deferred_slope_log2() const { return scale_log2; }
+    __device__ float deferred_slope() const { return scale; }
+    __device__ float deferred_slope_log2() const { return scale_log2; }
 };

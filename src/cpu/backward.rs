@@ -35,8 +35,8 @@ use crate::status::GradientStatus;
 /// # Errors
 ///
 /// Those of [`validate`](crate::Batch::validate); [`Error::Length`] that names `logits`, `labels`, `logsumexp.values`,
-/// `logsumexp.residual`, `coef`, `token_coef`, `entropy_coef`, `entropy` or `dlogits`; [`Error::Missing`] for `token_coef` where the batch has an
-/// [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
+/// `logsumexp.residual`, `coef`, `token_coef`, `entropy_coef`, `entropy` or `dlogits`; [`Error::Missing`] for `token_coef`
+/// where the batch has an [`ld_alpha`](crate::Batch::ld_alpha); [`Error::Value`] for `threshold`. `dlogits` is untouched then.
 ///
 /// [`EntropyCoef`]: crate::EntropyCoef
 /// [`Error::Length`]: crate::Error::Length

@@ -195,6 +195,12 @@ impl PairLoss {
         self.wpo_weights
     }
 
+    /// Whether any of its terms is divided by a normalizer that is given as a number: not those that are divided by the number of
+    /// chosen tokens, `sft` and `nll`.
+    pub fn takes_normalizer(&self) -> bool {
+        self.any(|kind| !kind.counts_chosen_tokens())
+    }
+
     /// What the sum of the pair losses is divided by.
     pub fn normalizer(&self) -> Normalizer {
         self.normalizer

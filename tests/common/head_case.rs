@@ -118,7 +118,7 @@ impl Expected {
         let (x, w) = (widened(&case.hidden), widened(&case.weight));
         let b = case.bias.as_deref().map(widened);
         let head = LmHead { hidden_size: HIDDEN, hidden: &x, weight: &w, bias: b.as_deref() };
-        let logits = reference::lm_head::logits(batch, &head).unwrap();
+        let logits = case.logits();
         let logps = reference::logps(batch, &logits, labels()).unwrap();
         let wide_inputs: Vec<Vec<f64>> = [case.inputs.ref_logps, case.inputs.weight]
             .map(|given| given.map(widened).unwrap_or_default())
@@ -133,20 +133,9 @@ impl Expected {
             PairArguments { batch, loss: &case.loss, inputs, logps: &logps.logps, scored: &logps.scored };
         let pairs = arguments.evaluate(&logps.logps);
 
-        // Of the logits.
         let scale = f64::from(batch.transform.scale);
         let round = |value: f64| if dtype == DType::F32 { 0.0 } else { rounding(dtype, value) };
-        let delta: Vec<f64> = (0..batch.rows())
-            .map(|r| {
-                let size = |v: usize| -> f64 {
-                    let products = (0..HIDDEN).map(|k| (x[r * HIDDEN + k] * w[v * HIDDEN + k]).abs());
-                    products.sum::<f64>() + b.as_ref().map_or(0.0, |b| b[v].abs())
-                };
-                let largest = |of: &dyn Fn(usize) -> f64| (0..columns).map(of).fold(0.0, f64::max);
-                let sum = (HIDDEN + 2) as f64 * UNIT_F32 * largest(&size);
-                scale * (sum + round(largest(&|v| logits[r * batch.row_stride + v].abs()) + sum))
-            })
-            .collect();
+        let delta = case.logit_errors(&logits, dtype);
         let bounds = precision.row(columns, &batch.transform);
         let is_scored = |r: usize| logps.token_weights[r] != 0.0 || logps.token_logps[r] != 0.0;
         let token = |r: usize| {
@@ -188,7 +177,7 @@ impl Expected {
         let mut unscaled = vec![0.0; x.len()];
         // Every sum may be taken in any order, and is added to what was there, once a chunk; c is rounded, and so is its
         // product with one of the factors.
-        let sum_unit = |terms: usize| (terms + batch.rows() + 8) as f64 * UNIT_F32;
+        let sum_unit = |terms: usize| sum_unit(batch, terms);
         for r in (0..batch.rows()).filter(|&r| is_scored(r)) {
             let s = sequence_of(r);
             let factor = f64::from(UPSTREAM) * logps.token_weights[r];
@@ -272,7 +261,44 @@ impl Expected {
     }
 }
 
+/// The relative error of a sum of products of two factors, with one of so many `terms` in one of them, that is added to another as
+/// often as the batch has rows.
+pub fn sum_unit(batch: &HostBatch<'_>, terms: usize) -> f64 {
+    (terms + batch.rows() + 8) as f64 * UNIT_F32
+}
+
 impl Case<'_> {
+    /// Right logits.
+    pub fn logits(&self) -> Vec<f64> {
+        let head = LmHead {
+            hidden_size: HIDDEN,
+            hidden: &self.hidden,
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+        };
+        reference::lm_head::logits(&self.batch, &head).unwrap()
+    }
+
+    /// How far the transformed logits of each row may be off: δ.
+    pub fn logit_errors(&self, logits: &[f64], dtype: DType) -> Vec<f64> {
+        let (batch, columns) = (&self.batch, self.batch.columns());
+        let product = |r: usize, v: usize, k: usize| {
+            (f64::from(self.hidden[r * HIDDEN + k]) * f64::from(self.weight[v * HIDDEN + k])).abs()
+        };
+        let of_row = |r: usize| {
+            let size = |v: usize| -> f64 {
+                let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[v]).abs());
+                (0..HIDDEN).map(|k| product(r, v, k)).sum::<f64>() + bias
+            };
+            let largest = |of: &dyn Fn(usize) -> f64| (0..columns).map(of).fold(0.0, f64::max);
+            let sum = (HIDDEN + 2) as f64 * UNIT_F32 * largest(&size);
+            let size = largest(&|v| logits[r * batch.row_stride + v].abs()) + sum;
+            let stored = if dtype == DType::F32 { 0.0 } else { rounding(dtype, size) };
+            f64::from(batch.transform.scale) * (sum + stored)
+        };
+        (0..batch.rows()).map(of_row).collect()
+    }
+
     /// The label that a row predicts.
     pub fn labels_of(&self, row: usize) -> Option<i64> {
         let rows = sequence_rows(&self.batch).into_iter().find(|rows| rows.contains(&row)).unwrap();

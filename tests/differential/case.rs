@@ -148,7 +148,7 @@ fn draw_tensors(spec: &Spec, pairs: usize, random: &mut Random) -> Tensors {
     if of_any(Kind::is_of_margin) {
         tensors.gamma = draw(pairs, 0.0, 1.0);
     }
-    tensors.normalizer = Some(3.0);
+    tensors.normalizer = spec.loss.takes_normalizer().then_some(3.0);
     tensors.chosen_tokens = of_any(Kind::counts_chosen_tokens).then_some(11.0);
     tensors.lengths = Some((0..spec.sequences).map(|_| random.below(5) as u32).collect());
     tensors

@@ -13,8 +13,8 @@ use dpo_kernels::cuda::{
     LmHeadPass, LmHeadSlices, PairSlices, Products,
 };
 use dpo_kernels::{
-    DType, Error, Forward, HostBatch, LabelAlignment, LabelType, LmHead, LmHeadGradients, Logit,
-    MetricsLevel, PairLoss, Pairs, Transform, cpu,
+    DType, EntropyCoef, Error, Forward, HostBatch, LabelAlignment, LabelType, LmHead, LmHeadGradients, Logit,
+    Logps, MetricsLevel, PairLoss, Pairs, Transform, cpu,
 };
 use dpo_kernels::{MeanTokenMetrics, PairMetrics, TokenMetrics};
 use half::{bf16, f16};
@@ -28,13 +28,14 @@ use crate::vectors::Element;
 
 type Test = fn(&Arc<CudaContext>);
 
-const TESTS: [(&str, Test); 17] = [
+const TESTS: [(&str, Test); 18] = [
     ("pair_loss at its limits", pair_stage),
     ("differential suite, f32", suite::<f32>),
     ("differential suite, f16", suite::<f16>),
     ("differential suite, bf16", suite::<bf16>),
     ("the PTX, which the interpreter runs, gives the same here", ptx),
     ("the convenience gives the CPU backend's numbers", convenience),
+    ("the convenience of an entropy's gradient gives the CPU backend's numbers", entropies),
     ("figures of the batch come by one copy, and are where they are said to be", figures),
     ("wrong lengths are refused before any launch", refusals),
     ("the convenience of the factored forward gives the CPU backend's numbers", factored_convenience),
@@ -252,6 +253,34 @@ fn convenience(context: &Arc<CudaContext>) {
     assert_eq!(apart, in_place);
     for (found, expected) in apart.iter().zip(&gradient) {
         // One rounding apart at most, where the f32 values straddle a tie.
+        approx::assert_relative_eq!(found.to_f32(), expected.to_f32(), max_relative = 8e-3, epsilon = 1e-6);
+    }
+}
+
+fn entropies(context: &Arc<CudaContext>) {
+    let spec = Spec { metrics: MetricsLevel::Entropy, entropy_coef: true, ..Spec::plain(5003) };
+    let case = Case::<bf16>::draw(spec);
+    let coef = case.entropy_coef.as_ref().unwrap();
+    let mut expected = Logps { metrics: Some(TokenMetrics::default()), ..Logps::default() };
+    cpu::logps(&case.batch(), &case.logits, case.labels(), &mut expected).unwrap();
+    let entropy = &expected.metrics.as_ref().unwrap().entropy;
+    let sequences = [0.5, -0.25, 1.0, 0.0];
+    let inputs = BackwardInputs::new(&expected, &sequences).with_entropy(EntropyCoef { coef, entropy });
+    let mut gradient = vec![bf16::ZERO; case.logits.len()];
+    cpu::backward(&case.batch(), &case.logits, case.labels(), inputs, &mut gradient).unwrap();
+
+    let stream = context.new_stream().unwrap();
+    let kernels = Arc::new(Kernels::new(context).unwrap());
+    let mut pass = DpoPass::new(&kernels, &stream, &case.batch()).unwrap().with_entropy_coef().unwrap();
+    let mut logits = stream.clone_htod(&case.logits).unwrap();
+    let labels = stream.clone_htod(labels_of(&case)).unwrap();
+    pass.logps(&logits, &labels).unwrap();
+    close(&stream.clone_dtoh(&pass.device_entropy().unwrap()).unwrap(), entropy);
+    stream.memcpy_htod(&sequences, &mut pass.coef_mut()).unwrap();
+    stream.memcpy_htod(coef, &mut pass.entropy_coef_mut().unwrap()).unwrap();
+    pass.backward_in_place(&mut logits, &labels, None, 1.0).unwrap();
+    pass.take_gradient_status().unwrap().check().unwrap();
+    for (found, expected) in stream.clone_dtoh(&logits).unwrap().iter().zip(&gradient) {
         approx::assert_relative_eq!(found.to_f32(), expected.to_f32(), max_relative = 8e-3, epsilon = 1e-6);
     }
 }

@@ -449,7 +449,7 @@ fn counts_of_zero(executor: &mut impl PairExecutor) {
         let (found, _) = executor.pair_loss(&call);
         assert!(found.pair_losses.iter().chain(&found.coef).all(|x| x.is_finite()), "{loss:?}: {found:?}");
         // What comes from elsewhere divides as it is.
-        call.tensors.normalizer = Some(2.0);
+        call.tensors.normalizer = loss.takes_normalizer().then_some(2.0);
         let (found, _) = executor.pair_loss(&call);
         assert!(found.coef.iter().all(|x| x.is_finite()), "{loss:?}: {found:?}");
     }

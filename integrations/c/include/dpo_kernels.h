@@ -59,7 +59,9 @@
  * THREADS. Every function may be called from any thread, also at the same time as others, as long as no two calls
  * write the same buffer (a dpo_workspace counts; a dpo_cpu_lm_head_workspace serves one call at a time, and refuses another one
  * meanwhile). dpo_cpu_* spread over a pool of threads that is made at the first call,
- * RAYON_NUM_THREADS of them or one per core. The same inputs give the same bits, whatever the number of threads.
+ * RAYON_NUM_THREADS of them or one per core; pair_loss, plan and what makes and frees things do without. Threads do not pass to
+ * a fork: a process that was forked from one that has the pool would wait for it for ever. The same inputs give the same bits,
+ * whatever the number of threads.
  *
  * VERSIONS. Set struct_size of every struct that has one to its sizeof; a struct of a size that the library does not know
  * is refused. DPO_VERSION is the header's version, dpo_version() the library's.

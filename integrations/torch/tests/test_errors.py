@@ -76,8 +76,15 @@ REFUSED = {
     "betas of a sum with orpo": (
         lambda: loss(loss=["sigmoid", "orpo"], beta=torch.ones(S // 2)), ValueError, "beta: expected a number",
     ),
+    "a length below 0": (
+        lambda: loss(loss="ipo", lengths=torch.tensor([3, 2, -1, 4])), ValueError, "lengths: expected numbers of tokens, found -1",
+    ),
+    "a number of scored tokens below 0": (
+        lambda: dk.pair_loss(REF, REF, loss="ipo", scored=torch.tensor([3, 2, -5, 4])),
+        ValueError, "scored: expected numbers of tokens, found -5",
+    ),
     "a normalizer of sft": (
-        lambda: loss(ref_logps=None, loss="sft", normalizer=3.0), ValueError, "normalizer: expected none for sft",
+        lambda: loss(ref_logps=None, loss="sft", normalizer=3.0), ValueError, "normalizer: expected none, for a loss that is divided by",
     ),
     "masks for indices": (
         lambda: loss(chosen=torch.tensor([True, False]), rejected=torch.tensor([False, True])),

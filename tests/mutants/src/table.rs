@@ -768,7 +768,7 @@ pub const MUTANTS: &[Mutant] = &[
     // The gradient.
     mutant(
         "the coefficient of the wrong sequence",
-        "backward.cu",
+        "batch/row_coef.cuh",
         "p.coef[sequence]",
         "p.coef[sequence ^ 1]",
     ),
@@ -788,14 +788,14 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "the gradient of an entropy does without the entropy",
         "rows/gradient.cuh",
-        "fmaf(at_least(log2_p), kLn2, entropy)",
-        "at_least(log2_p) * kLn2",
+        "fmaf(fmaxf(log2_p, kDeepest), kLn2, entropy)",
+        "fmaxf(log2_p, kDeepest) * kLn2",
     ),
     mutant(
         "p log p of a masked token is a NaN",
         "rows/gradient.cuh",
-        "fmaxf(logarithm, -256.0f)",
-        "logarithm",
+        "fmaxf(log2_p, kDeepest), kLn2",
+        "log2_p, kLn2",
     ),
     mutant(
         "the label has no part of the entropy's gradient",
@@ -1025,7 +1025,12 @@ pub const MUTANTS: &[Mutant] = &[
         "for (u32 w = 0; w < warp; ++w) before += counts[w];",
         "",
     ),
-    mutant("tokens have no factors", "backward.cu", "if (p.token_coef) coef *= p.token_coef[row];", ""),
+    mutant(
+        "tokens have no factors",
+        "batch/row_coef.cuh",
+        "if (p.token_coef) coef *= p.token_coef[row];",
+        "",
+    ),
     mutant(
         "a NaN is skipped",
         "backward.cu",
@@ -1151,24 +1156,23 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     // The head.
     mutant(
-        "row_coef: the upstream gradient on the device is not looked at",
-        "row_coef.cu",
+        "the upstream gradient on the device is not looked at",
+        "batch/row_coef.cuh",
         "(p.upstream ? *p.upstream : 1.0f) * p.upstream_scale",
         "p.upstream_scale",
     ),
     mutant(
-        "row_coef: the upstream gradient on the host is not looked at",
-        "row_coef.cu",
+        "the upstream gradient on the host is not looked at",
+        "batch/row_coef.cuh",
         " * p.upstream_scale;",
         ";",
     ),
     mutant(
-        "row_coef: factors of tokens are left out",
+        "row_coef: another sequence's coefficient",
         "row_coef.cu",
-        "    if (p.token_coef) coef *= p.token_coef[row];\n",
-        "",
+        "row_coef(p, at.sequence, row)",
+        "row_coef(p, 0, row)",
     ),
-    mutant("row_coef: another sequence's coefficient", "row_coef.cu", "p.coef[at.sequence]", "p.coef[0]"),
     mutant(
         "row_coef: a bad label is hidden by a c of 0",
         "row_coef.cu",

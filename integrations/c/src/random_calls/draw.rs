@@ -333,9 +333,11 @@ impl Draw<'_> {
             loss.divergence = self.random.pick(&[Divergence::ForwardKl, Divergence::JensenShannon, alpha]);
         }
         loss.wpo_weights = wpo;
-        let number = Normalizer::Number(self.number(0.5, 9.0));
-        loss.normalizer =
-            self.random.pick(&[Normalizer::Pairs, Normalizer::Pairs, Normalizer::Tokens, number]);
+        loss.normalizer = self.random.pick(&[Normalizer::Pairs, Normalizer::Pairs, Normalizer::Tokens]);
+        let is_divided = made.is_some_and(|loss| loss.takes_normalizer()) && self.one_in(4);
+        if self.useful(is_divided) {
+            loss.normalizer = Normalizer::Number(self.number(0.5, 9.0));
+        }
         loss
     }
 
@@ -401,7 +403,8 @@ impl Draw<'_> {
         tensors.label_smoothing = smooths.then(|| self.floats(pairs, 0.01, 0.49));
         tensors.sequence_log_weights = has_log_weights.then(|| self.floats(sequences, -3.0, 1.0));
         tensors.lengths = self.maybe(3, |draw| draw.counts(sequences, 5));
-        tensors.normalizer = self.maybe(3, |draw| draw.float(0.5, 20.0));
+        let normalized = loss.is_some_and(PairLoss::takes_normalizer) && self.one_in(3);
+        tensors.normalizer = self.useful(normalized).then(|| self.float(0.5, 20.0));
         tensors.chosen_tokens = has_chosen_tokens.then(|| self.float(1.0, 20.0));
         tensors
     }

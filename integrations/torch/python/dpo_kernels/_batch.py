@@ -40,12 +40,19 @@ def address(tensor: Optional[Tensor]):
 
 
 def as_indices(tensor: Optional[Tensor]) -> Optional[Tensor]:
-    """As the header's int32_t and uint32_t; what does not fit stays out of every range instead of wrapping into one."""
+    """As the header's int32_t; what does not fit stays out of every range instead of wrapping into one."""
     if tensor is None:
         return None
     if tensor.dtype == torch.int64:
         tensor = tensor.clamp(-(2**31), 2**31 - 1)
     return tensor.to(torch.int32).contiguous()
+
+
+def as_counts(argument: str, tensor: Optional[Tensor]) -> Optional[Tensor]:
+    """As the header's uint32_t, which has no numbers below 0. They are looked for on the CPU alone, since to ask waits."""
+    if tensor is not None and tensor.device.type == "cpu" and bool((tensor < 0).any()):
+        raise ValueError(f"{argument}: expected numbers of tokens, found {int(tensor.min())}")
+    return as_indices(tensor)
 
 
 def as_floats(tensor: Optional[Tensor]) -> Optional[Tensor]:

@@ -60,24 +60,29 @@ def _probe(library, path):
 library = load(PATH)
 
 
-# Functions of the header that spread over the library's threads, which start at the first of them and do not survive a fork.
-_THREADED = "dpo_cpu_"
-_threads_of = None
+# Functions of the header that spread over the library's threads, which start at the first of them.
+_THREADED = {
+    f"dpo_cpu_{stage}"
+    for stage in ("logps", "forward", "factored", "backward", "lm_head_logps", "lm_head_forward", "lm_head_backward")
+}
+# The process that has the threads, once they have started.
+_process = None
 
 
 def _refuse_a_fork():
-    global _threads_of
-    if _threads_of not in (None, os.getpid()):
+    """A fork has no threads of its parent's, and would wait for them for ever."""
+    global _process
+    if _process not in (None, os.getpid()):
         raise RuntimeError(
             "process: expected the one that dpo_kernels first computed in, or one made by 'spawn', found a fork of it, to which "
             "threads do not pass"
         )
-    _threads_of = os.getpid()
+    _process = os.getpid()
 
 
 def call(name, *arguments):
     """Calls a function of the header; what it says of a failure is raised."""
-    if name.startswith(_THREADED) and name != "dpo_cpu_pair_loss" and "workspace" not in name:
+    if name in _THREADED:
         _refuse_a_fork()
     result = getattr(library, name)(*arguments)
     if result != _structs.DPO_OK:

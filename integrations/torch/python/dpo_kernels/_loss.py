@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _structs
-from ._batch import address, as_floats, as_indices, check_device, given, optional
+from ._batch import address, as_counts, as_floats, as_indices, check_device, given, optional
 from ._structs import dpo_loss, dpo_loss_term, dpo_pair_inputs
 
 DIVERGENCES = {
@@ -32,7 +32,7 @@ PARAMETERS = {
     "kto": ("desirable_weight", "undesirable_weight"),
 }
 
-_INDICES = ("chosen", "rejected", "desirable", "lengths")
+_INDICES = ("chosen", "rejected", "desirable")
 _FLOATS = (
     "ref_logps",
     "pair_beta",
@@ -120,7 +120,7 @@ class Loss(NamedTuple):
             ("chosen_tokens", self.chosen_tokens, number),
         ):
             check_device(argument, tensor, device)
-            is_index = argument in (*_INDICES, "scored")
+            is_index = argument in (*_INDICES, "lengths", "scored")
             is_mask = tensor is not None and tensor.dtype == torch.bool and argument != "desirable"
             if tensor is not None and (tensor.is_floating_point() == is_index or is_mask):
                 expected = "integers" if is_index else "floating-point numbers"
@@ -133,6 +133,7 @@ class Loss(NamedTuple):
         """The same with tensors as the header has them, which the caller keeps until its call is over."""
         return self._replace(
             **{name: as_indices(getattr(self, name)) for name in _INDICES},
+            lengths=as_counts("lengths", self.lengths),
             **{name: as_floats(getattr(self, name)) for name in _FLOATS},
         )
 

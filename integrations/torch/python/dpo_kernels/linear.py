@@ -1,7 +1,7 @@
 """The functions from hidden states: the model's last layer, the loss and all gradients, without a tensor of logits.
 
 On the CPU logits exist a chunk of rows at a time (512 MiB at most), and rows that are not scored are not multiplied. On a GPU, where
-the fused head is not built yet, logits are made by PyTorch's product, and their gradient takes their place.
+the C ABI has no fused head yet, logits are made by PyTorch's product, and their gradient takes their place.
 """
 
 from typing import Optional, Sequence, Union

@@ -161,8 +161,6 @@ class LossArguments:
         self.label_smoothing, self.pair_label_smoothing = _number_or_tensor(options.get("label_smoothing"))
         self.gamma, self.pair_gamma = _number_or_tensor(options.get("gamma"))
         normalizer = options.get("normalizer")
-        if normalizer is not None and set(names) == {"sft"}:
-            raise ValueError("normalizer: expected none for sft, which is divided by chosen_tokens, found one")
         self.normalized_by = normalizer if isinstance(normalizer, str) else "pairs"
         self.normalizer, self.normalizer_tensor = _number_or_tensor(None if isinstance(normalizer, str) else normalizer)
         self.options = options

@@ -3,7 +3,7 @@
 import torch
 
 from .. import _ffi, _structs
-from .._batch import address, as_floats, as_indices
+from .._batch import address, as_counts, as_floats
 from .._loss import Loss
 from .schema import fields, operator, refuse_double_backward, tensors
 
@@ -53,7 +53,7 @@ def pair_loss(logps, scored, *loss_arguments):
     sequences, loss = logps.shape[0], Loss(*loss_arguments)
     loss.check(sequences, logps.device, scored)
     loss = loss.prepared()
-    floats, scored = as_floats(logps), as_indices(scored)
+    floats, scored = as_floats(logps), as_counts("scored", scored)
     outputs, status = pair_outputs(logps.device, sequences, loss.count(sequences)), status_like(logps)
     batch = _structs.dpo_batch(sequences=sequences, **loss.pairs_of_batch())
     _ffi.run(
