@@ -37,10 +37,8 @@ template <class Logit, class Transform, bool kEntropy> __device__ void backward(
         gradient.coef = row_coef(p, at.sequence, row);
         if (kEntropy) gradient.entropy_coef = times_upstream(p, p.entropy_coef[row]);
     }
-    // A NaN is not below the threshold.
-    const auto is_small = [&](float coef) { return fabsf(coef) <= p.threshold; };
     if (at.in_sequence &&
-        (!at.scored || (is_small(gradient.coef) && (!kEntropy || is_small(gradient.entropy_coef)))))
+        (!at.scored || (is_small(p, gradient.coef) && (!kEntropy || is_small(p, gradient.entropy_coef)))))
         return fill(SliceVectors<Logit>(out, vocab, lead, p.partition, team.slice), out - lead, team, 0.0f);
     u32 label = 0;
     if (known) {

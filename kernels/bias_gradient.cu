@@ -2,6 +2,9 @@
 //
 // A block takes 32 columns, one to a lane; its warps take the rows in turn, and warp 0 adds up what they have, in their order. So
 // the order is the same on every run, and no two blocks add to the same number. Rows whose c is 0 are not read.
+//
+// PTX instructions executed per element of G in a whole launch, at most: see tests/executed.rs.
+// Executed: 20
 #include "params.h"
 #include "primitives/reduce.cuh"
 

@@ -290,17 +290,21 @@ struct DpoBackward {
     float threshold; // rows whose coefficient is no larger are zeros
 };
 
-// c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
-// are, and NaN for one whose label is a bad one.
+// What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or 1, where the gradient has
+// the coefficients of log-probs and entropies in it; 0 for a row that has no part in the gradients, whatever its logits are, and NaN
+// for one whose label is a bad one.
 struct DpoRowCoef {
     struct DpoBatch batch;
     DPO_DEVICE(const float) coef;        // [sequences], or null: 1
     DPO_DEVICE(const float) token_coef;  // [rows], or null: 1
+    DPO_DEVICE(const float) entropy;     // [rows], where entropies have coefficients
+    DPO_DEVICE(const float) entropy_coef; // [rows], or null: entropies have none
     DPO_DEVICE(const float) upstream;    // a scalar, or null: 1
     DPO_DEVICE(const float) logsumexp;   // [rows]
     DPO_DEVICE(const int) names;         // [rows]: what nonfinite_row calls them
     DPO_DEVICE(float) row_coef;          // [rows of the window]
-    DPO_DEVICE(unsigned int) nonfinite_row; // lowered to the first row whose c or logsumexp is not finite; or null
+    // Lowered to the first row of whose coefficients, logsumexp and entropy one is not finite; or null.
+    DPO_DEVICE(unsigned int) nonfinite_row;
     float upstream_scale;
     float threshold; // a coefficient that is no larger is 0
 };

@@ -2,6 +2,9 @@
 //
 // A warp takes a scored row, and the rows before it that are not scored, whose results are 0; the last one takes those behind it,
 // too.
+//
+// PTX instructions executed per scored row in a whole launch, at most: see tests/executed.rs.
+// Executed: 2350
 #include "params.h"
 #include "primitives/reduce.cuh"
 

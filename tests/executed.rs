@@ -19,10 +19,13 @@ use dpo_kernels::cuda::images::{IMAGES, Kind};
 use dpo_kernels::cuda::kernel::UNITS;
 use dpo_kernels::cuda::params::{DpoMeanTokenMetrics, DpoPairMetrics, DpoStatus};
 use dpo_kernels::cuda::plan::{
-    self, Arguments, Device, DeviceAddress, DeviceBatch, DevicePairInputs, EntropyBuffers, GradientBuffers,
-    Inputs, Launch, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
+    self, Arguments, Device, DeviceAddress, DeviceBatch, DeviceLmHead, DeviceLmHeadGradients,
+    DevicePairInputs, EntropyBuffers, GradientBuffers, Inputs, Launch, LmHeadMemory, LmHeadRows,
+    LmHeadWorkspace, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, TokenMetricBuffers,
 };
-use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Transform};
+use dpo_kernels::{
+    Batch, DType, HostBatch, LabelAlignment, LabelType, MetricsLevel, PairLoss, Pairs, Transform,
+};
 use half::bf16;
 use ptx_vm::{Module, Options, Placement, Vm};
 
@@ -110,6 +113,18 @@ impl Machine<'_> {
         self.upload(&vec![0u32; count])
     }
 
+    /// Where the results of a pair go.
+    fn pair_outputs(&mut self) -> PairOutputBuffers {
+        PairOutputBuffers {
+            pair_losses: Some(self.words(1)),
+            chosen_rewards: Some(self.words(1)),
+            rejected_rewards: Some(self.words(1)),
+            margins: Some(self.words(1)),
+            coef: Some(self.words(2)),
+            metrics: Some(self.words(size_of::<DpoPairMetrics>() / 4)),
+        }
+    }
+
     /// Executed instructions of a launch.
     fn executed(&mut self, launch: &Launch) -> u64 {
         let name = launch.kernel.to_string();
@@ -185,14 +200,7 @@ fn measure(
         status: Some(machine.words(size_of::<DpoStatus>() / 4)),
         ..LogpsBuffers::default()
     };
-    let pairs = PairOutputBuffers {
-        pair_losses: Some(machine.words(1)),
-        chosen_rewards: Some(machine.words(1)),
-        rejected_rewards: Some(machine.words(1)),
-        margins: Some(machine.words(1)),
-        coef: Some(machine.words(2)),
-        metrics: Some(machine.words(size_of::<DpoPairMetrics>() / 4)),
-    };
+    let pairs = machine.pair_outputs();
     let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
     let loss = Some(&PairLossArguments { loss: &loss, inputs: DevicePairInputs::NONE, out: &pairs });
     let workspace = machine.words(plan::workspace_bytes(&batch).unwrap() / 4 + 2);
@@ -236,11 +244,17 @@ fn budget(line: &Line) -> (f64, f64) {
     let divided = line.divided.then_some("divided rows");
     let more: Vec<_> = metrics.into_iter().chain(softcap).chain(divided).collect();
     let more = if more.is_empty() { String::new() } else { format!(" of {}", more.join(" and ")) };
+    let numbers = stated(unit, &more);
+    (numbers[0], numbers[1])
+}
+
+/// The numbers behind `// Executed...: ` in a kernel's source.
+fn stated(unit: &str, more: &str) -> Vec<f64> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(format!("{unit}.cu"));
     let text = std::fs::read_to_string(path).unwrap();
     let (_, rest) = text.split_once(&format!("// Executed{more}: ")).expect("a budget");
-    let mut numbers = rest.split_whitespace().filter_map(|word| word.parse().ok());
-    (numbers.next().expect("a number"), numbers.next().expect("a second one"))
+    let line = rest.lines().next().expect("a line");
+    line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 #[test]
@@ -284,4 +298,96 @@ fn launches_stay_within_their_budgets() {
         write!(std::io::stdout(), "{table}").unwrap();
     }
     assert!(failures.is_empty(), "executed instructions per element:\n{failures}");
+}
+
+/// What a launch between the products is counted by: its kernel, where its budget is stated, and of how many elements or rows.
+fn head_launch(launch: &Launch) -> Option<(String, (&'static str, &'static str), f64)> {
+    let of = |unit, more, count: f64| Some((launch.kernel.to_string(), (unit, more), count));
+    match &launch.arguments {
+        Arguments::MoveRows(params) => {
+            let narrower = launch.kernel.to_string().contains("16");
+            let more = if narrower { " of 16 bits" } else { "" };
+            of("move_rows", more, f64::from(params.rows) * f64::from(params.columns))
+        }
+        Arguments::ClearRows(params) => of("move_rows", " of clear_rows", params.rows.into()),
+        Arguments::BiasGradient(params) => {
+            of("bias_gradient", "", f64::from(params.rows) * f64::from(params.columns))
+        }
+        Arguments::RowCoef(params) => {
+            of("row_coef", "", (params.batch.end_row - params.batch.first_row).into())
+        }
+        Arguments::TokenResults(params) => of("token_results", "", params.scored_rows.into()),
+        _ => None,
+    }
+}
+
+/// The launches of the head that no pass over logits has: all of a pair's gradients, and those of a frozen head.
+#[test]
+fn the_heads_launches_stay_within_their_budgets() {
+    const SIZE: usize = 1024;
+    const VOCAB: usize = 4096;
+    let modules: BTreeMap<_, _> = UNITS.into_iter().map(|unit| (unit, module(unit))).collect();
+    let batch = HostBatch::padded(2, 64, VOCAB, LabelAlignment::Aligned);
+    let labels: Vec<i64> = (0..batch.rows() as i64).collect();
+    let rows = LmHeadRows::new(&batch, labels[..].into()).unwrap();
+    let mut most = BTreeMap::new();
+    for (dtype, logits_dtype) in
+        [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)]
+    {
+        for frozen in [false, true] {
+            let mut machine =
+                Machine { modules: &modules, vm: Vm::new(Options { arch: Some(90), ..Options::default() }) };
+            let memory = LmHeadMemory { logits_dtype, ..LmHeadMemory::new(rows.capacity(), dtype, SIZE) };
+            let workspace = machine.words((memory.workspace_bytes().unwrap() + 256) / 4);
+            let workspace = LmHeadWorkspace { address: workspace.next_multiple_of(256), memory };
+            // Zeros do as well as any numbers: no kernel here looks at them, save for a c of 0.
+            let words = |elements: usize| elements * dtype.size() / 4;
+            let head = DeviceLmHead {
+                dtype,
+                hidden_size: SIZE,
+                hidden: machine.words(words(batch.rows() * SIZE)),
+                weight: machine.words(words(VOCAB * SIZE)),
+                bias: Some(machine.words(words(VOCAB))),
+            };
+            let gradients = DeviceLmHeadGradients {
+                hidden: Some(machine.words(words(batch.rows() * SIZE))),
+                weight: (!frozen).then(|| machine.words(VOCAB * SIZE)),
+                bias: (!frozen).then(|| machine.words(VOCAB)),
+                nonfinite_row: Some(machine.words(1)),
+                ..DeviceLmHeadGradients::default()
+            };
+            let out = LogpsBuffers {
+                logps: Some(machine.words(2)),
+                token_logps: Some(machine.words(batch.rows())),
+                logsumexp: Some(machine.words(batch.rows())),
+                status: Some(machine.words(size_of::<DpoStatus>() / 4)),
+                ..LogpsBuffers::default()
+            };
+            let pairs = machine.pair_outputs();
+            let loss = PairLoss::sigmoid(0.1).unwrap().without_reference();
+            let loss = PairLossArguments { loss: &loss, inputs: DevicePairInputs::NONE, out: &pairs };
+            let entries = machine.upload(rows.entries());
+            let plan =
+                plan::lm_head(&H100, &rows, entries, VOCAB, &head, &out, Some(&loss), &gradients, &workspace);
+            for launch in plan.unwrap().launches() {
+                let executed = machine.executed(launch) as f64 * WARP;
+                if let Some((kernel, budget, count)) = head_launch(launch) {
+                    let (found, _) = most.entry(kernel).or_insert((0.0f64, budget));
+                    *found = found.max(executed / count);
+                }
+            }
+        }
+    }
+    let mut failures = String::new();
+    for (kernel, (found, (unit, more))) in &most {
+        let budget = stated(unit, more)[0];
+        if std::env::var_os("DPO_KERNELS_REPORT").is_some() {
+            writeln!(std::io::stdout(), "{kernel:<28} {found:>12.2}").unwrap();
+        }
+        if *found > budget {
+            writeln!(failures, "{kernel}: {found:.2}, over {budget:.2}").unwrap();
+        }
+    }
+    assert!(failures.is_empty(), "executed instructions per element or row:\n{failures}");
+    assert_eq!(most.len(), 9, "not all of the head's kernels ran: {most:?}");
 }

@@ -6,11 +6,9 @@
 mod common;
 
 use common::head_case::{
-    Case, Expected, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, mixed, sequence_rows, sum_unit,
-    typed,
+    Case, Expected, ExpectedGradients, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, mixed, typed,
 };
 use common::random::Random;
-use common::tolerance::gradient::{Coefficient, EntropyPart, stored};
 use common::tolerance::precision::CPU;
 use common::{bits, widen};
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
@@ -65,7 +63,7 @@ fn run<T: Logit>(case: &Case<'_>, frozen: bool, workspace: &mut LmHeadWorkspace)
 fn every_way<T: Logit>() {
     let mut ways = std::collections::BTreeMap::new();
     for case in cases() {
-        let expected = Expected::of(&case, &CPU, DType::F32);
+        let expected = Expected::of(&case, &CPU, DType::F32, DType::F32);
         for frozen in [false, true] {
             for rows in [1, 7, 13, 29, case.scored()] {
                 let wanted = WantedGradients { hidden: true, weight: !frozen, bias: !frozen };
@@ -111,7 +109,7 @@ const STEP: f64 = 1e-5;
 #[test]
 fn the_reference_has_the_gradients_of_finite_differences() {
     for case in cases() {
-        let expected = Expected::of(&case, &CPU, DType::F32);
+        let expected = Expected::of(&case, &CPU, DType::F32, DType::F32);
         let loss = |x: &[f64], w: &[f64], b: Option<&[f64]>| {
             let head = LmHead { hidden_size: HIDDEN, hidden: x, weight: w, bias: b };
             let labels = || case.labels[..].into();
@@ -279,69 +277,6 @@ fn a_loss_of_ones_own_has_the_same_gradients() {
     }
 }
 
-/// What is right of the gradients of `sequences` and `entropies`, ∂L/∂logp of each sequence and ∂L/∂H of each row, and how far the
-/// CPU backend may be from it: of dX, dW and db.
-///
-/// The part of an entropy, e p (log p + H), moves with logits that are off by δ as p does, by the factor e^(2δ), and as log p and H
-/// do, by 2δ and 2δ ln V; a soft cap's slope moves by δ s/C. From there on it is as in tests/common/head_case.rs.
-fn expected_with_entropies(case: &Case<'_>, sequences: &[f32], entropies: &[f32]) -> [[Vec<f64>; 2]; 3] {
-    let (batch, columns) = (&case.batch, case.batch.columns());
-    let head = LmHead {
-        hidden_size: HIDDEN,
-        hidden: &case.hidden,
-        weight: &case.weight,
-        bias: case.bias.as_deref(),
-    };
-    let labels = || case.labels[..].into();
-    let (sequences, entropies) = (widen(sequences), widen(entropies));
-    let logits = case.logits();
-    let exact = reference::logps(batch, &logits, labels()).unwrap();
-    let entropy = &exact.metrics.as_ref().unwrap().entropy;
-    let upstream = f64::from(UPSTREAM);
-    let mut dlogits =
-        reference::backward(batch, &logits, labels(), &exact.logsumexp, &sequences, upstream).unwrap();
-    let part = EntropyCoef { coef: &entropies, entropy };
-    let part =
-        reference::entropy_gradient(batch, &logits, labels(), &exact.logsumexp, part, upstream).unwrap();
-    dlogits.iter_mut().zip(&part).for_each(|(dlogit, part)| *dlogit += part);
-    let right = reference::lm_head::gradients(batch, &head, &dlogits).unwrap();
-
-    let delta = case.logit_errors(&logits, DType::F32);
-    let bounds = CPU.row(columns, &batch.transform);
-    let mut errors = [vec![0.0; case.hidden.len()], vec![0.0; case.weight.len()], vec![0.0; VOCAB]];
-    for r in (0..batch.rows()).filter(|&r| case.labels_of(r).is_some()) {
-        let s = sequence_rows(batch).iter().position(|rows| rows.contains(&r)).unwrap();
-        let (c, e) = (upstream * sequences[s], upstream * entropies[r]);
-        let coef = Coefficient { value: c, error: 0.0 };
-        let mut of_row = bounds.gradient(DType::F32, exact.logsumexp[r], coef);
-        let moved_entropy = 2.0 * delta[r] * (columns as f64).ln();
-        let error = bounds.entropy() + moved_entropy;
-        of_row.entropy = Some(EntropyPart { coef: e, entropy: entropy[r], error });
-        for v in 0..columns {
-            let z = logits[r * batch.row_stride + v];
-            let (logp, slope) = (batch.transform.apply(z) - exact.logsumexp[r], batch.transform.slope(z));
-            let (p, moved) = (logp.exp(), (2.0 * delta[r]).exp_m1());
-            let size = logp.abs() + entropy[r];
-            let of_entropy = p * (moved * size + (1.0 + moved) * (2.0 * delta[r] + moved_entropy));
-            let bend = batch.transform.softcap.map_or(0.0, |cap| {
-                f64::from(batch.transform.scale) / f64::from(cap) * delta[r] * (c.abs() + e.abs() * p * size)
-            });
-            let moved = slope * (c.abs() * p * moved + e.abs() * of_entropy) + bend;
-            let error = of_row.element(z, case.labels_of(r) == Some(v as i64)) + moved;
-            let size = dlogits[r * batch.row_stride + v].abs() + error;
-            for k in 0..HIDDEN {
-                let (at_x, at_w) = (r * HIDDEN + k, v * HIDDEN + k);
-                let (x, w) = (f64::from(case.hidden[at_x]).abs(), f64::from(case.weight[at_w]).abs());
-                errors[0][at_x] += (error + sum_unit(batch, columns) * size) * w;
-                errors[1][at_w] += (error + sum_unit(batch, 0) * size) * x;
-            }
-            errors[2][v] += error + sum_unit(batch, 0) * size;
-        }
-    }
-    let [of_hidden, of_weight, of_bias] = errors;
-    [[right.hidden, of_hidden], [right.weight, of_weight], [right.bias, of_bias]]
-}
-
 /// An objective with entropies in it, whatever the chunks.
 #[test]
 fn an_objective_with_entropies() {
@@ -357,7 +292,7 @@ fn an_objective_with_entropies() {
     // No part of the log-prob, none of the entropy, neither.
     sequences[..2].fill(0.0);
     coef[8..24].fill(0.0);
-    let expected = expected_with_entropies(&case, &sequences, &coef);
+    let expected = ExpectedGradients::with_entropies(&case, &CPU, DType::F32, DType::F32, &sequences, &coef);
     let head = LmHead {
         hidden_size: HIDDEN,
         hidden: &case.hidden,
@@ -383,15 +318,7 @@ fn an_objective_with_entropies() {
             .unwrap()
             .check()
             .unwrap();
-        let found = [("dX", &dhidden, 0.0), ("dW", &dweight, START), ("db", &dbias, START)];
-        for ((what, found, start), [right, errors]) in found.into_iter().zip(&expected) {
-            let start = f64::from(start);
-            for (at, (&found, (right, error))) in found.iter().zip(right.iter().zip(errors)).enumerate() {
-                let bound = stored(DType::F32, start + right, error + sum_unit(&batch, 0) * start);
-                let off = (f64::from(found) - start - right).abs();
-                assert!(off <= bound, "{what}[{at}], {rows} rows: {found:e}, {right:e} within {bound:e}");
-            }
-        }
+        expected.check(&format!("{rows} rows"), &case, DType::F32, [&dhidden, &dweight, &dbias]);
         let skipped = &dhidden[8 * HIDDEN..16 * HIDDEN];
         assert!(skipped.iter().all(|value| value.to_bits() == 0));
     }

@@ -7,9 +7,9 @@ mod devices;
 
 use devices::H200;
 use dpo_kernels::cuda::plan::{
-    self, Capacity, DeviceLmHead, DeviceLmHeadCoef, DeviceLmHeadGradients, DevicePairInputs, LmHeadMemory,
-    LmHeadRows, LmHeadWorkspace, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Product, Step,
-    TokenMetricBuffers,
+    self, Capacity, DeviceLmHead, DeviceLmHeadCoef, DeviceLmHeadGradients, DevicePairInputs, EntropyBuffers,
+    LmHeadMemory, LmHeadRows, LmHeadWorkspace, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan,
+    Product, Step, TokenMetricBuffers,
 };
 use dpo_kernels::{DType, Error, HostBatch, LabelAlignment, PairLoss, Pairs, Result, Transform};
 
@@ -71,6 +71,8 @@ struct Call<'a> {
     /// Rows of a chunk.
     chunk_rows: usize,
     capacity: Option<Capacity>,
+    /// Where it is not the head's.
+    logits_dtype: Option<DType>,
     address: u64,
 }
 
@@ -86,6 +88,7 @@ impl<'a> Call<'a> {
             gradients,
             chunk_rows,
             capacity: None,
+            logits_dtype: None,
             address: WORKSPACE,
         }
     }
@@ -97,11 +100,10 @@ impl<'a> Call<'a> {
     fn workspace(&self) -> LmHeadWorkspace {
         let capacity = self.capacity.unwrap_or(self.rows().capacity());
         let DeviceLmHead { dtype, hidden_size, .. } = self.head;
-        let bytes_per_row = LmHeadMemory::bytes_per_row(dtype, capacity.vocab, hidden_size);
-        let memory = LmHeadMemory {
-            budget_bytes: self.chunk_rows * bytes_per_row,
-            ..LmHeadMemory::new(capacity, dtype, hidden_size)
-        };
+        let logits_dtype = self.logits_dtype.unwrap_or(dtype);
+        let memory = LmHeadMemory { logits_dtype, ..LmHeadMemory::new(capacity, dtype, hidden_size) };
+        let budget_bytes = self.chunk_rows * memory.bytes_per_row(capacity.vocab);
+        let memory = LmHeadMemory { budget_bytes, ..memory };
         LmHeadWorkspace { address: self.address, memory }
     }
 
@@ -335,8 +337,18 @@ fn what_cannot_be_is_refused() {
     let memory = workspace.memory;
     assert_eq!(in_memory(LmHeadMemory { dtype: DType::F16, ..memory }), "head");
     assert_eq!(in_memory(LmHeadMemory { hidden_size: 64, ..memory }), "head");
-    let row = LmHeadMemory::bytes_per_row(DType::BF16, VOCAB, SIZE);
+    let row = memory.bytes_per_row(VOCAB);
     assert_eq!(row, 2 * (1008 + 32) + 4 * 32);
+    let wide = LmHeadMemory { logits_dtype: DType::F32, ..memory };
+    assert_eq!(wide.bytes_per_row(VOCAB), row + 4 * 1008);
+    for (dtype, logits_dtype, expected) in [
+        (DType::BF16, DType::F16, "bf16 or f32"),
+        (DType::F16, DType::BF16, "f16 or f32"),
+        (DType::F32, DType::BF16, "f32"),
+    ] {
+        let memory = LmHeadMemory { dtype, logits_dtype, ..memory };
+        assert_eq!(value(memory.workspace_bytes().unwrap_err()), ("logits_dtype", expected.into()));
+    }
     assert_eq!(in_memory(LmHeadMemory { budget_bytes: row - 1, ..memory }), "budget_bytes");
     assert!(
         call.plan_in(&LmHeadWorkspace { memory: LmHeadMemory { budget_bytes: row, ..memory }, ..workspace })
@@ -360,6 +372,44 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(labels, Error::Length { argument: "labels", expected: 16, found: 15, .. }));
 }
 
+/// Logits of f32 get a bias of f32, and a gradient of the hidden states' type in a place of its own.
+#[test]
+fn logits_of_another_type_are_narrowed_once() {
+    let head = DeviceLmHead { bias: Some(BIAS), ..HEAD };
+    let call = Call { head, logits_dtype: Some(DType::F32), ..Call::new(ALL, 16) };
+    let plan = call.plan().unwrap();
+    let steps: Vec<_> = plan.steps().iter().map(name).collect();
+    let expected = [
+        "move_rows_bf16_to_f32", // the bias
+        "zero 1024",
+        "zero 16",
+        "move_rows_bf16",
+        "16 x 32 x 1003",
+        "factored_f32",
+        "move_rows_f32_to_bf16", // G
+        "pair_loss",
+        "row_coef",
+        "bias_gradient_bf16",
+        "move_rows_bf16",
+        "clear_rows",
+        "1003 x 16 x 32 added",
+        "16 x 1003 x 32",
+        "move_rows_f32_to_bf16",
+        "token_results",
+    ];
+    assert_eq!(steps, expected);
+    let products: Vec<&Product> = plan.products().collect();
+    assert_eq!((products[0].out.dtype, products[0].left.matrix.dtype), (DType::F32, DType::BF16));
+    assert!(products[0].bias.is_some_and(|bias| bias != BIAS));
+    let gradient = products[1].left.matrix;
+    assert_eq!((gradient.dtype, gradient), (DType::BF16, products[2].left.matrix));
+    let logits = products[0].out;
+    assert!(
+        gradient.address >= logits.address + 4 * 16 * 1008
+            || gradient.address + 2 * 16 * 1008 <= logits.address
+    );
+}
+
 #[test]
 fn coefficients_of_ones_own_are_checked() {
     let call = Call::new(ALL, 16);
@@ -368,6 +418,7 @@ fn coefficients_of_ones_own_are_checked() {
         logsumexp_residual: Some(0x5000),
         coef: Some(0xc000),
         token_coef: None,
+        entropy: None,
         threshold: 0.0,
     };
     let plan = |batch: HostBatch<'_>, inputs: &DeviceLmHeadCoef| {
@@ -392,7 +443,16 @@ fn coefficients_of_ones_own_are_checked() {
         "move_rows_f32_to_bf16",
     ];
     assert_eq!(steps, expected);
+    let entropy = EntropyBuffers { coef: 0x2_0000, entropy: 0x3_0000 };
+    let with_entropies = DeviceLmHeadCoef { entropy: Some(entropy), ..inputs };
+    let steps: Vec<_> = plan(batch(), &with_entropies).unwrap().steps().iter().map(name).collect();
+    // Entropies and their coefficients come with logsumexp; the gradient then has both coefficients in it.
+    let gathered = ["move_rows_f32"; 4];
+    let with = [&gathered[..], &expected[2..5], &["backward_entropy_bf16"], &expected[6..]].concat();
+    assert_eq!(steps, with);
     for (argument, inputs) in [
+        ("entropy", DeviceLmHeadCoef { entropy: Some(EntropyBuffers { entropy: 2, ..entropy }), ..inputs }),
+        ("entropy_coef", DeviceLmHeadCoef { entropy: Some(EntropyBuffers { coef: 0, ..entropy }), ..inputs }),
         ("logsumexp", DeviceLmHeadCoef { logsumexp: 0, ..inputs }),
         ("logsumexp_residual", DeviceLmHeadCoef { logsumexp_residual: Some(2), ..inputs }),
         ("coef", DeviceLmHeadCoef { coef: Some(2), ..inputs }),

@@ -1,8 +1,8 @@
 //! The kernels on the first GPU: device time of every pass, as a share of the bandwidth that the device's own copy reaches in
 //! the same run, and the host's time for one launch.
 //!
-//! `cargo bench --bench cuda` measures the shapes that tell something within 90 seconds; `-- --full` measures the others too,
-//! and `-- 128256 bf16` those whose names have all of these words. With `DPO_BENCH_OUT=folder` the table and the raw figures
+//! `cargo bench --bench cuda` measures the shapes that tell something within 90 seconds, and the head, from hidden states;
+//! `-- --full` measures the others too, `-- 128256 bf16` those whose names have all of these words, and `-- head` the head alone. With `DPO_BENCH_OUT=folder` the table and the raw figures
 //! are written there too: cuda.md, cuda.json.
 //!
 //! Without a device the benchmark says so and passes, unless DPO_REQUIRE_GPU is set.
@@ -10,6 +10,7 @@
 mod clock;
 #[path = "../common/mod.rs"]
 mod common;
+mod head;
 mod host;
 mod passes;
 mod shapes;
@@ -70,6 +71,9 @@ fn main() -> Result<()> {
             DType::F32 => passes::measure::<f32>(&gpu, shape.size)?,
         });
         println!("{:>5.1} s  {}", started.elapsed().as_secs_f64(), shape.name());
+    }
+    if words.is_empty() || words.iter().any(|word| word == "head") {
+        report.heads = head::measure(&gpu)?;
     }
     report.host = host::launches(&gpu)?;
     println!("\n{}", report.markdown());

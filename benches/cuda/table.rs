@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Result;
+use crate::head::HeadTime;
 use crate::host::HostTime;
 
 /// One pass over one shape.
@@ -31,12 +32,13 @@ pub struct Report {
     device: String,
     shapes: Vec<Vec<Measured>>,
     left_out: Vec<String>,
+    pub heads: Vec<HeadTime>,
     pub host: Vec<HostTime>,
 }
 
 impl Report {
     pub fn new(device: String) -> Self {
-        Report { device, shapes: vec![], left_out: vec![], host: vec![] }
+        Report { device, shapes: vec![], left_out: vec![], heads: vec![], host: vec![] }
     }
 
     /// The passes over a shape, which are the same for all.
@@ -68,6 +70,14 @@ impl Report {
             }
             let _ = writeln!(text, " {:.0} |", shape[0].rate() / 1e3);
         }
+        if !self.heads.is_empty() {
+            let _ =
+                writeln!(text, "\n| the head | ms | its products alone, ms | ratio |\n|---|---:|---:|---:|");
+        }
+        for HeadTime { name, micros, products } in &self.heads {
+            let (ms, alone) = (significant(micros / 1e3), significant(products / 1e3));
+            let _ = writeln!(text, "| {name} | {ms} | {alone} | {:.3} |", micros / products);
+        }
         let host = self.host.iter().map(|time| format!("{} {:.2}", time.what, time.micros));
         let _ = writeln!(text, "\nHost microseconds of a launch: {}.", host.collect::<Vec<_>>().join(", "));
         for shape in &self.left_out {
@@ -87,8 +97,14 @@ impl Report {
             .collect();
         let host: Vec<_> =
             self.host.iter().map(|time| json!({"what": time.what, "us": time.micros})).collect();
-        let figures =
-            json!({"device": self.device, "passes": passes, "host": host, "not_measured": self.left_out});
+        let heads: Vec<_> = self
+            .heads
+            .iter()
+            .map(|m| json!({"head": m.name, "us": m.micros, "products_us": m.products}))
+            .collect();
+        let figures = json!({
+            "device": self.device, "passes": passes, "heads": heads, "host": host, "not_measured": self.left_out
+        });
         fs::write(Path::new(&out).join("cuda.md"), self.markdown())?;
         fs::write(Path::new(&out).join("cuda.json"), serde_json::to_string_pretty(&figures)?)?;
         Ok(())

@@ -15,3 +15,6 @@ template <class Params> __device__ float row_coef(const Params &p, u32 sequence,
     if (p.token_coef) coef *= p.token_coef[row];
     return times_upstream(p, coef);
 }
+
+// Whether a coefficient is no more than the threshold. A NaN is not.
+template <class Params> __device__ bool is_small(const Params &p, float coef) { return fabsf(coef) <= p.threshold; }

@@ -86,13 +86,15 @@ impl Kernel {
     };
 
     /// Those of which there is not one for each dtype.
-    const ONCE: [Kernel; 6] = [
+    const ONCE: [Kernel; 8] = [
         Kernel::PairLoss,
         Kernel::RowCoef,
         Kernel::ClearRows,
         Kernel::TokenResults,
         Kernel::MoveRows { from: DType::F32, to: DType::F16 },
         Kernel::MoveRows { from: DType::F32, to: DType::BF16 },
+        Kernel::MoveRows { from: DType::F16, to: DType::F32 },
+        Kernel::MoveRows { from: DType::BF16, to: DType::F32 },
     ];
 
     const fn of(dtype: DType) -> [Kernel; PER_DTYPE] {

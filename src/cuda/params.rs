@@ -894,8 +894,9 @@ const _: () = {
         "Offset of field: DpoBackward::threshold",
     ][::core::mem::offset_of!(DpoBackward, threshold) - 196usize];
 };
-/** c of the rows of a window, as the head's kernels take it: 0 for a row that has no part in the gradients, whatever its logits
- are, and NaN for one whose label is a bad one.*/
+/** What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or 1, where the gradient has
+ the coefficients of log-probs and entropies in it; 0 for a row that has no part in the gradients, whatever its logits are, and NaN
+ for one whose label is a bad one.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoRowCoef {
@@ -904,6 +905,10 @@ pub struct DpoRowCoef {
     pub coef: ::core::ffi::c_ulonglong,
     /// [rows], or null: 1
     pub token_coef: ::core::ffi::c_ulonglong,
+    /// [rows], where entropies have coefficients
+    pub entropy: ::core::ffi::c_ulonglong,
+    /// [rows], or null: entropies have none
+    pub entropy_coef: ::core::ffi::c_ulonglong,
     /// a scalar, or null: 1
     pub upstream: ::core::ffi::c_ulonglong,
     /// [rows]
@@ -912,7 +917,7 @@ pub struct DpoRowCoef {
     pub names: ::core::ffi::c_ulonglong,
     /// [rows of the window]
     pub row_coef: ::core::ffi::c_ulonglong,
-    /// lowered to the first row whose c or logsumexp is not finite; or null
+    /// Lowered to the first row of whose coefficients, logsumexp and entropy one is not finite; or null.
     pub nonfinite_row: ::core::ffi::c_ulonglong,
     pub upstream_scale: f32,
     /// a coefficient that is no larger is 0
@@ -920,7 +925,7 @@ pub struct DpoRowCoef {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 152usize];
+    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 168usize];
     ["Alignment of DpoRowCoef"][::core::mem::align_of::<DpoRowCoef>() - 8usize];
     [
         "Offset of field: DpoRowCoef::batch",
@@ -932,26 +937,32 @@ const _: () = {
         "Offset of field: DpoRowCoef::token_coef",
     ][::core::mem::offset_of!(DpoRowCoef, token_coef) - 96usize];
     [
+        "Offset of field: DpoRowCoef::entropy",
+    ][::core::mem::offset_of!(DpoRowCoef, entropy) - 104usize];
+    [
+        "Offset of field: DpoRowCoef::entropy_coef",
+    ][::core::mem::offset_of!(DpoRowCoef, entropy_coef) - 112usize];
+    [
         "Offset of field: DpoRowCoef::upstream",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 104usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 120usize];
     [
         "Offset of field: DpoRowCoef::logsumexp",
-    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 112usize];
+    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 128usize];
     [
         "Offset of field: DpoRowCoef::names",
-    ][::core::mem::offset_of!(DpoRowCoef, names) - 120usize];
+    ][::core::mem::offset_of!(DpoRowCoef, names) - 136usize];
     [
         "Offset of field: DpoRowCoef::row_coef",
-    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 128usize];
+    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 144usize];
     [
         "Offset of field: DpoRowCoef::nonfinite_row",
-    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 136usize];
+    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 152usize];
     [
         "Offset of field: DpoRowCoef::upstream_scale",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 144usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 160usize];
     [
         "Offset of field: DpoRowCoef::threshold",
-    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 148usize];
+    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 164usize];
 };
 /// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
 #[repr(C)]

@@ -16,10 +16,12 @@
 
 mod gradients;
 mod plan;
+mod regions;
 
 pub use gradients::{LmHeadGradients, WantedGradients};
 pub(crate) use plan::rows_within;
 pub use plan::{Chunk, LmHeadPlan, Way};
+pub use regions::{Region, check_apart};
 
 use crate::batch::{COUNT_LIMIT, HostBatch};
 use crate::dtype::Logit;

@@ -11,12 +11,12 @@
 #![allow(dead_code)] // every test uses its own part
 
 use dpo_kernels::{
-    Coef, DType, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead, Logit, Logps, PairInputs,
-    PairLoss, Pairs, Transform, reference,
+    Coef, DType, EntropyCoef, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHead, Logit, Logps,
+    PairInputs, PairLoss, Pairs, Transform, reference,
 };
 
 use super::random::Random;
-use super::tolerance::gradient::{Coefficient, stored};
+use super::tolerance::gradient::{Coefficient, EntropyPart, stored};
 use super::tolerance::pair_arguments::PairArguments;
 use super::tolerance::precision::{Precision, UNIT_F32, rounding};
 use super::tolerance::sequence::Uncertain;
@@ -110,8 +110,8 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// For a backend, which rounds logits, G and c X to `dtype` where that is not f32.
-    pub fn of(case: &Case<'_>, precision: &Precision, dtype: DType) -> Self {
+    /// For a backend, which rounds logits to `logits_dtype`, and G and c X to `dtype`, where those are not f32.
+    pub fn of(case: &Case<'_>, precision: &Precision, dtype: DType, logits_dtype: DType) -> Self {
         let batch = &case.batch;
         let columns = batch.columns();
         let labels = || case.labels[..].into();
@@ -135,7 +135,7 @@ impl Expected {
 
         let scale = f64::from(batch.transform.scale);
         let round = |value: f64| if dtype == DType::F32 { 0.0 } else { rounding(dtype, value) };
-        let delta = case.logit_errors(&logits, dtype);
+        let delta = case.logit_errors(&logits, logits_dtype);
         let bounds = precision.row(columns, &batch.transform);
         let is_scored = |r: usize| logps.token_weights[r] != 0.0 || logps.token_logps[r] != 0.0;
         let token = |r: usize| {
@@ -183,7 +183,7 @@ impl Expected {
             let factor = f64::from(UPSTREAM) * logps.token_weights[r];
             let (c, c_error) = (factor * pairs.coef[s], factor * pair_bounds.coef[s]);
             let one = Coefficient { value: 1.0, error: 0.0 };
-            let of_row = bounds.gradient(dtype, logps.logsumexp[r], one);
+            let of_row = bounds.gradient(logits_dtype, logps.logsumexp[r], one);
             for v in 0..columns {
                 let z = logits[r * batch.row_stride + v];
                 let is_label = case.labels_of(r) == Some(v as i64);
@@ -257,6 +257,95 @@ impl Expected {
         }
         for (i, &value) in found.bias.iter().enumerate() {
             within(&format!("db[{i}]"), value.into(), start + self.bias[0][i], self.bias[1][i]);
+        }
+    }
+}
+
+/// What is right of dX, dW and db, and how far a backend may be from it before it stores them.
+pub struct ExpectedGradients([[Vec<f64>; 2]; 3]);
+
+impl ExpectedGradients {
+    /// Of `sequences` and `entropies`, ∂L/∂logp of each sequence and ∂L/∂H of each row, for a backend that rounds logits to
+    /// `logits_dtype`, and their gradient to `dtype`.
+    ///
+    /// The part of an entropy, e p (log p + H), moves with logits that are off by δ as p does, by the factor e^(2δ), and as log p and H
+    /// do, by 2δ and 2δ ln V; a soft cap's slope moves by δ s/C. From there on it is as in tests/common/head_case.rs.
+    pub fn with_entropies(
+        case: &Case<'_>,
+        precision: &Precision,
+        dtype: DType,
+        logits_dtype: DType,
+        sequences: &[f32],
+        entropies: &[f32],
+    ) -> Self {
+        let (batch, columns) = (&case.batch, case.batch.columns());
+        let (x, w) = (widened(&case.hidden), widened(&case.weight));
+        let b = case.bias.as_deref().map(widened);
+        let head = LmHead { hidden_size: HIDDEN, hidden: &x, weight: &w, bias: b.as_deref() };
+        let labels = || case.labels[..].into();
+        let (sequences, entropies) = (widened(sequences), widened(entropies));
+        let logits = case.logits();
+        let exact = reference::logps(batch, &logits, labels()).unwrap();
+        let entropy = &exact.metrics.as_ref().unwrap().entropy;
+        let upstream = f64::from(UPSTREAM);
+        let mut dlogits =
+            reference::backward(batch, &logits, labels(), &exact.logsumexp, &sequences, upstream).unwrap();
+        let part = EntropyCoef { coef: &entropies, entropy };
+        let part =
+            reference::entropy_gradient(batch, &logits, labels(), &exact.logsumexp, part, upstream).unwrap();
+        dlogits.iter_mut().zip(&part).for_each(|(dlogit, part)| *dlogit += part);
+        let right = reference::lm_head::gradients(batch, &head, &dlogits).unwrap();
+
+        let delta = case.logit_errors(&logits, logits_dtype);
+        let bounds = precision.row(columns, &batch.transform);
+        let mut errors = [vec![0.0; case.hidden.len()], vec![0.0; case.weight.len()], vec![0.0; VOCAB]];
+        for r in (0..batch.rows()).filter(|&r| case.labels_of(r).is_some()) {
+            let s = sequence_rows(batch).iter().position(|rows| rows.contains(&r)).unwrap();
+            let (c, e) = (upstream * sequences[s], upstream * entropies[r]);
+            let coef = Coefficient { value: c, error: 0.0 };
+            let mut of_row = bounds.gradient(logits_dtype, exact.logsumexp[r], coef);
+            let moved_entropy = 2.0 * delta[r] * (columns as f64).ln();
+            let error = bounds.entropy() + moved_entropy;
+            of_row.entropy = Some(EntropyPart { coef: e, entropy: entropy[r], error });
+            for v in 0..columns {
+                let z = logits[r * batch.row_stride + v];
+                let (logp, slope) = (batch.transform.apply(z) - exact.logsumexp[r], batch.transform.slope(z));
+                let (p, moved) = (logp.exp(), (2.0 * delta[r]).exp_m1());
+                let size = logp.abs() + entropy[r];
+                let of_entropy = p * (moved * size + (1.0 + moved) * (2.0 * delta[r] + moved_entropy));
+                let bend = batch.transform.softcap.map_or(0.0, |cap| {
+                    f64::from(batch.transform.scale) / f64::from(cap)
+                        * delta[r]
+                        * (c.abs() + e.abs() * p * size)
+                });
+                let moved = slope * (c.abs() * p * moved + e.abs() * of_entropy) + bend;
+                let error = of_row.element(z, case.labels_of(r) == Some(v as i64)) + moved;
+                let right = dlogits[r * batch.row_stride + v].abs();
+                let error = if dtype == DType::F32 { error } else { stored(dtype, right, error) };
+                let size = right + error;
+                for k in 0..HIDDEN {
+                    let (at_x, at_w) = (r * HIDDEN + k, v * HIDDEN + k);
+                    errors[0][at_x] += (error + sum_unit(batch, columns) * size) * w[at_w].abs();
+                    errors[1][at_w] += (error + sum_unit(batch, 0) * size) * x[at_x].abs();
+                }
+                errors[2][v] += error + sum_unit(batch, 0) * size;
+            }
+        }
+        let [of_hidden, of_weight, of_bias] = errors;
+        ExpectedGradients([[right.hidden, of_hidden], [right.weight, of_weight], [right.bias, of_bias]])
+    }
+
+    /// Of dX in `dtype`, and of dW and db, which were added to [`START`].
+    pub fn check(&self, name: &str, case: &Case<'_>, dtype: DType, found: [&[f32]; 3]) {
+        let of = [("dX", dtype, 0.0), ("dW", DType::F32, START), ("db", DType::F32, START)];
+        for (((what, dtype, start), found), [right, errors]) in of.into_iter().zip(found).zip(&self.0) {
+            let start = f64::from(start);
+            assert_eq!(found.len(), right.len(), "{name}: {what}");
+            for (at, (&found, (right, error))) in found.iter().zip(right.iter().zip(errors)).enumerate() {
+                let bound = stored(dtype, start + right, error + sum_unit(&case.batch, 0) * start);
+                let off = (f64::from(found) - start - right).abs();
+                assert!(off <= bound, "{name}, {what}[{at}]: {found:e}, {right:e} within {bound:e}");
+            }
         }
     }
 }

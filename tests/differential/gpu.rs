@@ -145,7 +145,7 @@ fn head_pass(context: &Arc<CudaContext>, products: &Arc<Products>) {
 
     let memory = LmHeadMemory::new(Capacity::of(&batch), DType::F32, SIZE);
     // Chunks of whole pairs, and of less than a pair.
-    for budget_bytes in [memory.budget_bytes, 5 * LmHeadMemory::bytes_per_row(DType::F32, vocab, SIZE)] {
+    for budget_bytes in [memory.budget_bytes, 5 * memory.bytes_per_row(vocab)] {
         let memory = LmHeadMemory { budget_bytes, ..memory };
         let mut pass =
             LmHeadPass::new(&kernels, products, &stream, memory, &batch, labels[..].into()).unwrap();
@@ -171,6 +171,12 @@ fn head_pass(context: &Arc<CudaContext>, products: &Arc<Products>) {
             LmHeadGradientSlices { hidden: Some(again.as_view_mut()), ..LmHeadGradientSlices::default() };
         pass.backward(&head, &mut gradients).unwrap();
         close(&stream.clone_dtoh(&again).unwrap(), &dhidden);
+
+        // Labels that the device alone has are fetched.
+        let elsewhere = stream.clone_htod(&labels).unwrap();
+        pass.bind(&batch, DeviceLabels::from(&elsewhere).to_host().unwrap()[..].into()).unwrap();
+        pass.logps(&head).unwrap();
+        close(&pass.read_logps().unwrap().token_logps, &expected.logps.token_logps);
 
         // Too short a weight is refused, and so is a gradient in the place of what is read.
         let short = LmHeadSlices { weight: w.slice(1..), ..head };

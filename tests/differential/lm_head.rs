@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 
 use dpo_kernels::cuda::params::{DPO_NO_TROUBLE, DpoProgress};
 use dpo_kernels::cuda::plan::{
-    self, DeviceLmHead, DeviceLmHeadCoef, DeviceLmHeadGradients, ForwardBuffers, LmHeadMemory, LmHeadRows,
-    LmHeadWorkspace, LogpsBuffers, PairLossArguments, Plan,
+    self, DeviceLmHead, DeviceLmHeadCoef, DeviceLmHeadGradients, EntropyBuffers, ForwardBuffers,
+    LmHeadMemory, LmHeadRows, LmHeadWorkspace, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan,
 };
 use dpo_kernels::{
-    DType, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHeadPlan, Logit, PairInputs, PairLoss,
-    WantedGradients,
+    DType, Forward, HostBatch, IGNORE_INDEX, LabelAlignment, LmHeadPlan, Logit, PairInputs, PairLoss, Pairs,
+    Transform, WantedGradients,
 };
 
 use crate::executor::{Device, OnDevice, bytes_of};
-use crate::head_case::{Case, Expected, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, typed};
+use crate::head_case::{
+    Case, Expected, ExpectedGradients, Found, HIDDEN, REF_LOGPS, START, UPSTREAM, VOCAB, cases, mixed, typed,
+};
+use crate::random::Random;
 use crate::tolerance::precision::KERNELS;
 
 /// What is done of a case, and how.
@@ -31,11 +34,27 @@ struct How {
     metrics: bool,
     /// Whether dX is left out.
     weight_alone: bool,
+    /// Whether logits are f32 whatever the hidden states are.
+    wide_logits: bool,
 }
 
 impl How {
     fn new(frozen: bool, chunk_rows: usize) -> Self {
-        How { frozen, chunk_rows, phase: 0, in_one: true, metrics: false, weight_alone: false }
+        How {
+            frozen,
+            chunk_rows,
+            phase: 0,
+            in_one: true,
+            metrics: false,
+            weight_alone: false,
+            wide_logits: false,
+        }
+    }
+}
+
+impl How {
+    fn logits_dtype<T: Logit>(&self) -> DType {
+        if self.wide_logits { DType::F32 } else { T::DTYPE }
     }
 }
 
@@ -57,10 +76,11 @@ fn place<T: Logit>(executor: &mut OnDevice<impl Device>, case: &Case<'_>, how: H
     }
     let columns = case.batch.columns();
     let memory = LmHeadMemory {
-        budget_bytes: how.chunk_rows * LmHeadMemory::bytes_per_row(T::DTYPE, columns, HIDDEN),
+        logits_dtype: how.logits_dtype::<T>(),
         product_bytes: 0,
         ..LmHeadMemory::new(rows.capacity(), T::DTYPE, HIDDEN)
     };
+    let memory = LmHeadMemory { budget_bytes: how.chunk_rows * memory.bytes_per_row(columns), ..memory };
     // As an earlier pass might have left it: counters at zero, and anything behind them.
     let mut left = vec![0; memory.workspace_bytes().unwrap()];
     left[counters(&rows)..].fill(0xff);
@@ -133,16 +153,50 @@ fn run<T: Logit>(executor: &mut OnDevice<impl Device>, case: &Case<'_>, how: How
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights,
+            entropy: None,
             threshold: 0.0,
         };
-        let Placed { rows, entries, head, workspace, .. } = &placed;
-        let backward =
-            plan::lm_head_backward(&device, rows, *entries, VOCAB, head, &coef, gradients, workspace);
-        executor.0.run(backward.unwrap());
+        executor.0.run(backward_of(&device, &placed, &coef));
     }
+    collect::<T>(executor, case, &placed)
+}
+
+fn backward_of(device: &plan::Device, placed: &Placed, coef: &DeviceLmHeadCoef) -> Plan {
+    let Placed { rows, entries, head, gradients, workspace, .. } = placed;
+    plan::lm_head_backward(device, rows, *entries, VOCAB, head, coef, gradients, workspace).unwrap()
+}
+
+/// The gradients of coefficients that come from elsewhere, of log-probs and of entropies, after a pass for both.
+fn run_with_entropies<T: Logit>(
+    executor: &mut OnDevice<impl Device>,
+    case: &Case<'_>,
+    [sequences, entropies]: [&[f32]; 2],
+    how: How,
+) -> Found {
+    let mut placed = place::<T>(executor, case, How { metrics: true, ..how });
+    placed.out.pairs = PairOutputBuffers::default();
+    let (device, out) = (executor.0.properties(), &placed.out.logps);
+    executor.0.run(plan_of(&device, &placed, out, None, &DeviceLmHeadGradients::default()));
+    let mut upload = |values: &[f32]| executor.0.upload(bytes_of(values), 0);
+    let entropy = out.metrics.and_then(|metrics| metrics.entropy).unwrap();
+    let coef = DeviceLmHeadCoef {
+        logsumexp: out.logsumexp.unwrap(),
+        logsumexp_residual: out.logsumexp_residual,
+        coef: Some(upload(sequences)),
+        token_coef: out.token_weights,
+        entropy: Some(EntropyBuffers { coef: upload(entropies), entropy }),
+        threshold: 0.0,
+    };
+    executor.0.run(backward_of(&device, &placed, &coef));
+    collect::<T>(executor, case, &placed)
+}
+
+/// What a case's passes have left, and that their counters are zero again.
+fn collect<T: Logit>(executor: &mut OnDevice<impl Device>, case: &Case<'_>, placed: &Placed) -> Found {
+    let Placed { out, gradients, .. } = placed;
     let counted = executor.0.download(placed.workspace.address, counters(&placed.rows));
     assert!(counted.iter().all(|&byte| byte == 0), "{}: counters", case.name);
-    let out: Forward = executor.fetch_results(out, extent);
+    let out: Forward = executor.fetch_results(out, case.batch.extent());
     let hidden: Vec<T> =
         gradients.hidden.map(|hidden| executor.fetch(hidden, case.hidden.len())).unwrap_or_default();
     let mut sums = |address: Option<u64>, count| match address {
@@ -170,13 +224,18 @@ pub fn on_device<T: Logit>(executor: &mut OnDevice<impl Device>) {
     nothing_scored_moves_nothing::<T>(executor);
     coefficients_of_0_move_nothing::<T>(executor);
     metrics_change_nothing_else::<T>(executor);
+    entropies_have_gradients::<T>(executor);
+    entropies_that_are_not_finite_are_named::<T>(executor);
+    if T::DTYPE != DType::F32 {
+        logits_are_f32_by_choice::<T>(executor);
+    }
 }
 
 /// Chunks of less than a pair, of a pair and of everything, and in f32 of one row; frozen and not.
 fn every_way<T: Logit>(executor: &mut OnDevice<impl Device>) {
     let mut ways = BTreeMap::new();
     for (index, mut case) in cases().into_iter().enumerate() {
-        let expected = Expected::of(&case, &KERNELS, T::DTYPE);
+        let expected = Expected::of(&case, &KERNELS, T::DTYPE, T::DTYPE);
         // Hidden states of rows that are not scored are not read.
         for row in 0..case.batch.rows() {
             if case.labels_of(row).is_none() {
@@ -217,7 +276,7 @@ fn rows_without_labels_hold_0(case: &Case<'_>, found: &Found) {
 fn a_loss_of_ones_own<T: Logit>(executor: &mut OnDevice<impl Device>) {
     for case in cases().iter().filter(|case| ["LD-DPO", "soft cap, padded vocabulary"].contains(&&*case.name))
     {
-        let expected = Expected::of(case, &KERNELS, T::DTYPE);
+        let expected = Expected::of(case, &KERNELS, T::DTYPE, T::DTYPE);
         let found = run::<T>(executor, case, How { in_one: false, ..How::new(false, 11) });
         expected.check(case, T::DTYPE, false, &found);
     }
@@ -327,7 +386,7 @@ fn coefficients_of_0_move_nothing<T: Logit>(executor: &mut OnDevice<impl Device>
 /// from what is right. |∂H/∂z′| adds up to 2 ln V at most.
 fn metrics_change_nothing_else<T: Logit>(executor: &mut OnDevice<impl Device>) {
     for case in &cases()[..3] {
-        let expected = Expected::of(case, &KERNELS, T::DTYPE);
+        let expected = Expected::of(case, &KERNELS, T::DTYPE, T::DTYPE);
         let found = run::<T>(executor, case, How { metrics: true, ..How::new(false, 29) });
         expected.check(case, T::DTYPE, false, &found);
         let metrics = found.out.logps.metrics.as_ref().unwrap();
@@ -350,5 +409,73 @@ fn metrics_change_nothing_else<T: Logit>(executor: &mut OnDevice<impl Device>) {
             );
         }
         assert_eq!(metrics.mean.scored as usize, case.scored());
+    }
+}
+
+/// A batch without pairs, with everything that logits may go through, and coefficients: of both, of one alone, and of none.
+fn with_coefficients() -> (Case<'static>, Vec<f32>, Vec<f32>) {
+    let batch = HostBatch {
+        pairs: Pairs::None,
+        transform: Transform { scale: 0.7, softcap: Some(6.0), valid_vocab: Some(VOCAB - 3) },
+        ..HostBatch::padded(6, 8, VOCAB, LabelAlignment::Aligned)
+    };
+    let case = Case::new("entropies", batch, sigmoid(), PairInputs::default(), true);
+    let mut random = Random(11);
+    let (mut sequences, mut entropies) = (mixed(&mut random, 6), mixed(&mut random, batch.rows()));
+    sequences[..2].fill(0.0);
+    entropies[8..24].fill(0.0);
+    (case, sequences, entropies)
+}
+
+/// An objective with entropies in it, whatever the chunks and the type of the logits.
+fn entropies_have_gradients<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    let (case, sequences, entropies) = with_coefficients();
+    for chunk_rows in [7, case.scored()] {
+        for wide_logits in [false, true] {
+            let how = How { wide_logits, ..How::new(false, chunk_rows) };
+            let logits_dtype = how.logits_dtype::<T>();
+            let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
+            let expected = ExpectedGradients::with_entropies(
+                &case,
+                &KERNELS,
+                T::DTYPE,
+                logits_dtype,
+                &sequences,
+                &entropies,
+            );
+            let name = format!("{:?}, {chunk_rows} rows, {logits_dtype:?} logits", T::DTYPE);
+            expected.check(&name, &case, T::DTYPE, [&found.hidden, &found.weight, &found.bias]);
+            assert_eq!(found.nonfinite_row, None, "{name}");
+            // Sequence 1 has neither.
+            assert!(found.hidden[8 * HIDDEN..16 * HIDDEN].iter().all(|value| value.to_bits() == 0), "{name}");
+        }
+    }
+}
+
+/// Where dX is not wanted, an entropy's coefficient tells.
+fn entropies_that_are_not_finite_are_named<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    let (case, sequences, mut entropies) = with_coefficients();
+    let row = (24..48).rfind(|&row| case.labels_of(row).is_some()).unwrap();
+    entropies[row] = f32::INFINITY;
+    for weight_alone in [false, true] {
+        let how = How { weight_alone, ..How::new(false, 7) };
+        let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
+        assert_eq!(found.nonfinite_row, Some(row));
+        assert!(found.weight.iter().any(|value| !value.is_finite()));
+    }
+}
+
+/// Logits of f32 between 16-bit hidden states and a 16-bit G: every way, within bounds of their own, in which no logit is rounded.
+fn logits_are_f32_by_choice<T: Logit>(executor: &mut OnDevice<impl Device>) {
+    for case in &cases() {
+        let expected = Expected::of(case, &KERNELS, T::DTYPE, DType::F32);
+        for frozen in [false, true] {
+            for chunk_rows in [13, case.scored()] {
+                let how = How { wide_logits: true, ..How::new(frozen, chunk_rows) };
+                expected.check(case, T::DTYPE, frozen, &run::<T>(executor, case, how));
+            }
+        }
+        let how = How { wide_logits: true, in_one: false, metrics: true, ..How::new(false, 11) };
+        expected.check(case, T::DTYPE, false, &run::<T>(executor, case, how));
     }
 }

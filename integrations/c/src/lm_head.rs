@@ -1,6 +1,7 @@
 //! A head of the header in the crate's terms, in whichever memory its arrays are.
 
 use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
+use dpo_kernels::lm_head::{Region, check_apart};
 use dpo_kernels::{Batch, DType, Result, WantedGradients};
 
 use crate::batch;
@@ -65,20 +66,6 @@ pub(crate) fn wanted(gradients: Option<&dpo_lm_head_gradients>) -> WantedGradien
     })
 }
 
-/// Bytes of the caller's, with their name.
-struct Region {
-    argument: &'static str,
-    start: usize,
-    bytes: usize,
-}
-
-impl Region {
-    fn overlaps(&self, other: &Region) -> bool {
-        self.start < other.start.saturating_add(other.bytes)
-            && other.start < self.start.saturating_add(self.bytes)
-    }
-}
-
 /// Refuses a gradient where hidden states, weight, bias or another gradient is.
 pub(crate) fn check_gradients_apart(
     head: &dpo_lm_head,
@@ -86,30 +73,21 @@ pub(crate) fn check_gradients_apart(
     numbers: &Numbers,
     vocab: usize,
 ) -> Result<()> {
-    let region =
-        |argument, start: usize, len: usize, of: DType| Region { argument, start, bytes: len * of.size() };
     let Numbers { dtype, hidden_len, weight_len, .. } = *numbers;
-    let mut taken = vec![
-        region("hidden", head.hidden.addr(), hidden_len, dtype),
-        region("weight", head.weight.addr(), weight_len, dtype),
-        region("bias", head.bias.addr(), vocab, dtype),
+    let regions = [
+        ("hidden", head.hidden.addr(), hidden_len, dtype, false),
+        ("weight", head.weight.addr(), weight_len, dtype, false),
+        ("bias", head.bias.addr(), vocab, dtype, false),
+        ("gradients.hidden", gradients.hidden.addr(), hidden_len, dtype, true),
+        ("gradients.weight", gradients.weight.addr(), weight_len, DType::F32, true),
+        ("gradients.bias", gradients.bias.addr(), vocab, DType::F32, true),
     ];
-    let places = [
-        region("gradients.hidden", gradients.hidden.addr(), hidden_len, dtype),
-        region("gradients.weight", gradients.weight.addr(), weight_len, DType::F32),
-        region("gradients.bias", gradients.bias.addr(), vocab, DType::F32),
-    ];
-    for place in places {
-        if place.start == 0 {
-            continue;
-        }
-        if let Some(other) = taken.iter().find(|other| other.start != 0 && place.overlaps(other)) {
-            let Region { argument, start, bytes } = other;
-            let expected = format!("a buffer apart from {argument} ({bytes} bytes at {start:#x})");
-            let found = format!("{} bytes at {:#x}", place.bytes, place.start);
-            return Err(value(place.argument, expected, found));
-        }
-        taken.push(place);
-    }
-    Ok(())
+    let is_there = |&(_, start, ..): &(&str, usize, usize, DType, bool)| start != 0;
+    let regions = regions.into_iter().filter(is_there).map(|(argument, start, len, of, written)| Region {
+        argument,
+        start: start as u64,
+        bytes: len * of.size(),
+        written,
+    });
+    check_apart(&regions.collect::<Vec<_>>())
 }

@@ -720,11 +720,11 @@ static void lm_head(void) {
     head.budget_bytes = 0;
     gradients.hidden = hidden;
     CHECK(HEAD_FORWARD(PADDED) == DPO_ERROR_VALUE);
-    CHECK(strncmp(dpo_last_error(), "gradients.hidden: expected a buffer apart from hidden (32 bytes at ", 67) == 0);
+    CHECK(strncmp(dpo_last_error(), "gradients.hidden: expected memory apart from hidden (32 bytes at ", 65) == 0);
     gradients.hidden = dhidden;
     gradients.bias = &dweight[1][0];
     CHECK(HEAD_FORWARD(PADDED) == DPO_ERROR_VALUE);
-    CHECK(strncmp(dpo_last_error(), "gradients.bias: expected a buffer apart from gradients.weight ", 62) == 0);
+    CHECK(strncmp(dpo_last_error(), "gradients.bias: expected memory apart from gradients.weight ", 60) == 0);
 }
 
 /* Refusals name the argument, and leave the outputs as they were. */

@@ -101,8 +101,6 @@ pub struct DpoPass {
     pub(super) workspace: CudaSlice<u32>,
     /// Whether `backward` multiplies by what is in `token_weights`, whatever the batch.
     pub(super) token_coef: bool,
-    /// ∂L/∂H of each row, where that is wanted.
-    pub(super) entropy_coef: Option<CudaSlice<f32>>,
     pub(super) threshold: f32,
 }
 
@@ -147,7 +145,6 @@ impl DpoPass {
             batch: indices.load(stream, batch)?,
             indices,
             token_coef: false,
-            entropy_coef: None,
             threshold: 0.0,
         })
     }
@@ -223,27 +220,21 @@ impl DpoPass {
     /// # Errors
     ///
     /// [`Error::Driver`].
-    pub fn with_entropy_coef(self) -> Result<Self> {
-        let pass = match self.results.metrics {
-            MetricsLevel::None => self.with_token_metrics(MetricsLevel::Entropy)?,
-            _ => self,
-        };
-        let allocate = Allocate { stream: &pass.stream, extent: pass.capacity.extent() };
-        let entropy_coef = Some(allocate.zeros(pass.capacity.rows)?);
-        Ok(DpoPass { entropy_coef, ..pass })
+    pub fn with_entropy_coef(mut self) -> Result<Self> {
+        let mut allocate = Allocate { stream: &self.stream, extent: self.capacity.extent() };
+        self.results.set_entropy_coef(&mut allocate)?;
+        Ok(self)
     }
 
     /// `[rows]` coefficients of the rows' entropies, ∂L/∂H, on the device, of passes
     /// [with them](Self::with_entropy_coef); 0 at first. See [`EntropyCoef`](crate::EntropyCoef).
     pub fn entropy_coef_mut(&mut self) -> Option<CudaViewMut<'_, f32>> {
-        let rows = self.batch.rows();
-        self.entropy_coef.as_mut().map(|coef| coef.slice_mut(..rows))
+        self.results.entropy_coef_mut(self.batch.rows())
     }
 
     /// `[rows]` entropies of the last forward pass, on the device, where passes compute them.
     pub fn device_entropy(&self) -> Option<CudaView<'_, f32>> {
-        let metrics = self.results.out.logps.metrics.as_ref()?;
-        Some(metrics.entropy.slice(..self.batch.rows()))
+        self.results.device_entropy(self.batch.rows())
     }
 
     /// `[S]` log-probs, on the device.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DeviceSlice, SyncOnDrop};
 
 use crate::cuda::address::DeviceArray;
+use crate::cuda::device::driver;
 use crate::cuda::plan::DevicePairInputs;
 use crate::error::{Error, Result};
 use crate::loss::PairTensors;
@@ -28,6 +29,24 @@ pub enum DeviceLabels<'a> {
     I32(CudaView<'a, i32>),
     /// 64-bit labels.
     I64(CudaView<'a, i64>),
+}
+
+impl DeviceLabels<'_> {
+    /// The labels in host memory, for what has to know them there: the rows of [`LmHeadPass`](super::LmHeadPass). Waits for all that
+    /// the slice's stream has to do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`], also for faults of earlier work on the stream.
+    pub fn to_host(&self) -> Result<Vec<i64>> {
+        match self {
+            DeviceLabels::I32(labels) => {
+                let labels = driver("cuMemcpyDtoHAsync", labels.stream().clone_dtoh(labels))?;
+                Ok(labels.into_iter().map(i64::from).collect())
+            }
+            DeviceLabels::I64(labels) => driver("cuMemcpyDtoHAsync", labels.stream().clone_dtoh(labels)),
+        }
+    }
 }
 
 impl Clone for DeviceLabels<'_> {

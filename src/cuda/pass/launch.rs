@@ -7,7 +7,7 @@ use super::inputs::{DeviceLabels, PairSlices, check_context, with_pair_inputs};
 use crate::cuda::address::DeviceAddress;
 use crate::cuda::device::driver;
 use crate::cuda::plan::{
-    self, DevicePairInputs, EntropyBuffers, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
+    self, DevicePairInputs, GradientBuffers, Inputs, PairLossArguments, Plan, Workspace,
 };
 use crate::dtype::Logit;
 use crate::error::{Error, Result};
@@ -181,21 +181,12 @@ impl DpoPass {
         }
         let guarded = upstream.as_ref().map(|view| view.device_ptr(&self.stream));
         let out = self.results.addresses();
-        let entropy = match &self.entropy_coef {
-            None => None,
-            Some(coef) => {
-                let entropy = out.logps.metrics.as_ref().and_then(|metrics| metrics.entropy);
-                let because = "entropies have coefficients";
-                let entropy = entropy.ok_or(Error::Missing { argument: "token_metrics", because })?;
-                Some(EntropyBuffers { coef: coef.device_ptr(&self.stream).0, entropy })
-            }
-        };
         let buffers = GradientBuffers {
             logsumexp: out.logps.logsumexp.unwrap_or(0),
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights.filter(|_| self.uses_token_coef()),
-            entropy,
+            entropy: self.results.entropy_buffers()?,
             threshold: self.threshold,
             nonfinite_row: Some(self.results.nonfinite_row()),
             upstream: guarded.as_ref().map(|(address, _)| *address),

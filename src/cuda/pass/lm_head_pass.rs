@@ -66,7 +66,8 @@ impl<T> Default for LmHeadGradientSlices<'_, T> {
 /// chunk of rows at a time. What [`cpu::lm_head`](crate::cpu::lm_head) does in host memory.
 ///
 /// Labels are given from host memory, where a data loader has them: the rows that are scored, which are all that is multiplied,
-/// follow from them. Everything else is on the device. The pass allocates its memory once, for batches within the
+/// follow from them, and nothing waits for the device. Labels that are there alone have to be
+/// [fetched](super::DeviceLabels::to_host). Everything else is on the device. The pass allocates its memory once, for batches within the
 /// capacity of an [`LmHeadMemory`].
 ///
 /// ```no_run
@@ -190,6 +191,29 @@ impl LmHeadPass {
         Ok(self)
     }
 
+    /// Makes [`backward`](Self::backward) add the gradient of the rows' entropies, as
+    /// [`DpoPass::with_entropy_coef`](super::DpoPass::with_entropy_coef); of a pass with a loss they are no part.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`].
+    pub fn with_entropy_coef(mut self) -> Result<Self> {
+        let mut allocate = Allocate { stream: &self.stream, extent: self.memory.capacity.extent() };
+        self.results.set_entropy_coef(&mut allocate)?;
+        Ok(self)
+    }
+
+    /// `[rows]` coefficients of the rows' entropies, ∂L/∂H, on the device, of passes
+    /// [with them](Self::with_entropy_coef); 0 at first. See [`EntropyCoef`](crate::EntropyCoef).
+    pub fn entropy_coef_mut(&mut self) -> Option<CudaViewMut<'_, f32>> {
+        self.results.entropy_coef_mut(self.extent.rows)
+    }
+
+    /// `[rows]` entropies of the last pass, on the device, where passes compute them.
+    pub fn device_entropy(&self) -> Option<CudaView<'_, f32>> {
+        self.results.device_entropy(self.extent.rows)
+    }
+
     /// `logps` alone: the reference model's pass, with one product for each chunk.
     ///
     /// # Errors
@@ -233,11 +257,13 @@ impl LmHeadPass {
     }
 
     /// The gradients of the coefficients that [`coef_mut`](Self::coef_mut) shows, of log-probs that [`logps`](Self::logps) gave
-    /// of the same hidden states: for a loss of your own. The logits are made again.
+    /// of the same hidden states, and of those that [`entropy_coef_mut`](Self::entropy_coef_mut) shows, of their entropies: for a loss
+    /// of your own. The logits are made again.
     ///
     /// # Errors
     ///
-    /// Those of [`forward`](Self::forward), save for the loss.
+    /// Those of [`forward`](Self::forward), save for the loss; [`Error::Missing`] for a pass with coefficients of entropies whose
+    /// token metrics were taken away.
     pub fn backward<T: Logit>(
         &mut self,
         head: &LmHeadSlices<'_, T>,
@@ -249,6 +275,7 @@ impl LmHeadPass {
             logsumexp_residual: out.logps.logsumexp_residual,
             coef: out.pairs.coef,
             token_coef: out.logps.token_weights.filter(|_| self.rows.weighs_tokens()),
+            entropy: self.results.entropy_buffers()?,
             threshold: 0.0,
         };
         self.with_head(head, gradients, |pass, head, gradients| {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DeviceRepr};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr};
 
 use super::read::BatchMetrics;
 use crate::cuda::address::{Addresses, DeviceAddress, ForwardBuffers};
 use crate::cuda::device::driver;
 use crate::cuda::device_buffers::{Allocate, DeviceBuffers, Download, Locate};
 use crate::cuda::params::{DPO_NO_TROUBLE, DpoBatchMetrics};
-use crate::error::Result;
+use crate::cuda::plan::EntropyBuffers;
+use crate::error::{Error, Result};
 use crate::memory::{Extent, Unallocated};
 use crate::results::{ForwardTensors, Logps, MetricsLevel, PairOutputs, TokenMetricTensors};
 use crate::status::GradientStatus;
@@ -22,6 +23,8 @@ pub(super) struct PassResults {
     pub records: CudaSlice<DpoBatchMetrics>,
     nonfinite_row: CudaSlice<u32>,
     pub metrics: MetricsLevel,
+    /// ∂L/∂H of each row, where that is wanted.
+    entropy_coef: Option<CudaSlice<f32>>,
 }
 
 impl PassResults {
@@ -34,6 +37,7 @@ impl PassResults {
             nonfinite_row: driver("cuMemcpyHtoDAsync", stream.clone_htod(&[DPO_NO_TROUBLE]))?,
             stream,
             metrics: MetricsLevel::None,
+            entropy_coef: None,
         })
     }
 
@@ -45,6 +49,32 @@ impl PassResults {
         };
         self.metrics = level;
         Ok(())
+    }
+
+    /// Allocates coefficients of the rows' entropies, and those where there are none.
+    pub fn set_entropy_coef(&mut self, allocate: &mut Allocate<'_>) -> Result<()> {
+        if self.metrics == MetricsLevel::None {
+            self.set_token_metrics(allocate, MetricsLevel::Entropy)?;
+        }
+        self.entropy_coef = Some(allocate.zeros(allocate.extent.rows)?);
+        Ok(())
+    }
+
+    pub fn entropy_coef_mut(&mut self, rows: usize) -> Option<CudaViewMut<'_, f32>> {
+        self.entropy_coef.as_mut().map(|coef| coef.slice_mut(..rows))
+    }
+
+    pub fn device_entropy(&self, rows: usize) -> Option<CudaView<'_, f32>> {
+        self.out.logps.metrics.as_ref().map(|metrics| metrics.entropy.slice(..rows))
+    }
+
+    /// Where a backward pass finds coefficients of entropies, if there are any.
+    pub fn entropy_buffers(&self) -> Result<Option<EntropyBuffers>> {
+        let Some(coef) = &self.entropy_coef else { return Ok(None) };
+        let entropy = self.addresses().logps.metrics.and_then(|metrics| metrics.entropy);
+        let because = "entropies have coefficients";
+        let entropy = entropy.ok_or(Error::Missing { argument: "token_metrics", because })?;
+        Ok(Some(EntropyBuffers { coef: coef.device_ptr(&self.stream).0, entropy }))
     }
 
     /// Where they are: looked up for each launch, since this value owns them and nothing else keeps an address. Of token

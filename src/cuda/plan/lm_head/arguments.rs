@@ -3,9 +3,10 @@
 use super::memory::LmHeadWorkspace;
 use super::rows::LmHeadRows;
 use crate::cuda::address::{DeviceAddress, address, optional};
+use crate::cuda::plan::backward::EntropyBuffers;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::lm_head::{WantedGradients, check_hidden_size};
+use crate::lm_head::{Region, WantedGradients, check_apart, check_hidden_size};
 
 /// [`LmHead`](crate::LmHead) in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +79,10 @@ pub struct DeviceLmHeadCoef {
     pub coef: Option<DeviceAddress>,
     /// `[rows]` f32: a factor of each token, as [`GradientBuffers::token_coef`](super::super::GradientBuffers::token_coef).
     pub token_coef: Option<DeviceAddress>,
-    /// Rows whose coefficient is no larger than this have no gradient: [`Coef::threshold`](crate::Coef::threshold).
+    /// The gradient of the rows' entropies, if they have one: of `[rows]`, those of rows that are not scored are not read.
+    pub entropy: Option<EntropyBuffers>,
+    /// Rows whose coefficients are no larger than this have no gradient: [`Coef::threshold`](crate::Coef::threshold).
     pub threshold: f32,
-}
-
-/// Memory that a pass reads or writes.
-struct Region {
-    name: &'static str,
-    address: DeviceAddress,
-    bytes: usize,
-    written: bool,
 }
 
 /// Checks the addresses and sizes of a head, of its gradients and of the workspace, and that what is written overlaps nothing
@@ -117,33 +112,33 @@ pub(super) fn check(
     let places = workspace.places()?;
     let mut regions = vec![
         Region {
-            name: "workspace",
-            address: workspace.address,
+            argument: "workspace",
+            start: workspace.address,
             bytes: (places.end - workspace.address) as usize,
             written: true,
         },
         Region {
-            name: "entries",
-            address: address("entries", 4, entries)?,
+            argument: "entries",
+            start: address("entries", 4, entries)?,
             bytes: size_of_val(rows.entries()),
             written: false,
         },
         Region {
-            name: "hidden",
-            address: address("hidden", dtype.size(), head.hidden)?,
+            argument: "hidden",
+            start: address("hidden", dtype.size(), head.hidden)?,
             bytes: matrix(rows.all(), dtype.size())?,
             written: false,
         },
         Region {
-            name: "weight",
-            address: address("weight", dtype.size(), head.weight)?,
+            argument: "weight",
+            start: address("weight", dtype.size(), head.weight)?,
             bytes: matrix(vocab, dtype.size())?,
             written: false,
         },
     ];
-    let mut add = |name, alignment, at: Option<DeviceAddress>, bytes, written| {
+    let mut add = |argument, alignment, at: Option<DeviceAddress>, bytes, written| {
         if let Some(at) = at {
-            regions.push(Region { name, address: address(name, alignment, at)?, bytes, written });
+            regions.push(Region { argument, start: address(argument, alignment, at)?, bytes, written });
         }
         Ok(())
     };
@@ -153,20 +148,5 @@ pub(super) fn check(
     add("gradients.bias", 4, gradients.bias, vocab * size_of::<f32>(), true)?;
     optional("gradients.upstream", gradients.upstream)?;
     optional("gradients.nonfinite_row", gradients.nonfinite_row)?;
-    regions.sort_by_key(|region| region.address);
-    // Neighbours in the order of their addresses: what reaches the next but one reaches the next.
-    let mut furthest: Option<&Region> = None;
-    for region in &regions {
-        let end = |region: &Region| region.address.saturating_add(region.bytes as u64);
-        let overlaps = |before: &&Region| end(before) > region.address && (before.written || region.written);
-        if let Some(before) = furthest.filter(overlaps) {
-            let (written, other) = if region.written { (region, before) } else { (before, region) };
-            let expected = format!("memory apart from {}", other.name);
-            return Err(Error::value(written.name, expected, format!("{:#x}", written.address)));
-        }
-        if furthest.is_none_or(|before| end(before) < end(region)) {
-            furthest = Some(region);
-        }
-    }
-    Ok(())
+    check_apart(&regions)
 }

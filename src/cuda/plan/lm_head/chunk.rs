@@ -6,7 +6,7 @@ use super::memory::{LmHeadMemory, LmHeadWorkspace, Places, row_stride};
 use super::rows::LmHeadRows;
 use crate::cuda::address::{DeviceAddress, LogpsBuffers, TokenMetricBuffers, address, optional};
 use crate::cuda::params::{DPO_TOKEN_RESULTS, DpoRowCoef, DpoTokenResults};
-use crate::cuda::plan::backward::{GradientBuffers, backward};
+use crate::cuda::plan::backward::{EntropyBuffers, GradientBuffers, backward};
 use crate::cuda::plan::batch::{DeviceBatch, Inputs, kernel_batch};
 use crate::cuda::plan::factored::factored;
 use crate::cuda::plan::forward::{forward, metrics_level};
@@ -32,12 +32,14 @@ pub struct Loss<'a> {
     pub coef: DeviceAddress,
 }
 
-/// Where c comes from, and what the gradient of logits needs of their log-probs: of the scored rows.
+/// Where the coefficients come from, and what the gradient of logits needs of their log-probs: of the scored rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Coefficients {
     pub logsumexp: DeviceAddress,
     /// 0 where there is none.
     pub residual: DeviceAddress,
+    /// Of the rows' entropies, where those have a gradient.
+    pub entropy: Option<EntropyBuffers>,
     /// Of sequences; 0 is 1.
     pub coef: DeviceAddress,
     /// 0 is 1.
@@ -45,12 +47,19 @@ pub struct Coefficients {
     pub threshold: f32,
 }
 
+impl Coefficients {
+    /// Those of G, which are 1.
+    fn of_g(logsumexp: DeviceAddress, residual: DeviceAddress) -> Self {
+        Coefficients { logsumexp, residual, entropy: None, coef: 0, token_coef: 0, threshold: 0.0 }
+    }
+}
+
 impl Loss<'_> {
     /// Those of this loss.
     pub fn coefficients(&self, pass: &LmHeadPass<'_>) -> Coefficients {
         let [_, logsumexp, residual, token_weights, ..] = pass.places.tokens;
         let token_coef = if pass.batch.ld_alpha == 1.0 { 0 } else { token_weights };
-        Coefficients { logsumexp, residual, coef: self.coef, token_coef, threshold: 0.0 }
+        Coefficients { logsumexp, residual, entropy: None, coef: self.coef, token_coef, threshold: 0.0 }
     }
 }
 
@@ -115,8 +124,7 @@ impl<'a> LmHeadPass<'a> {
     /// The chunks, of the scored rows.
     pub fn plan(&self, loss: Option<&PairLoss>, wanted: WantedGradients) -> Result<LmHeadPlan> {
         let (batch, labels) = self.rows.on_host()?;
-        let LmHeadMemory { dtype, hidden_size, .. } = *self.memory;
-        let bytes_per_row = LmHeadMemory::bytes_per_row(dtype, batch.vocab, hidden_size);
+        let bytes_per_row = self.memory.bytes_per_row(batch.vocab);
         // As many rows as there is room for, of which each may be smaller than the largest.
         let budget = bytes_per_row.saturating_mul(self.memory.most_rows()?);
         LmHeadPlan::new(&batch, labels, loss, wanted, bytes_per_row, budget)
@@ -205,15 +213,18 @@ impl<'a> LmHeadPass<'a> {
         self.rows.names(self.entries) + (size_of::<i32>() * run.first) as u64
     }
 
-    /// A chunk's logits, or G in their place.
+    /// A chunk's logits.
     fn logits(&self, count: usize) -> Matrix {
-        Matrix {
-            address: self.places.logits,
-            dtype: self.head.dtype,
-            rows: count,
-            columns: self.batch.vocab,
-            row_stride: self.batch.row_stride,
-        }
+        self.of_vocab(self.places.logits, self.memory.logits_dtype, count)
+    }
+
+    /// Their gradient, which is in their place where it has their type.
+    fn gradient(&self, count: usize) -> Matrix {
+        self.of_vocab(self.places.gradient, self.memory.dtype, count)
+    }
+
+    fn of_vocab(&self, address: DeviceAddress, dtype: DType, count: usize) -> Matrix {
+        Matrix { address, dtype, rows: count, columns: self.batch.vocab, row_stride: self.batch.row_stride }
     }
 
     fn hidden(&self, count: usize) -> Matrix {
@@ -240,6 +251,15 @@ impl<'a> LmHeadPass<'a> {
         ChunkRows::new(&[0])
     }
 
+    /// Makes the bias one of the logits' type, since a product takes no other.
+    pub fn widen_bias(&mut self) {
+        if let Some(bias) = self.head.bias.filter(|_| self.memory.narrows()) {
+            let from = Matrix::dense(bias, self.head.dtype, 1, self.batch.vocab);
+            let to = Matrix::dense(self.places.bias, self.memory.logits_dtype, 1, self.batch.vocab);
+            self.launch(Move::all(from, to).launch());
+        }
+    }
+
     /// Makes the logits of some rows: z = X Wᵀ + b.
     pub fn multiply(&mut self, rows: &[usize]) -> ChunkRows {
         let chunk = ChunkRows::new(rows);
@@ -258,14 +278,15 @@ impl<'a> LmHeadPass<'a> {
             self.launch(gathered.launch());
         }
         let product = self.product(hidden.as_is(), self.weight().transposed(), self.logits(chunk.count));
-        self.steps.push(Step::Product(Product { bias: head.bias, ..product }));
+        let bias = head.bias.map(|bias| if self.memory.narrows() { self.places.bias } else { bias });
+        self.steps.push(Step::Product(Product { bias, ..product }));
         chunk
     }
 
     /// What the passes over logits read of a run, which begins the chunk's row `first`.
     fn inputs(&self, chunk: &ChunkRows, first: usize, run: RowWindow) -> Inputs {
         Inputs {
-            dtype: self.head.dtype,
+            dtype: self.memory.logits_dtype,
             logits: Self::row_of(self.logits(chunk.count), first),
             label_type: LabelType::I32,
             labels: self.rows.labels(self.entries),
@@ -289,7 +310,7 @@ impl<'a> LmHeadPass<'a> {
             // It has no token metrics; the other passes read the logits once more.
             self.forward(chunk, out, loss)?;
             let [_, logsumexp, residual, ..] = self.places.tokens;
-            return self.differentiate(chunk, logsumexp, residual);
+            return self.differentiate(chunk, Coefficients::of_g(logsumexp, residual));
         }
         let loss = loss.map(|loss| loss.arguments);
         for (first, run) in chunk.runs() {
@@ -297,38 +318,62 @@ impl<'a> LmHeadPass<'a> {
             let passes = self.places.passes;
             self.steps.extend(factored(self.device, &self.batch, &inputs, out, loss, inputs.logits, passes)?);
         }
+        self.narrow(chunk);
         Ok(())
     }
 
-    /// Leaves G where the logits were, of rows whose log-probs are known.
-    fn differentiate(
-        &mut self,
-        chunk: &ChunkRows,
-        logsumexp: DeviceAddress,
-        residual: DeviceAddress,
-    ) -> Result<()> {
-        // Weights of tokens are part of c, which comes to G later.
+    /// Leaves the gradient where the logits were, of rows whose log-probs are known: G, to which c comes later; or, where entropies
+    /// have coefficients too, of which each has a factor of its own, with both of them in it.
+    fn differentiate(&mut self, chunk: &ChunkRows, coefficients: Coefficients) -> Result<()> {
+        let Coefficients { logsumexp, residual, entropy, coef, token_coef, threshold } = coefficients;
+        let there = |address: DeviceAddress| (address != 0).then_some(address);
+        let of_g = GradientBuffers {
+            logsumexp,
+            logsumexp_residual: there(residual),
+            coef: None,
+            token_coef: None,
+            entropy: None,
+            upstream: None,
+            upstream_scale: 1.0,
+            threshold: 0.0,
+            nonfinite_row: None,
+            dlogits: 0,
+        };
+        let buffers = match entropy {
+            None => of_g,
+            Some(_) => GradientBuffers {
+                coef: there(coef),
+                token_coef: there(token_coef),
+                entropy,
+                upstream: self.gradients.upstream,
+                upstream_scale: self.gradients.upstream_scale,
+                threshold,
+                ..of_g
+            },
+        };
+        // Weights of tokens are part of c, which the batch is not to ask for.
         let batch = DeviceBatch { ld_alpha: 1.0, ..self.batch };
         for (first, run) in chunk.runs() {
             let inputs = self.inputs(chunk, first, run);
-            let gradient = GradientBuffers {
-                logsumexp,
-                logsumexp_residual: (residual != 0).then_some(residual),
-                coef: None,
-                token_coef: None,
-                entropy: None,
-                upstream: None,
-                upstream_scale: 1.0,
-                threshold: 0.0,
-                nonfinite_row: None,
-                dlogits: inputs.logits,
-            };
-            self.steps.extend(backward(self.device, &batch, &inputs, &gradient)?);
+            let buffers = GradientBuffers { dlogits: inputs.logits, ..buffers };
+            self.steps.extend(backward(self.device, &batch, &inputs, &buffers)?);
         }
+        self.narrow(chunk);
         Ok(())
     }
 
-    /// c of a chunk's rows, in their order.
+    /// Rounds a gradient to the type of what it is multiplied with, where the logits had another.
+    fn narrow(&mut self, chunk: &ChunkRows) {
+        if self.memory.narrows() {
+            // With what fills rows up, so that they are whole vectors.
+            let whole = |matrix: Matrix| Matrix { columns: matrix.row_stride, ..matrix };
+            let (from, to) = (self.logits(chunk.count), self.gradient(chunk.count));
+            self.launch(Move::all(whole(from), whole(to)).launch());
+        }
+    }
+
+    /// What a chunk's gradient is still to be multiplied by, in the order of its rows: c, or 1 where that is in it; and 0 for a row
+    /// that takes no part.
     pub fn row_coef(&mut self, chunk: &ChunkRows, coefficients: Coefficients) -> Result<()> {
         for (first, run) in chunk.runs() {
             let inputs = self.inputs(chunk, first, run);
@@ -337,6 +382,8 @@ impl<'a> LmHeadPass<'a> {
                 batch,
                 coef: coefficients.coef,
                 token_coef: coefficients.token_coef,
+                entropy: coefficients.entropy.map_or(0, |entropy| entropy.entropy),
+                entropy_coef: coefficients.entropy.map_or(0, |entropy| entropy.coef),
                 upstream: self.gradients.upstream.unwrap_or(0),
                 logsumexp: coefficients.logsumexp,
                 names: self.rows.names(self.entries),
@@ -353,23 +400,13 @@ impl<'a> LmHeadPass<'a> {
     /// Adds Gᵀ (diag(c) X) and Gᵀ c to the gradients of weight and bias. A row whose c is 0 takes no part in them.
     pub fn add_to_weight(&mut self, chunk: &ChunkRows) {
         let row_coef = self.places.row_coef;
-        let gradient = self.logits(chunk.count);
+        let gradient = self.gradient(chunk.count);
         if let Some(dbias) = self.gradients.bias {
             self.launch(launches::bias_gradient(gradient, row_coef, dbias));
         }
         let Some(dweight) = self.gradients.weight else { return };
         let hidden = self.hidden(chunk.count);
-        let scaled = Move {
-            from: (hidden.address, hidden.dtype),
-            to: (hidden.address, hidden.dtype),
-            columns: hidden.columns,
-            rows: hidden.rows,
-            from_rows: 0,
-            to_rows: 0,
-            row_coef,
-            nonfinite_row: 0,
-        };
-        self.launch(scaled.launch());
+        self.launch(Move { row_coef, ..Move::all(hidden, hidden) }.launch());
         self.launch(launches::clear_rows(gradient, row_coef));
         let out = Matrix::dense(dweight, DType::F32, gradient.columns, hidden.columns);
         let product = self.product(gradient.transposed(), hidden.as_is(), out);
@@ -380,7 +417,7 @@ impl<'a> LmHeadPass<'a> {
     pub fn write_hidden(&mut self, chunk: &ChunkRows, coef_is_known: bool) {
         let Some(dhidden) = self.gradients.hidden else { return };
         let wide = self.dhidden(chunk.count);
-        let product = self.product(self.logits(chunk.count).as_is(), self.weight().as_is(), wide);
+        let product = self.product(self.gradient(chunk.count).as_is(), self.weight().as_is(), wide);
         self.steps.push(Step::Product(product));
         for (first, run) in chunk.runs() {
             let (row_coef, nonfinite_row) = if coef_is_known {
@@ -425,7 +462,7 @@ impl<'a> LmHeadPass<'a> {
     /// The gradients of rows whose log-probs are known, from logits that are made again.
     pub fn sweep(&mut self, rows: &[usize], coefficients: Coefficients) -> Result<()> {
         let chunk = self.multiply(rows);
-        self.differentiate(&chunk, coefficients.logsumexp, coefficients.residual)?;
+        self.differentiate(&chunk, coefficients)?;
         self.row_coef(&chunk, coefficients)?;
         self.add_to_weight(&chunk);
         self.write_hidden(&chunk, true);

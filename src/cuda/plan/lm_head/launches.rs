@@ -39,6 +39,21 @@ pub struct Move {
 }
 
 impl Move {
+    /// All rows of a matrix, to where another has as many, both without gaps between them.
+    pub fn all(from: Matrix, to: Matrix) -> Self {
+        debug_assert!(from.columns == from.row_stride && to.columns == to.row_stride);
+        Move {
+            from: (from.address, from.dtype),
+            to: (to.address, to.dtype),
+            columns: to.columns,
+            rows: to.rows,
+            from_rows: 0,
+            to_rows: 0,
+            row_coef: 0,
+            nonfinite_row: 0,
+        }
+    }
+
     /// Numbers of f32, one a row, from where `from_rows` says.
     pub fn gather_floats(
         from: DeviceAddress,
@@ -46,16 +61,8 @@ impl Move {
         from_rows: DeviceAddress,
         rows: usize,
     ) -> Self {
-        Move {
-            from: (from, DType::F32),
-            to: (to, DType::F32),
-            columns: 1,
-            rows,
-            from_rows,
-            to_rows: 0,
-            row_coef: 0,
-            nonfinite_row: 0,
-        }
+        let of = |address| Matrix::dense(address, DType::F32, rows, 1);
+        Move { from_rows, ..Move::all(of(from), of(to)) }
     }
 
     pub fn launch(self) -> Launch {
@@ -74,7 +81,7 @@ impl Move {
     }
 }
 
-/// c of the rows of the batch's window.
+/// What the gradient of the rows of the batch's window is still to be multiplied by.
 pub fn row_coef(params: DpoRowCoef) -> Launch {
     let rows = params.batch.end_row - params.batch.first_row;
     launch(Kernel::RowCoef, warps(rows as usize), Arguments::RowCoef(params))

@@ -23,16 +23,19 @@ const ALIGNMENT: u64 = 256;
 ///
 /// let capacity = Capacity { sequences: 16, rows: 8192, pairs: 8, vocab: 128_256 };
 /// let memory = LmHeadMemory::new(capacity, DType::BF16, 4096);
-/// // The chunk of 512 MiB, 32 MiB for the products, and some numbers for each row and for slices of rows.
-/// assert!((540 << 20..552 << 20).contains(&memory.workspace_bytes()?));
+/// // 512 MiB of logits, which are 2093 rows, with their hidden states; 32 MiB for the products; and some numbers for each row.
+/// assert_eq!(memory.budget_bytes, 2093 * memory.bytes_per_row(128_256));
+/// assert!((590 << 20..605 << 20).contains(&memory.workspace_bytes()?));
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LmHeadMemory {
     /// Of the batches. `rows` may be those that are [scored](super::LmHeadRows::count), for they are all that is multiplied.
     pub capacity: Capacity,
-    /// Of hidden states, weight and logits.
+    /// Of hidden states and weight.
     pub dtype: DType,
+    /// Of a chunk's logits: the same, as models have them; or f32, where products are not rounded before log-probs come of them.
+    pub logits_dtype: DType,
     /// Elements of a hidden state.
     pub hidden_size: usize,
     /// Bytes of a chunk at most, of which a row takes [`bytes_per_row`](Self::bytes_per_row).
@@ -42,41 +45,60 @@ pub struct LmHeadMemory {
 }
 
 impl LmHeadMemory {
-    /// Bytes of a chunk where nothing else is said.
-    pub const DEFAULT_BUDGET_BYTES: usize = 512 << 20;
+    /// Bytes of a chunk's logits where nothing else is said.
+    pub const DEFAULT_LOGITS_BYTES: usize = 512 << 20;
     /// Bytes that a product may work in where nothing else is said: what cuBLASLt's own documentation advises on recent devices.
     pub const DEFAULT_PRODUCT_BYTES: usize = 32 << 20;
 
-    /// With the usual budgets; change the fields that differ.
+    /// With logits in the dtype, a budget for [so many bytes](Self::DEFAULT_LOGITS_BYTES) of them and what their rows take beside
+    /// them, and the usual memory for products; change the fields that differ.
     pub fn new(capacity: Capacity, dtype: DType, hidden_size: usize) -> Self {
-        LmHeadMemory {
+        let product_bytes = Self::DEFAULT_PRODUCT_BYTES;
+        let memory = LmHeadMemory {
             capacity,
             dtype,
+            logits_dtype: dtype,
             hidden_size,
-            budget_bytes: Self::DEFAULT_BUDGET_BYTES,
-            product_bytes: Self::DEFAULT_PRODUCT_BYTES,
-        }
+            budget_bytes: 0,
+            product_bytes,
+        };
+        let logits = row_stride(capacity.vocab).saturating_mul(dtype.size());
+        let rows = (Self::DEFAULT_LOGITS_BYTES / logits.max(1)).max(1);
+        LmHeadMemory { budget_bytes: memory.bytes_per_row(capacity.vocab).saturating_mul(rows), ..memory }
     }
 
-    /// Bytes that a row takes of a chunk: its logits and its hidden state in the dtype, and the gradient of that in f32.
-    pub fn bytes_per_row(dtype: DType, columns: usize, hidden_size: usize) -> usize {
-        let elements = row_stride(columns).saturating_add(hidden_size);
-        elements.saturating_mul(dtype.size()).saturating_add(hidden_size.saturating_mul(size_of::<f32>()))
+    /// Bytes that a row takes of a chunk where the weight has so many `columns` that are multiplied: its logits, and its gradient G in
+    /// their place, or in the dtype beside them where they are f32 and that is not; its hidden state in the dtype; and the gradient of
+    /// that in f32.
+    pub fn bytes_per_row(&self, columns: usize) -> usize {
+        let gradient = if self.narrows() { self.dtype.size() } else { 0 };
+        let logits = row_stride(columns).saturating_mul(self.logits_dtype.size() + gradient);
+        logits.saturating_add(self.hidden_size.saturating_mul(self.dtype.size() + size_of::<f32>()))
+    }
+
+    /// Whether G has another type than the logits, and so a place of its own.
+    pub(super) fn narrows(&self) -> bool {
+        self.logits_dtype != self.dtype
+    }
+
+    /// Whether a bias is widened, to be added to logits of another type.
+    fn widened_bias_bytes(&self) -> usize {
+        if self.narrows() { self.capacity.vocab.saturating_mul(self.logits_dtype.size()) } else { 0 }
     }
 
     /// Bytes of a workspace of this size, aligned to 256, which are zeroed once, after allocation.
     ///
     /// # Errors
     ///
-    /// Those of [`Capacity::validate`]; [`Error::Value`] that names `hidden_size`, or `budget_bytes` where that is below one row.
+    /// Those of [`Capacity::validate`]; [`Error::Value`] that names `hidden_size`, `logits_dtype` where that is neither the dtype nor
+    /// f32, or `budget_bytes` where that is below one row.
     pub fn workspace_bytes(&self) -> Result<usize> {
         Ok(LmHeadWorkspace { address: ALIGNMENT, memory: *self }.places()?.end as usize - ALIGNMENT as usize)
     }
 
     /// Rows of the largest chunk that there is room for.
     pub(super) fn most_rows(&self) -> Result<usize> {
-        let bytes_per_row = Self::bytes_per_row(self.dtype, self.capacity.vocab, self.hidden_size);
-        Ok(rows_within(self.budget_bytes, bytes_per_row)?.min(self.capacity.rows))
+        Ok(rows_within(self.budget_bytes, self.bytes_per_row(self.capacity.vocab))?.min(self.capacity.rows))
     }
 }
 
@@ -108,6 +130,10 @@ pub(super) struct Places {
     pub status: DeviceAddress,
     /// `[rows, row stride]` of the largest chunk.
     pub logits: DeviceAddress,
+    /// `[rows, row stride]` of it: G, in the place of the logits where it has their type.
+    pub gradient: DeviceAddress,
+    /// `[vocab]` in the logits' type, where a bias has another.
+    pub bias: DeviceAddress,
     /// `[rows, hidden_size]` of it.
     pub hidden: DeviceAddress,
     /// `[rows, hidden_size]` of it, f32.
@@ -120,8 +146,13 @@ pub(super) struct Places {
 
 impl LmHeadWorkspace {
     pub(super) fn places(&self) -> Result<Places> {
-        let LmHeadMemory { capacity, dtype, hidden_size, product_bytes, .. } = self.memory;
+        let LmHeadMemory { capacity, dtype, logits_dtype, hidden_size, product_bytes, .. } = self.memory;
         check_hidden_size(hidden_size)?;
+        if ![dtype, DType::F32].contains(&logits_dtype) {
+            let expected =
+                if dtype == DType::F32 { "f32".into() } else { format!("{} or f32", dtype.name()) };
+            return Err(Error::value("logits_dtype", expected, logits_dtype.name()));
+        }
         let passes = capacity.workspace_bytes()?;
         let chunk_rows = self.memory.most_rows()?;
         let start = address("workspace", ALIGNMENT as usize, self.address)?;
@@ -138,7 +169,13 @@ impl LmHeadWorkspace {
         let tokens = std::array::from_fn(|_| reserve(floats));
         let row_coef = reserve(floats);
         let status = reserve(Some(size_of::<DpoStatus>()));
-        let logits = reserve(matrix(row_stride(capacity.vocab), dtype.size()));
+        let logits = reserve(matrix(row_stride(capacity.vocab), logits_dtype.size()));
+        let gradient = if self.memory.narrows() {
+            reserve(matrix(row_stride(capacity.vocab), dtype.size()))
+        } else {
+            logits
+        };
+        let bias = reserve(Some(self.memory.widened_bias_bytes()));
         let hidden = reserve(matrix(hidden_size, dtype.size()));
         let dhidden = reserve(matrix(hidden_size, size_of::<f32>()));
         let product = reserve(Some(product_bytes));
@@ -146,6 +183,6 @@ impl LmHeadWorkspace {
             let expected = "memory that does not reach beyond the last address";
             Error::value("workspace", expected, format!("{start:#x}"))
         })?;
-        Ok(Places { passes, tokens, row_coef, status, logits, hidden, dhidden, product, end })
+        Ok(Places { passes, tokens, row_coef, status, logits, gradient, bias, hidden, dhidden, product, end })
     }
 }

@@ -22,6 +22,7 @@ pub use rows::LmHeadRows;
 
 use self::chunk::{Coefficients, LmHeadPass, Loss};
 use self::launches::Move;
+use super::backward::EntropyBuffers;
 use super::loss_arguments::PairLossArguments;
 use super::pair_loss::pair_loss;
 use super::steps::{Plan, Step};
@@ -34,8 +35,9 @@ use crate::lm_head::{WantedGradients, Way};
 /// Log-probs of z = X Wᵀ + b, and with `loss` the loss and the gradients that are wanted: what
 /// [`cpu::lm_head`](crate::cpu::lm_head) does in host memory.
 ///
-/// `entries` is where those of `rows` are, and `vocab` how many rows the weight has. Logits have the hidden states' type. The
-/// weight's gradient is a product of G, rounded to that type, and of c X, rounded to it as well: where the type is f16, the upstream
+/// `entries` is where those of `rows` are, and `vocab` how many rows the weight has. Logits have the hidden
+/// states' type, or are f32 where the [memory](LmHeadMemory::logits_dtype) says so: log-probs then come of products that nobody has rounded. The
+/// weight's gradient is a product of G, rounded to the hidden states' type, and of c X, rounded to it as well: where the type is f16, the upstream
 /// gradient is to be scaled such that c X does not vanish. The gradient of the hidden states is rounded once, save with a
 /// [frozen weight](Way::FrozenWeight), where it is rounded before c comes to it, too.
 ///
@@ -72,6 +74,7 @@ pub fn lm_head(
     let loss = loss.transpose()?;
     let (logps, loss) = (&logps, loss.as_ref());
 
+    pass.widen_bias();
     pass.clear_hidden();
     if plan.chunks().iter().any(|chunk| chunk.way == Way::WholePairs) {
         // Log-probs of pairs that are not through yet are of no account, but they are read.
@@ -144,13 +147,20 @@ pub fn lm_head_backward(
         pass.steps.push(Step::Launch(Move::gather_floats(from, to, names, count).launch()));
         Ok(to)
     };
-    let [logsumexp, residual, token_coef, ..] = pass.places.tokens;
-    let given = address("logsumexp", 4, inputs.logsumexp)?;
-    let logsumexp = gather("logsumexp", Some(given), logsumexp)?;
+    let [logsumexp, residual, token_coef, entropy, entropy_coef, ..] = pass.places.tokens;
+    let mut required = |name, given, to| gather(name, Some(address(name, 4, given)?), to);
+    let logsumexp = required("logsumexp", inputs.logsumexp, logsumexp)?;
+    let entropy = inputs.entropy.map(|given| -> Result<_> {
+        let entropy = required("entropy", given.entropy, entropy)?;
+        Ok(EntropyBuffers { entropy, coef: required("entropy_coef", given.coef, entropy_coef)? })
+    });
+    let entropy = entropy.transpose()?;
     let residual = gather("logsumexp_residual", inputs.logsumexp_residual, residual)?;
     let token_coef = gather("token_coef", inputs.token_coef, token_coef)?;
     let coef = optional("coef", inputs.coef)?;
-    let coefficients = Coefficients { logsumexp, residual, coef, token_coef, threshold: inputs.threshold };
+    let threshold = inputs.threshold;
+    let coefficients = Coefficients { logsumexp, residual, entropy, coef, token_coef, threshold };
+    pass.widen_bias();
     pass.clear_hidden();
     for chunk in plan.chunks() {
         pass.sweep(&chunk.rows, coefficients)?;
