@@ -26,16 +26,29 @@ use crate::random::Random;
 use crate::tolerance::precision::CPU;
 use crate::{compile, devices, nvrtc};
 
-/// Parsed PTX, by unit.
-type Modules = BTreeMap<&'static str, Module>;
+/// PTX by unit, parsed when a launch first asks for it.
+struct Modules {
+    text: Box<dyn Fn(&'static str) -> Vec<u8> + Send + Sync>,
+    parsed: [OnceLock<Module>; UNITS.len()],
+}
 
-fn parse(text: impl Fn(&str) -> Vec<u8>) -> Modules {
-    let module = |unit: &'static str| {
-        let text = String::from_utf8(text(unit)).expect("PTX is text");
-        let module = Module::parse(text.trim_end_matches('\0'));
-        (unit, module.unwrap_or_else(|error| panic!("{unit}.cu: {error}")))
-    };
-    UNITS.map(module).into()
+impl Modules {
+    fn new(text: impl Fn(&'static str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Modules { text: Box::new(text), parsed: Default::default() }
+    }
+
+    fn unit(&self, unit: &'static str) -> &Module {
+        let index = UNITS.iter().position(|&name| name == unit).expect("it is one of the units");
+        self.parsed[index].get_or_init(|| {
+            let text = String::from_utf8((self.text)(unit)).expect("PTX is text");
+            Module::parse(text.trim_end_matches('\0')).unwrap_or_else(|error| panic!("{unit}.cu: {error}"))
+        })
+    }
+
+    /// The architecture, which is that of every unit.
+    fn target(&self) -> u32 {
+        self.unit("row_coef").target()
+    }
 }
 
 fn embedded(unit: &str) -> Vec<u8> {
@@ -43,14 +56,16 @@ fn embedded(unit: &str) -> Vec<u8> {
     image.expect("every unit is embedded as PTX").unpack().unwrap().to_vec()
 }
 
-/// The embedded PTX; or, for the mutants, that of the folder which DPO_PTX_DIR names.
+/// The embedded PTX. For the mutants, that of the folder which DPO_PTX_DIR names; units that it does not have are those that the
+/// mutation changes, and most of them need not be compiled before others have noticed it.
 fn modules() -> &'static Modules {
     static MODULES: OnceLock<Modules> = OnceLock::new();
     MODULES.get_or_init(|| match std::env::var_os("DPO_PTX_DIR") {
-        Some(folder) => parse(|unit| {
-            std::fs::read(Path::new(&folder).join(format!("{unit}.ptx"))).expect("PTX of a mutant")
+        Some(folder) => Modules::new(move |unit| {
+            let compiled = std::fs::read(Path::new(&folder).join(format!("{unit}.ptx")));
+            compiled.unwrap_or_else(|_| Compiler::new().ptx(unit, 80))
         }),
-        None => parse(embedded),
+        None => Modules::new(embedded),
     })
 }
 
@@ -70,7 +85,7 @@ impl Interpreter {
 
     /// A device of the modules' architecture.
     fn with(modules: &'static Modules, options: Options) -> Self {
-        let target = modules.values().map(Module::target).min().expect("there are modules");
+        let target = modules.target();
         let fits = |device: &&plan::Device| device.capability.0 * 10 + device.capability.1 == target;
         let device = *devices::ALL.iter().find(fits).expect("there is a device of every architecture");
         Interpreter {
@@ -124,7 +139,7 @@ impl Device for Interpreter {
 
     fn launch(&mut self, launch: &Launch) {
         let (asked, kernel, bytes) = (*launch, launch.kernel.to_string(), launch.arguments.as_bytes());
-        let module = &self.modules[launch.kernel.unit()];
+        let module = self.modules.unit(launch.kernel.unit());
         let launch = ptx_vm::Launch::new(&kernel, launch.grid, launch.block, bytes)
             .cluster(launch.cluster)
             .shared(launch.shared_bytes as usize);
@@ -314,15 +329,17 @@ fn further_architectures() {
             .collect()
     };
     let mut met = vec![UNITS.map(|unit| instructions(&embedded(unit))).to_vec()];
+    let compiler = Compiler::new();
     for target in [90, 100, 120] {
-        let compiled = ptx_for(target);
-        let kernels = compiled.values().map(|text| instructions(text)).collect();
+        let compiled: BTreeMap<&str, Vec<u8>> =
+            UNITS.iter().map(|&unit| (unit, compiler.ptx(unit, target))).collect();
+        let kernels = UNITS.iter().map(|unit| instructions(&compiled[unit])).collect();
         if met.contains(&kernels) {
             continue;
         }
         met.push(kernels);
-        let modules: &'static Modules = Box::leak(Box::new(parse(|unit| compiled[unit].clone())));
-        assert!(modules.values().all(|module| module.target() == target));
+        let modules: &'static Modules = Box::leak(Box::new(Modules::new(move |unit| compiled[unit].clone())));
+        assert_eq!(modules.target(), target);
         let interpreter =
             |schedule_seed| Interpreter::with(modules, Options { schedule_seed, ..Options::default() });
         let mut executor = OnDevice(interpreter(0));
@@ -367,23 +384,31 @@ fn factored_on_little_shared_memory<T: Logit + Into<f64> + Debug>(interpreter: i
     assert_eq!(most, Some(interpreter(0).device.cluster_blocks), "{divided:?}");
 }
 
-/// The kernels as PTX for a capability, by unit; for the mutants, those of the folder which DPO_KERNELS_DIR names.
-fn ptx_for(capability: u32) -> BTreeMap<&'static str, Vec<u8>> {
-    let variable = |name: &str| std::env::var_os(name);
-    let library = nvrtc::search(variable, nvrtc::site_packages(variable("VIRTUAL_ENV"))).found;
-    compile::load(&library.expect("the crate was built with it")).unwrap();
-    let folder = variable("DPO_KERNELS_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), PathBuf::from);
-    let (units, headers): (Vec<_>, Vec<_>) =
-        compile::sources(&folder).unwrap().into_iter().partition(compile::Source::is_unit);
-    let compiled = |unit: &'static str| {
+/// NVRTC, with the sources; for the mutants, those of the folder which DPO_KERNELS_DIR names.
+struct Compiler {
+    units: Vec<compile::Source>,
+    headers: Vec<compile::Source>,
+}
+
+impl Compiler {
+    fn new() -> Self {
+        let variable = |name: &str| std::env::var_os(name);
+        let library = nvrtc::search(variable, nvrtc::site_packages(variable("VIRTUAL_ENV"))).found;
+        compile::load(&library.expect("the crate was built with it")).unwrap();
+        let folder = variable("DPO_KERNELS_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), PathBuf::from);
+        let (units, headers) =
+            compile::sources(&folder).unwrap().into_iter().partition(compile::Source::is_unit);
+        Compiler { units, headers }
+    }
+
+    fn ptx(&self, unit: &str, capability: u32) -> Vec<u8> {
         let name = format!("{unit}.cu");
-        let source = units.iter().find(|source| source.name.to_bytes() == name.as_bytes());
+        let source = self.units.iter().find(|source| source.name.to_bytes() == name.as_bytes());
         let source = source.expect("every unit has a source");
-        let compiled = compile::compile(source, &headers, compile::Target::Ptx(capability), true);
-        (unit, compiled.unwrap_or_else(|log| panic!("compute_{capability}: {log}")).image)
-    };
-    UNITS.map(compiled).into()
+        let compiled = compile::compile(source, &self.headers, compile::Target::Ptx(capability), true);
+        compiled.unwrap_or_else(|log| panic!("{name} does not compile: {log}")).image
+    }
 }
 
 /// Blocks and warps come in any order; no bit may depend on it.

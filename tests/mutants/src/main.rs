@@ -1,5 +1,5 @@
-//! `make mutants`: applies each mutation to a scratch copy of the kernels, compiles it to PTX, and runs the differential
-//! suite on the interpreter with it. Every mutant must be killed; a table says by what. Arguments restrict the run to the
+//! `make mutants`: applies each mutation to a scratch copy of the kernels, and runs the differential suite on the interpreter with
+//! it, which compiles what it comes to of the units that the mutation changes. Every mutant must be killed; a table says by what. Arguments restrict the run to the
 //! mutants whose file or description contains one of them: `make mutants ONLY="row_team.cuh slice"`. A run that was cut off
 //! goes on from the number of its first mutant without a verdict: `make mutants FROM=64`.
 
@@ -70,30 +70,28 @@ fn run() -> Result<usize, String> {
         ));
     }
 
-    let everything = kernels.keys().cloned().collect();
+    let suite = build_suite()?;
+    let ptx = compile_units(&kernels)?;
     let workers = thread::available_parallelism().map_or(1, NonZero::get).min(mutated.len());
     let folders: Vec<PathBuf> =
         (0..workers).map(|i| Path::new("target/mutants").join(i.to_string())).collect();
-    for folder in &folders {
-        build_ptx(&kernels, &everything, folder)?;
-    }
-    if let Some(complaint) = suite_complains(&folders[0])? {
+    lay_out(&kernels, &ptx, None, &folders[0])?;
+    if let Some(complaint) = suite_complains(&suite, &folders[0])? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
     println!("{:>3} {:<49} {:<14} killed by", "", "mutant", "file");
     // A compilation and the checks that come first take one processor each, so there is a worker for every one.
     let (next, alive) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = |folder: &Path| -> Result<(), String> {
-        // The PTX in the folder is of another mutant where that changed it.
-        let mut changed = BTreeSet::new();
         while let Some((number, mutant, kernels)) = mutated.get(next.fetch_add(1, Ordering::Relaxed)) {
-            changed.insert(mutant.file.to_string());
-            build_ptx(kernels, &changed, folder).map_err(|error| format!("{}: {error}", mutant.what))?;
-            changed = BTreeSet::from([mutant.file.to_string()]);
-            let verdict = suite_complains(folder)?.unwrap_or_else(|| {
+            lay_out(kernels, &ptx, Some(mutant.file), folder)?;
+            let verdict = suite_complains(&suite, folder)?.unwrap_or_else(|| {
                 alive.fetch_add(1, Ordering::Relaxed);
                 "SURVIVED".into()
             });
+            if verdict.contains("does not compile") {
+                return Err(format!("{}: {verdict}", mutant.what));
+            }
             println!("{number:>3} {:<49} {:<14} {verdict}", mutant.what, mutant.file);
         }
         Ok(())
@@ -126,31 +124,54 @@ fn apply(mutant: &Mutant, kernels: &Kernels) -> Result<Kernels, String> {
     Ok(mutated)
 }
 
-/// Writes the sources into `folder`, and `UNIT.ptx` for every .cu file that is, or includes, one of the `changed`.
-fn build_ptx(kernels: &Kernels, changed: &BTreeSet<String>, folder: &Path) -> Result<(), String> {
+fn is_unit(name: &str) -> bool {
+    name.ends_with(".cu")
+}
+
+/// PTX of every .cu file, by its name with that ending.
+fn compile_units(kernels: &Kernels) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let source = |(name, text): (&String, &String)| Source {
         name: CString::new(name.as_str()).expect("file names have no NUL"),
         text: CString::new(text.as_str()).expect("sources have no NUL"),
     };
-    let is_unit = |(name, _): &(&String, &String)| name.ends_with(".cu");
-    let headers: Vec<Source> = kernels.iter().filter(|entry| !is_unit(entry)).map(source).collect();
-    for (name, text) in kernels {
-        let path = folder.join(name);
-        let parent = path.parent().expect("it is in the folder");
-        fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    let stale = |(name, _): &(&String, &String)| !changed.is_disjoint(&included(kernels, name));
+    let headers: Vec<Source> = kernels.iter().filter(|(name, _)| !is_unit(name)).map(source).collect();
     let compile = &|unit: (&String, &String)| {
-        let path = folder.join(unit.0.replace(".cu", ".ptx"));
         let compiled = compile::compile(&source(unit), &headers, Target::Ptx(80), true)?;
-        fs::write(&path, compiled.image).map_err(|error| format!("{}: {error}", path.display()))
+        Ok((unit.0.replace(".cu", ".ptx"), compiled.image))
     };
     thread::scope(|scope| {
-        let units = kernels.iter().filter(is_unit).filter(stale);
+        let units = kernels.iter().filter(|(name, _)| is_unit(name));
         let compiling: Vec<_> = units.map(|unit| scope.spawn(move || compile(unit))).collect();
-        compiling.into_iter().try_for_each(|unit| unit.join().expect("compilers do not panic"))
+        compiling.into_iter().map(|unit| unit.join().expect("compilers do not panic")).collect()
     })
+}
+
+/// Writes the sources into `folder`, and the PTX of units that are not, and do not include, the changed file.
+fn lay_out(
+    kernels: &Kernels,
+    ptx: &BTreeMap<String, Vec<u8>>,
+    changed: Option<&str>,
+    folder: &Path,
+) -> Result<(), String> {
+    let write = |name: &str, contents: &[u8]| {
+        let path = folder.join(name);
+        let parent = path.parent().expect("it is in the folder");
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, contents))
+            .map_err(|error| format!("{}: {error}", path.display()))
+    };
+    for (name, text) in kernels {
+        write(name, text.as_bytes())?;
+    }
+    for (name, compiled) in ptx {
+        let unit = name.replace(".ptx", ".cu");
+        if changed.is_some_and(|changed| included(kernels, &unit).contains(changed)) {
+            let _ = fs::remove_file(folder.join(name));
+        } else {
+            write(name, compiled)?;
+        }
+    }
+    Ok(())
 }
 
 /// A source and all that it includes.
@@ -161,18 +182,36 @@ fn included(kernels: &Kernels, name: &str) -> BTreeSet<String> {
     all
 }
 
-/// Runs the interpreted suite on the PTX of a folder; what it complains of, in one line, or `None`.
-fn suite_complains(folder: &Path) -> Result<Option<String>, String> {
-    let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
+/// Builds the suite, and keeps a copy of it, whatever becomes of the sources and their builds meanwhile; where that is.
+fn build_suite() -> Result<PathBuf, String> {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--quiet", "--workspace", "--test", "differential", "interpreted"])
+        .args(["test", "--workspace", "--test", "differential", "--no-run"])
+        .output()
+        .map_err(|error| format!("cargo test: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Executable tests/differential/main.rs (target/debug/deps/differential-0123456789abcdef)
+    let line = said.lines().find(|line| line.trim_start().starts_with("Executable"));
+    let named = line.and_then(|line| line.split_once('(')?.1.strip_suffix(')'));
+    let built = named.ok_or_else(|| format!("the suite was not built:\n{said}"))?;
+    let kept = PathBuf::from("target/mutants/suite");
+    fs::create_dir_all("target/mutants")
+        .and_then(|()| fs::copy(built, &kept))
+        .map_err(|error| format!("{}: {error}", kept.display()))?;
+    Ok(kept)
+}
+
+/// Runs the interpreted suite on the sources and PTX of a folder; what it complains of, in one line, or `None`.
+fn suite_complains(suite: &Path, folder: &Path) -> Result<Option<String>, String> {
+    let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
+    let output = Command::new(suite)
+        .arg("interpreted")
         .env("DPO_PTX_DIR", &folder)
         .env("DPO_KERNELS_DIR", &folder)
         .env("DPO_REDUCED", "1")
         .env("DPO_FAIL_FAST", "1")
         .env("RUST_BACKTRACE", "0")
         .output()
-        .map_err(|error| format!("cargo test: {error}"))?;
+        .map_err(|error| format!("{}: {error}", suite.display()))?;
     if output.status.success() {
         return Ok(None);
     }

@@ -819,7 +819,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a row whose entropy alone has a gradient is skipped",
         "backward.cu",
-        "(!kEntropy || is_small(gradient.entropy_coef))",
+        "(!kEntropy || is_small(p, gradient.entropy_coef))",
         "true",
     ),
     mutant(
@@ -1033,7 +1033,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "a NaN is skipped",
-        "backward.cu",
+        "batch/row_coef.cuh",
         "return fabsf(coef) <= p.threshold;",
         "return !(fabsf(coef) > p.threshold);",
     ),
@@ -1176,14 +1176,14 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "row_coef: a bad label is hidden by a c of 0",
         "row_coef.cu",
-        "    if (!at.label_in(p.batch.columns)) return not_a_number();\n",
+        "    if (!at.label_in(p.batch.columns)) return {not_a_number(), false};\n",
         "",
     ),
     mutant(
         "row_coef: c goes where the row is in the batch",
         "row_coef.cu",
-        "p.row_coef[row - p.batch.first_row] = c;",
-        "p.row_coef[row] = c;",
+        "p.row_coef[row - p.batch.first_row] = factor.value;",
+        "p.row_coef[row] = factor.value;",
     ),
     mutant(
         "row_coef: rows beyond the window",
@@ -1194,14 +1194,32 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "row_coef: a c that is not finite is not reported",
         "row_coef.cu",
-        "c != 0.0f && !finite",
-        "c != 0.0f && false",
+        "factor.value != 0.0f && !factor.finite",
+        "factor.value != 0.0f && false",
     ),
     mutant(
         "row_coef: a row of no weight is reported",
         "row_coef.cu",
-        "p.nonfinite_row && c != 0.0f && !finite",
-        "p.nonfinite_row && !finite",
+        "p.nonfinite_row && factor.value != 0.0f && !factor.finite",
+        "p.nonfinite_row && !factor.finite",
+    ),
+    mutant(
+        "row_coef: c comes twice to a gradient that has it",
+        "row_coef.cu",
+        "skipped ? 0.0f : 1.0f",
+        "skipped ? 0.0f : coef",
+    ),
+    mutant(
+        "row_coef: a row whose c is 0 has no entropy",
+        "row_coef.cu",
+        "is_small(p, coef) && is_small(p, entropy_coef)",
+        "is_small(p, coef)",
+    ),
+    mutant(
+        "row_coef: a coefficient of an entropy that is not finite is not reported",
+        "row_coef.cu",
+        " && isfinite(entropy_coef)",
+        "",
     ),
     mutant(
         "row_coef: a row is named by its place among the scored ones",
@@ -1253,10 +1271,16 @@ pub const MUTANTS: &[Mutant] = &[
         "load_streaming(from), part",
     ),
     mutant(
+        "move_rows: half of a vector goes where the other half does",
+        "move_rows.cu",
+        "store_streaming(to + first, vector)",
+        "store_streaming(to, vector)",
+    ),
+    mutant(
         "move_rows: a row's first vectors only",
         "move_rows.cu",
-        "first < columns; first += blockDim.x * kWidth<To>",
-        "first < columns / 2; first += blockDim.x * kWidth<To>",
+        "first < columns; first += blockDim.x * step",
+        "first < columns / 2; first += blockDim.x * step",
     ),
     mutant(
         "clear_rows: no row is cleared",
