@@ -117,7 +117,7 @@ impl CustomOp1 for Node {
             Device::Cpu => crate::cpu::backward(&logits, &self.pass, &coefficients),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => crate::cuda::backward(device, &logits, &self.pass, &coefficients),
-            other => Err(unsupported(other)),
+            other => Err(unsupported("logits", other)),
         }
         .map(Some)
     }

@@ -1,6 +1,9 @@
 //! Results of a pass through the head in candle's graph: nodes that lead to hidden states, weight and bias.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor,
+};
 use dpo_kernels::LogpsTensors;
 
 use crate::checks;
@@ -48,7 +51,7 @@ struct Node {
     result: Differentiable,
     gradients: Option<HeadGradients>,
     values: Tensor,
-    budget_bytes: usize,
+    budget_bytes: Option<usize>,
 }
 
 impl Node {
@@ -60,10 +63,18 @@ impl Node {
         }
     }
 
-    fn forward(&self) -> Result<(CpuStorage, Shape)> {
+    fn on_cpu(&self) -> Result<(CpuStorage, Shape)> {
         let (storage, layout) = self.values.storage_and_layout();
         match &*storage {
             Storage::Cpu(values) => Ok((values.clone(), layout.shape().clone())),
+            _ => Err(Error::msg("expected results in the memory of the head's device")),
+        }
+    }
+
+    fn on_cuda(&self) -> Result<(CudaStorage, Shape)> {
+        let (storage, layout) = self.values.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(values) => Ok((values.try_clone(layout)?, layout.shape().clone())),
             _ => Err(Error::msg("expected results in the memory of the head's device")),
         }
     }
@@ -81,12 +92,13 @@ impl Node {
         let of_dtype = |gradients: HeadGradients| -> Result<HeadGradients> {
             let [hidden, weight, bias] = gradients;
             let converted = |gradient: Option<Tensor>| gradient.map(|g| g.to_dtype(dtype)).transpose();
-            Ok([hidden, converted(weight)?, converted(bias)?])
+            Ok([converted(hidden)?, converted(weight)?, converted(bias)?])
         };
         if let Some(gradients) = &self.gradients {
-            let upstream: f32 = upstream.to_scalar()?;
+            // In f32, and without asking the device what the factor is.
             let times = |gradient: &Option<Tensor>| -> Result<Option<Tensor>> {
-                gradient.as_ref().map(|gradient| gradient.affine(upstream.into(), 0.0)).transpose()
+                let times = |gradient: &Tensor| gradient.to_dtype(DType::F32)?.broadcast_mul(upstream);
+                gradient.as_ref().map(times).transpose()
             };
             let [hidden, weight, bias] = gradients;
             return of_dtype([times(hidden)?, times(weight)?, times(bias)?]);
@@ -98,7 +110,7 @@ impl Node {
             budget_bytes: self.budget_bytes,
         };
         let coefficients = self.pass.coefficients(&self.result, upstream)?;
-        of_dtype(crate::cpu::head_backward(&head, &self.pass, &coefficients)?)
+        of_dtype(head.backward(&self.pass, &coefficients)?)
     }
 }
 
@@ -108,7 +120,17 @@ impl CustomOp2 for Node {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward()
+        self.on_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
     }
 
     fn bwd(
@@ -137,7 +159,19 @@ impl CustomOp3 for Node {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward()
+        self.on_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
     }
 
     fn bwd(

@@ -1,16 +1,17 @@
 //! The language model's head: from hidden states to the loss without a tensor of logits.
 
-use candle_core::{DType, Device, Error, Result, Tensor};
-use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
-use dpo_kernels::{MetricsLevel, PairLoss};
+use candle_core::{DType, Device, Result, Tensor};
+use dpo_kernels::{ForwardTensors, LogpsTensors, MetricsLevel, PairLoss};
 
 use crate::checks;
-use crate::graph::Differentiable;
-use crate::head_graph::HeadNode;
-use crate::inputs::{PairInputs, checked};
+use crate::graph::{Coefficients, Differentiable, ForwardPass};
+use crate::head_graph::{HeadGradients, HeadNode};
+use crate::inputs::{CheckedInputs, PairInputs, checked};
+use crate::logits::unsupported;
 use crate::output::DpoOutput;
-use crate::selection;
+use crate::selection::{self, Selection};
 use crate::targets::Targets;
+use crate::tensors::Tensors;
 
 /// The last layer of a language model and what goes into it: logits are X Wᵀ + b, and are never there as a whole.
 #[derive(Debug, Clone, Copy)]
@@ -18,14 +19,14 @@ pub struct LmHead<'a> {
     hidden: &'a Tensor,
     weight: &'a Tensor,
     bias: Option<&'a Tensor>,
-    budget_bytes: usize,
+    budget_bytes: Option<usize>,
 }
 
 impl<'a> LmHead<'a> {
     /// Hidden states X, `[S, T, H]` for [padded](Targets::padded) targets and `[rows, H]` for [packed](Targets::packed) ones,
     /// and the weight W, `[V, H]`, as `candle_nn::Linear` has it; of one type, f32, f16 or bf16.
     pub fn new(hidden: &'a Tensor, weight: &'a Tensor) -> Self {
-        LmHead { hidden, weight, bias: None, budget_bytes: LmHeadWorkspace::DEFAULT_BUDGET_BYTES }
+        LmHead { hidden, weight, bias: None, budget_bytes: None }
     }
 
     /// With a bias b, `[V]`, of the same type.
@@ -34,17 +35,19 @@ impl<'a> LmHead<'a> {
         LmHead { bias: Some(bias), ..self }
     }
 
-    /// With chunks of at most so many bytes of logits, and of what goes with them, rather than 512 MiB.
+    /// With chunks of at most so many bytes of logits and of what goes with them, rather than 512 MiB; on a GPU, 512 MiB of logits.
     #[must_use]
     pub fn with_budget(self, budget_bytes: usize) -> Self {
-        LmHead { budget_bytes, ..self }
+        LmHead { budget_bytes: Some(budget_bytes), ..self }
     }
 
     /// Checked against `targets`, and contiguous.
     fn checked(&self, targets: &Targets) -> Result<CheckedHead> {
         let LmHead { hidden, weight, bias, budget_bytes } = *self;
         checks::dtype("hidden (f32, f16 or bf16)", hidden, &[DType::F32, DType::F16, DType::BF16])?;
-        checks::same_device("hidden", hidden, &targets.labels)?;
+        if !targets.labels.device().is_cpu() {
+            checks::same_device("hidden", hidden, &targets.labels)?;
+        }
         checks::rank("hidden", hidden, targets.labels.rank() + 1)?;
         let hidden_size = hidden.dims()[hidden.rank() - 1];
         checks::shape("hidden", hidden, &[targets.labels.dims(), &[hidden_size]].concat())?;
@@ -59,18 +62,13 @@ impl<'a> LmHead<'a> {
         if let Some(bias) = bias {
             checks::shape("bias", bias, &[vocab])?;
         }
-        match hidden.device() {
-            Device::Cpu => Ok(CheckedHead {
-                hidden: hidden.contiguous()?,
-                weight: weight.contiguous()?,
-                bias: bias.map(Tensor::contiguous).transpose()?,
-                budget_bytes,
-            }),
-            other => Err(Error::msg(format!(
-                "hidden: expected a tensor on the CPU, where the head is computed, found {:?}",
-                other.location()
-            ))),
-        }
+        Ok(CheckedHead {
+            hidden: hidden.contiguous()?,
+            weight: weight.contiguous()?,
+            // A GPU reads it from a 16-byte boundary, which a part of another tensor may not have.
+            bias: bias.map(Tensor::force_contiguous).transpose()?,
+            budget_bytes,
+        })
     }
 }
 
@@ -80,13 +78,19 @@ pub(crate) struct CheckedHead {
     pub(crate) hidden: Tensor,
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
-    pub(crate) budget_bytes: usize,
+    /// `None` is the backend's default.
+    pub(crate) budget_bytes: Option<usize>,
 }
 
 impl CheckedHead {
     /// V.
     pub(crate) fn vocab(&self) -> usize {
         self.weight.dims()[0]
+    }
+
+    /// H.
+    pub(crate) fn hidden_size(&self) -> usize {
+        self.weight.dims()[1]
     }
 
     /// Whether there is a variable in candle's graph that a gradient may run to.
@@ -96,16 +100,65 @@ impl CheckedHead {
     }
 }
 
+/// What a pass with a loss gives.
+pub(crate) struct HeadLoss {
+    pub(crate) loss: Tensor,
+    pub(crate) out: ForwardTensors<Tensors>,
+    /// With an upstream gradient of 1, where that is as good as any: not in f16, which rounds small numbers away.
+    pub(crate) gradients: Option<HeadGradients>,
+}
+
+impl CheckedHead {
+    /// `logps`: what is wanted of it.
+    fn logps(&self, targets: &Targets, wanted: &LogpsTensors<Selection>) -> Result<LogpsTensors<Tensors>> {
+        match self.hidden.device() {
+            Device::Cpu => crate::cpu::head_logps(self, targets, wanted),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => crate::cuda::head_logps(device, self, targets, wanted),
+            other => Err(unsupported("hidden", other)),
+        }
+    }
+
+    /// The loss, all results, and gradients where they lead to a variable.
+    fn dpo_loss(
+        &self,
+        targets: &Targets,
+        inputs: &CheckedInputs,
+        loss: &PairLoss,
+        wanted: &LogpsTensors<Selection>,
+    ) -> Result<HeadLoss> {
+        match self.hidden.device() {
+            Device::Cpu => crate::cpu::head_dpo_loss(self, targets, inputs, loss, wanted),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => crate::cuda::head_dpo_loss(device, self, targets, inputs, loss, wanted),
+            other => Err(unsupported("hidden", other)),
+        }
+    }
+
+    /// The gradients of a pass, from logits that are made again.
+    pub(crate) fn backward(&self, pass: &ForwardPass, coef: &Coefficients) -> Result<HeadGradients> {
+        match self.hidden.device() {
+            Device::Cpu => crate::cpu::head_backward(self, pass, coef),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => crate::cuda::head_backward(device, self, pass, coef),
+            other => Err(unsupported("hidden", other)),
+        }
+    }
+}
+
 /// [`dpo_loss`](crate::dpo_loss) from hidden states, differentiable by them, by the weight and by the bias: those of the three
 /// that lead to a variable.
 ///
-/// Logits exist as a chunk of rows at a time, in f32, and rows that are not scored are not multiplied. The gradients are made
+/// Logits exist as a chunk of rows at a time, in f32 on the CPU and in the hidden states' type on a GPU, and rows that are not scored are not multiplied. The gradients are made
 /// together with the loss, while the chunk's logits are there; so a head that is trained costs three products, and a frozen one,
 /// whose weight is [detached](Tensor::detach) or no variable, two. (Where a pair is larger than a
 /// [chunk](LmHead::with_budget), or the loss compares pairs with each other, logits are made twice; and in f16, whose gradients
 /// need their upstream factor before they are rounded, once more in `backward()`.) A call without variables makes no gradient.
 ///
 /// [`DpoOutput::logps`] is differentiable too, from logits that `backward()` makes again.
+///
+/// On a GPU the host has to know which rows are scored. Give it [`Targets`] on the CPU, where a data loader has them, and it
+/// waits for nothing; labels on the GPU are fetched, which waits for all that is queued there. (No GPU has run this yet.)
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -131,7 +184,7 @@ impl CheckedHead {
 /// # Errors
 ///
 /// Those of [`dpo_loss`](crate::dpo_loss), for `hidden`, `weight` and `bias` instead of logits; for a chunk that has no room for one
-/// row; and for tensors on a GPU.
+/// row; and on a GPU, where cuBLASLt is not found.
 pub fn linear_dpo_loss(
     head: &LmHead<'_>,
     targets: &Targets,
@@ -143,7 +196,7 @@ pub fn linear_dpo_loss(
     let wanted = selection::logps(targets.metrics);
     let has_gradient = head.has_gradient();
     let wanted = if has_gradient { selection::with_backward(targets, wanted) } else { wanted };
-    let pass = crate::cpu::head_dpo_loss(&head, targets, &inputs, loss, &wanted)?;
+    let pass = head.dpo_loss(targets, &inputs, loss, &wanted)?;
     let (mut value, mut out) = (pass.loss, pass.out);
     if has_gradient {
         let node = HeadNode::new(&head, targets, &out.logps);
@@ -196,7 +249,7 @@ fn logps(head: &LmHead<'_>, targets: &Targets, result: Differentiable) -> Result
     };
     let has_gradient = head.has_gradient();
     let wanted = if has_gradient { selection::with_backward(&targets, wanted) } else { wanted };
-    let out = crate::cpu::head_logps(&head, &targets, &wanted)?;
+    let out = head.logps(&targets, &wanted)?;
     let node = has_gradient.then(|| HeadNode::new(&head, &targets, &out));
     let values = match result {
         Differentiable::TokenLogps => out.token_logps,

@@ -53,10 +53,10 @@ impl Logits {
     }
 }
 
-/// Refuses logits on a device that there is no backend for.
-pub(crate) fn unsupported(device: &Device) -> Error {
+/// Refuses a tensor on a device that there is no backend for.
+pub(crate) fn unsupported(name: &'static str, device: &Device) -> Error {
     Error::msg(format!(
-        "logits: expected a device that this crate was built for, found {:?}",
+        "{name}: expected a device that this crate was built for, found {:?}",
         device.location()
     ))
 }

@@ -58,7 +58,7 @@ pub fn dpo_loss(
         Device::Cpu => crate::cpu::dpo_loss(&logits, targets, &inputs, loss, &wanted),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => crate::cuda::dpo_loss(device, &logits, targets, &inputs, loss, &wanted),
-        other => Err(unsupported(other)),
+        other => Err(unsupported("logits", other)),
     }?;
     if logits.has_gradient() {
         let pass = ForwardPass::new(targets, &out.logps);
@@ -205,6 +205,6 @@ fn logps(
         Device::Cpu => crate::cpu::logps(logits, targets, wanted),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => crate::cuda::logps(device, logits, targets, wanted),
-        other => Err(unsupported(other)),
+        other => Err(unsupported("logits", other)),
     }
 }

@@ -3,8 +3,8 @@
 
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var};
 use dpo_kernels_candle::{
-    DpoOutput, LabelAlignment, MetricsLevel, PairInputs, PairLoss, Pairs, Targets, Transform, dpo_loss,
-    sequence_logps, token_logps, token_metrics,
+    DpoOutput, LabelAlignment, LmHead, MetricsLevel, PairInputs, PairLoss, Pairs, Targets, Transform,
+    dpo_loss, linear_dpo_loss, linear_sequence_logps, sequence_logps, token_logps, token_metrics,
 };
 
 const VOCAB: usize = 1003;
@@ -181,6 +181,68 @@ fn gpu_and_cpu_agree() -> Result<()> {
         let with_entropy =
             |device: &Device| Ok(with_extras(device)?.with_token_metrics(MetricsLevel::Entropy));
         check(&logits(&[20, VOCAB], dtype)?, with_entropy, true, &gpu)?;
+    }
+    Ok(())
+}
+
+/// What the head gives on `device`, and the gradients of hidden states, weight and bias, or of hidden states alone.
+fn head_pass(
+    values: &[Tensor; 3],
+    targets: &Targets,
+    frozen: bool,
+    device: &Device,
+) -> Result<Vec<(&'static str, Tensor)>> {
+    let [hidden, weight, bias] = values;
+    let var = |values: &Tensor| Var::from_tensor(&values.to_device(device)?);
+    let (hidden, weight, bias) = (var(hidden)?, var(weight)?, var(bias)?);
+    let of_weight = |var: &Var| if frozen { var.detach() } else { var.as_tensor().clone() };
+    let (w, b) = (of_weight(&weight), of_weight(&bias));
+    let head = LmHead::new(&hidden, &w).with_bias(&b);
+    let ref_logps = (linear_sequence_logps(&head, targets)?.detach() * 0.9)?;
+    let output = linear_dpo_loss(
+        &head,
+        targets,
+        &PairInputs::reference(&ref_logps),
+        &PairLoss::sigmoid(0.1).unwrap(),
+    )?;
+    let mut results = vec![("loss", output.loss.clone()), ("logps", output.logps.clone())];
+    // By the stored gradients of the loss, and by logits that are made again.
+    let sums = [("of the loss", (&output.loss * 3.0)?), ("of logps", output.logps.sum_all()?)];
+    for (what, sum) in sums {
+        let mut gradients = sum.backward()?;
+        results.push((what, gradients.remove(&hidden).expect("a gradient")));
+        for var in [&weight, &bias] {
+            let gradient = gradients.remove(var);
+            assert_eq!(gradient.is_none(), frozen);
+            results.extend(gradient.map(|gradient| (what, gradient)));
+        }
+    }
+    Ok(results)
+}
+
+#[test]
+fn heads_agree() -> Result<()> {
+    const HIDDEN: usize = 24;
+    let Some(gpu) = gpu() else { return Ok(()) };
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F16, 5e-3), (DType::BF16, 3e-2)] {
+        let values = [
+            logits(&[4, 6, HIDDEN], dtype)?,
+            (logits(&[VOCAB, HIDDEN], dtype)? * 0.1)?,
+            logits(&[VOCAB], dtype)?,
+        ];
+        let targets = |device: &Device| {
+            Targets::padded(&Tensor::from_vec(labels(24), (4, 6), device)?, LabelAlignment::NextToken)
+        };
+        for frozen in [false, true] {
+            let on_cpu = head_pass(&values, &targets(&Device::Cpu)?, frozen, &Device::Cpu)?;
+            // Labels that are on the GPU are fetched; those on the CPU need not be.
+            for labels_on in [&gpu, &Device::Cpu] {
+                let on_gpu = head_pass(&values, &targets(labels_on)?, frozen, &gpu)?;
+                for ((name, gpu), (_, cpu)) in on_gpu.iter().zip(&on_cpu) {
+                    assert_close(name, gpu, cpu, tolerance)?;
+                }
+            }
+        }
     }
     Ok(())
 }

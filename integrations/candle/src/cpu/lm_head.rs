@@ -11,19 +11,11 @@ use super::targets::HostTargets;
 use crate::graph::{Coefficients, ForwardPass};
 use crate::head_graph::HeadGradients;
 use crate::inputs::CheckedInputs;
-use crate::lm_head::CheckedHead;
+use crate::lm_head::{CheckedHead, HeadLoss};
 use crate::no_gradient::NoGradient;
 use crate::selection::{self, Selection};
 use crate::targets::Targets;
 use crate::tensors::Tensors;
-
-/// What a pass with a loss gives.
-pub(crate) struct HeadLoss {
-    pub(crate) loss: Tensor,
-    pub(crate) out: ForwardTensors<Tensors>,
-    /// With an upstream gradient of 1, where that is as good as any: not in f16, which rounds small numbers away.
-    pub(crate) gradients: Option<HeadGradients>,
-}
 
 /// `$function::<T>($arguments)` for the type of the hidden states.
 macro_rules! by_dtype {
@@ -55,7 +47,7 @@ fn logps_of<T: Logit + WithDType>(
     host: &HostTargets,
     out: &mut LogpsTensors<HostArrays>,
 ) -> Result<()> {
-    let mut workspace = LmHeadWorkspace::new(head.budget_bytes);
+    let mut workspace = workspace(head);
     with_head::<T, _>(head, |head| {
         Ok(lm_head::logps(&host.batch(), head, host.labels(), out, &mut workspace)?)
     })
@@ -84,7 +76,7 @@ fn loss_of<T: Logit + WithDType>(
     let inputs = inputs.as_ref().map(Vec::as_slice, Vec::as_slice, |&number| number);
     let (Ok(logps), Ok(pairs)) = (wanted.convert(&mut Empty), selection::pair_outputs().convert(&mut Empty));
     let mut out = ForwardTensors { logps, pairs };
-    let mut workspace = LmHeadWorkspace::new(head.budget_bytes);
+    let mut workspace = workspace(head);
     let now = <T as Logit>::DTYPE != dpo_kernels::DType::F16;
     let mut buffers = Buffers::<T>::of(head, now);
     with_head::<T, _>(head, |head| {
@@ -116,7 +108,7 @@ fn backward_of<T: Logit + WithDType>(
 ) -> Result<HeadGradients> {
     let host = HostTargets::new(&pass.targets, head.vocab(), head.vocab())?;
     let inputs = HostBackward::new(pass, coef)?;
-    let mut workspace = LmHeadWorkspace::new(head.budget_bytes);
+    let mut workspace = workspace(head);
     let mut buffers = Buffers::<T>::of(head, true);
     with_head::<T, _>(head, |head| {
         let mut gradients = buffers.gradients();
@@ -131,6 +123,10 @@ fn backward_of<T: Logit + WithDType>(
         Ok(())
     })?;
     buffers.tensors(head)
+}
+
+fn workspace(head: &CheckedHead) -> LmHeadWorkspace {
+    head.budget_bytes.map_or_else(LmHeadWorkspace::default, LmHeadWorkspace::new)
 }
 
 /// Gradients by what leads to a variable.
@@ -174,7 +170,7 @@ fn with_head<T: Logit + WithDType, R>(
     head: &CheckedHead,
     pass: impl FnOnce(&LmHead<'_, T>) -> Result<R>,
 ) -> Result<R> {
-    let hidden_size = head.weight.dims()[1];
+    let hidden_size = head.hidden_size();
     with_elements(&head.hidden, |hidden| {
         with_elements(&head.weight, |weight| match &head.bias {
             Some(bias) => {

@@ -1,6 +1,6 @@
 //! Targets in host memory.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Device, Result};
 use dpo_kernels::{Batch, HostBatch, Labels};
 
 use crate::targets::Targets;
@@ -24,7 +24,9 @@ impl HostTargets {
             });
             Ok(indices.len() - 1)
         })?;
-        let labels = targets.labels.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+        // (candle converts to i64 on the CPU alone.)
+        let labels =
+            targets.labels.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
         Ok(HostTargets { labels, indices, batch })
     }
 

@@ -7,8 +7,9 @@ use candle_core::cuda_backend::CudaDType;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{CudaDevice, CudaStorage, DType, Error, Layout, Result, Storage, StorageRef, Tensor};
 use dpo_kernels::LabelType;
-use dpo_kernels::cuda::plan::{DeviceAddress, DeviceArray, Inputs};
+use dpo_kernels::cuda::plan::{DeviceAddress, DeviceArray, DevicePairInputs, Inputs};
 
+use crate::inputs::CheckedInputs;
 use crate::targets::Targets;
 
 /// Tensors whose storages stay what they are as long as this lives.
@@ -49,19 +50,33 @@ impl<'a> LockedTensors<'a> {
         tensor.as_ref().map(|tensor| self.address(tensor)).transpose()
     }
 
+    /// What a loss is given besides log-probs.
+    pub fn pair_inputs(&self, inputs: &'a CheckedInputs) -> Result<DevicePairInputs> {
+        inputs.as_ref().try_map(
+            |_, floats| self.array(floats),
+            |_, counts| self.array(counts),
+            |_, number| self.address(number),
+        )
+    }
+
     /// Logits and labels.
     pub fn inputs(&self, logits: &'a Tensor, targets: &'a Targets) -> Result<Inputs> {
         Ok(Inputs {
-            dtype: match logits.dtype() {
-                DType::F16 => dpo_kernels::DType::F16,
-                DType::BF16 => dpo_kernels::DType::BF16,
-                _ => dpo_kernels::DType::F32,
-            },
+            dtype: element_type(logits),
             logits: self.address(logits)?,
             label_type: if targets.labels.dtype() == DType::I32 { LabelType::I32 } else { LabelType::I64 },
             labels: self.address(&targets.labels)?,
             window: None,
         })
+    }
+}
+
+/// The type of logits, or of hidden states.
+pub(super) fn element_type(tensor: &Tensor) -> dpo_kernels::DType {
+    match tensor.dtype() {
+        DType::F16 => dpo_kernels::DType::F16,
+        DType::BF16 => dpo_kernels::DType::BF16,
+        _ => dpo_kernels::DType::F32,
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn backward(
         logsumexp_residual: Some(locked.address(&pass.logsumexp_residual)?),
         coef: locked.optional(&coef.sequences)?,
         token_coef: locked.optional(&coef.tokens)?,
+        entropy: None,
         upstream: locked.optional(&coef.upstream)?,
         upstream_scale: 1.0,
         threshold: 0.0,

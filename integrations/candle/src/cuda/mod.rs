@@ -3,6 +3,7 @@
 mod addresses;
 mod backward;
 mod kernels;
+mod lm_head;
 mod loss;
 mod results;
 
@@ -12,6 +13,7 @@ use dpo_kernels::{ForwardTensors, LogpsTensors, PairLoss};
 
 use self::addresses::LockedTensors;
 pub(crate) use self::backward::backward;
+pub(crate) use self::lm_head::{head_backward, head_dpo_loss, head_logps};
 use self::loss::LossOfRecords;
 use self::results::{Allocate, Locate};
 use crate::inputs::CheckedInputs;
@@ -27,7 +29,7 @@ pub(crate) fn logps(
     targets: &Targets,
     wanted: &LogpsTensors<Selection>,
 ) -> Result<LogpsTensors<Tensors>> {
-    let out = wanted.convert(&mut Allocate::new(logits, targets)?)?;
+    let out = wanted.convert(&mut Allocate::new(logits.tensor.device(), logits.has_gradient(), targets)?)?;
     let locked = LockedTensors::new(device);
     let batch = targets.batch(logits.vocab, logits.stride, |indices| locked.array(indices))?;
     forward(&locked, logits, targets, &batch, &out.convert(&mut Locate { device })?, None)?;
@@ -43,7 +45,7 @@ pub(crate) fn dpo_loss(
     loss: &PairLoss,
     wanted: &LogpsTensors<Selection>,
 ) -> Result<(Tensor, ForwardTensors<Tensors>)> {
-    let mut allocate = Allocate::new(logits, targets)?;
+    let mut allocate = Allocate::new(logits.tensor.device(), logits.has_gradient(), targets)?;
     let logps = wanted.convert(&mut allocate)?;
     let pairs = selection::pair_outputs().convert(&mut allocate)?;
     let out = ForwardTensors { logps, pairs };
@@ -51,15 +53,7 @@ pub(crate) fn dpo_loss(
     let locked = LockedTensors::new(device);
     let batch = targets.batch(logits.vocab, logits.stride, |indices| locked.array(indices))?;
     let buffers = out.convert(&mut Locate { device })?;
-    let arguments = PairLossArguments {
-        loss,
-        inputs: inputs.as_ref().try_map(
-            |_, floats| locked.array(floats),
-            |_, counts| locked.array(counts),
-            |_, number| locked.address(number),
-        )?,
-        out: &buffers.pairs,
-    };
+    let arguments = PairLossArguments { loss, inputs: locked.pair_inputs(inputs)?, out: &buffers.pairs };
     forward(&locked, logits, targets, &batch, &buffers.logps, Some(&arguments))?;
     Ok((allocate.records().apply_op1_no_bwd(&LossOfRecords)?, out))
 }

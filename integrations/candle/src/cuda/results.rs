@@ -5,7 +5,6 @@ use dpo_kernels::cuda::plan::{Addresses, DeviceAddress};
 use dpo_kernels::memory::{Conversion, Field, Record};
 
 use super::addresses::address;
-use crate::logits::Logits;
 use crate::no_gradient::NoGradient;
 use crate::selection::Selection;
 use crate::targets::Targets;
@@ -20,10 +19,11 @@ pub(super) struct Allocate<'a> {
 }
 
 impl<'a> Allocate<'a> {
-    pub fn new(logits: &'a Logits, targets: &'a Targets) -> Result<Self> {
-        let device = logits.tensor.device();
+    /// For results on `device` of what, it may be, has a gradient.
+    pub fn new(device: &'a Device, has_gradient: bool, targets: &'a Targets) -> Result<Self> {
         let records = Tensor::zeros(RECORD_WORDS, DType::U32, device)?;
-        Ok(Allocate { device, targets, no_gradient: logits.no_gradient()?, records })
+        let no_gradient = NoGradient::new(device, has_gradient)?;
+        Ok(Allocate { device, targets, no_gradient, records })
     }
 
     /// The tensor of the records.
