@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{
     self, CUcontext, CUdevice_attribute, CUfunction, CUfunction_attribute, CUlaunchAttribute,
-    CUlaunchAttributeID, CUlaunchConfig, CUmodule, CUresult, CUstream,
+    CUlaunchAttributeID, CUlaunchConfig, CUmodule, CUresult, CUstream, CUstreamCaptureStatus,
 };
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::images::{IMAGES, Image, select};
 use super::kernel::{Kernel, UNITS};
-use super::plan::{Arguments, Launch, Plan, Step};
+use super::plan::{Arguments, DeviceAddress, Launch, Plan, Step};
 use super::products::Products;
 use super::properties::{Device, MAX_CLUSTER};
 use crate::error::{Error, Result};
@@ -219,12 +219,14 @@ impl Kernels {
     ///
     /// # Safety
     ///
-    /// That of [`launch`](Self::launch), for every step of the plan; and `products` are of the kernels' context.
+    /// That of [`launch`](Self::launch), for every step of the plan.
     ///
     /// # Errors
     ///
-    /// [`Error::Driver`] or [`Error::Cublas`] if a step is refused; those before it are queued then.
+    /// [`Error::Value`] for products of another context than the kernels', before any step; [`Error::Driver`] or
+    /// [`Error::Cublas`] if a step is refused, and those before it are queued then.
     pub unsafe fn run_with(&self, plan: &Plan, products: &Products, stream: CUstream) -> Result<()> {
+        self.check_products(products)?;
         // SAFETY: the caller's promise.
         unsafe { self.run_steps(plan, Some(products), stream) }
     }
@@ -249,9 +251,41 @@ impl Kernels {
         Ok(())
     }
 
+    /// Copies [entries](super::plan::LmHeadRows::entries) to the device, after what the stream has to do. They may change as soon
+    /// as this returns, unless their memory is pinned.
+    ///
+    /// # Safety
+    ///
+    /// The context that the kernels were loaded into is current on this thread, and the stream belongs to it. `to` is the address
+    /// of a buffer of the entries' size, which lives until the copy has run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] that names `stream` where it is being captured; [`Error::Driver`].
+    pub unsafe fn copy_entries(&self, entries: &[i32], to: DeviceAddress, stream: CUstream) -> Result<()> {
+        // SAFETY: the caller's promise.
+        check_not_captured(driver("cuStreamIsCapturing", unsafe { result::stream::is_capturing(stream) })?)?;
+        // SAFETY: the caller's promise. The driver has copied the entries elsewhere when its call returns, since their memory is
+        // not pinned.
+        driver("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(to, entries, stream) })
+    }
+
     /// The context that the kernels were loaded into.
     pub(super) fn context(&self) -> CUcontext {
         self.context
+    }
+
+    /// Refuses products that cannot run with these kernels, as [`run_with`](Self::run_with) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for products of another context.
+    pub fn check_products(&self, products: &Products) -> Result<()> {
+        if products.context() == self.context {
+            return Ok(());
+        }
+        let expected = "those of the context that the kernels were loaded into";
+        Err(Error::value("products", expected, "those of another"))
     }
 
     /// Runs one launch, asynchronously, on the caller's stream and thread. Allocates, copies and waits for nothing,
@@ -320,6 +354,15 @@ impl Drop for Kernels {
         }
         drop(self.owner.take());
     }
+}
+
+/// Refuses a stream that is being captured where the indices of a batch are copied.
+pub(super) fn check_not_captured(status: CUstreamCaptureStatus) -> Result<()> {
+    if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        return Ok(());
+    }
+    let expected = "one that is not captured while a batch is given: a graph would copy this batch again";
+    Err(Error::value("stream", expected, "one that is"))
 }
 
 /// The first compute capability, as major · 10 + minor, whose images may use clusters.

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use crate::batch::HostBatch;
 use crate::cuda::address::DeviceAddress;
-use crate::cuda::device::driver;
+use crate::cuda::device::{check_not_captured, driver};
 use crate::cuda::device_buffers::Allocate;
 use crate::cuda::plan::{DeviceBatch, LmHeadRows, pack_index_arrays};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Device memory for the index arrays of any batch within a capacity.
 #[derive(Debug)]
@@ -50,10 +49,6 @@ fn copy(stream: &Arc<CudaStream>, entries: &[i32], to: &mut CudaSlice<i32>) -> R
     if entries.is_empty() {
         return Ok(());
     }
-    let status = driver("cuStreamIsCapturing", stream.capture_status())?;
-    if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-        let expected = "one that is not captured while a batch is bound: a graph would copy this batch again";
-        return Err(Error::value("stream", expected, "one that is"));
-    }
+    check_not_captured(driver("cuStreamIsCapturing", stream.capture_status())?)?;
     driver("cuMemcpyHtoDAsync", stream.memcpy_htod(entries, to))
 }

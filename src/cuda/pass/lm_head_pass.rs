@@ -144,10 +144,7 @@ impl LmHeadPass {
         let rows = bound(&memory, batch, labels)?;
         let workspace_bytes = memory.workspace_bytes()?;
         check_stream(kernels, stream)?;
-        if products.context() != kernels.context() {
-            let expected = "those of the context that the kernels were loaded into";
-            return Err(Error::value("products", expected, "those of another"));
-        }
+        kernels.check_products(products)?;
         let mut allocate = Allocate { stream, extent: memory.capacity.extent() };
         let mut indices = IndexBuffer::new(&allocate, LmHeadRows::most_entries(&memory.capacity))?;
         indices.load_rows(stream, &rows)?;

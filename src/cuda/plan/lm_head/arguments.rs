@@ -97,12 +97,7 @@ pub(super) fn check(
 ) -> Result<()> {
     let DeviceLmHead { dtype, hidden_size, .. } = *head;
     check_hidden_size(hidden_size)?;
-    let memory = &workspace.memory;
-    if (memory.dtype, memory.hidden_size) != (dtype, hidden_size) {
-        let expected =
-            format!("the workspace's {} and hidden_size = {}", memory.dtype.name(), memory.hidden_size);
-        return Err(Error::value("head", expected, format!("{} and {hidden_size}", dtype.name())));
-    }
+    workspace.memory.check_head(dtype, hidden_size)?;
     let matrix = |rows: usize, element: usize| {
         let bytes = rows.checked_mul(hidden_size).and_then(|elements| elements.checked_mul(element));
         bytes.filter(|&bytes| bytes <= i64::MAX as usize).ok_or_else(|| {

@@ -123,11 +123,7 @@ impl<'a> LmHeadPass<'a> {
 
     /// The chunks, of the scored rows.
     pub fn plan(&self, loss: Option<&PairLoss>, wanted: WantedGradients) -> Result<LmHeadPlan> {
-        let (batch, labels) = self.rows.on_host()?;
-        let bytes_per_row = self.memory.bytes_per_row(batch.vocab);
-        // As many rows as there is room for, of which each may be smaller than the largest.
-        let budget = bytes_per_row.saturating_mul(self.memory.most_rows()?);
-        LmHeadPlan::new(&batch, labels, loss, wanted, bytes_per_row, budget)
+        self.memory.plan(self.rows, loss, wanted)
     }
 
     /// Where the passes write: for sequences and the batch where the caller says, for rows in the workspace.

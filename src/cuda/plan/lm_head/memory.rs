@@ -1,12 +1,14 @@
 //! Where a pass through the head has its chunk, and all that the caller does not ask for.
 
+use super::rows::LmHeadRows;
 use crate::cuda::address::{DeviceAddress, address};
 use crate::cuda::params::{DPO_TOKEN_RESULTS, DpoStatus};
 use crate::cuda::plan::capacity::Capacity;
 use crate::cuda::plan::workspace::Workspace;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::lm_head::{check_hidden_size, rows_within};
+use crate::lm_head::{LmHeadPlan, WantedGradients, check_hidden_size, rows_within};
+use crate::loss::PairLoss;
 
 /// Elements to a multiple of which rows of logits are filled up, so that each begins on a 16-byte boundary, as the fastest
 /// products want it.
@@ -94,6 +96,54 @@ impl LmHeadMemory {
     /// f32, or `budget_bytes` where that is below one row.
     pub fn workspace_bytes(&self) -> Result<usize> {
         Ok(LmHeadWorkspace { address: ALIGNMENT, memory: *self }.places()?.end as usize - ALIGNMENT as usize)
+    }
+
+    /// What [`lm_head`](super::lm_head()) will do with these rows: the ways of the chunks, and how many products they take.
+    ///
+    /// ```
+    /// use dpo_kernels::cuda::plan::{LmHeadMemory, LmHeadRows};
+    /// use dpo_kernels::{DType, HostBatch, LabelAlignment, WantedGradients, Way};
+    ///
+    /// let batch = HostBatch::padded(2, 3, 1000, LabelAlignment::Aligned);
+    /// let rows = LmHeadRows::new(&batch, [7i64; 6][..].into())?;
+    /// let mut memory = LmHeadMemory::new(rows.capacity(), DType::BF16, 64);
+    /// memory.budget_bytes = 4 * memory.bytes_per_row(1000);
+    /// let plan = memory.plan(&rows, None, WantedGradients::default())?;
+    /// assert_eq!((plan.chunks().len(), plan.chunks()[0].way), (2, Way::Logps));
+    /// # Ok::<(), dpo_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`workspace_bytes`](Self::workspace_bytes) and of [`LmHeadPlan::new`], and [`Error::Value`] for rows beyond the
+    /// capacity.
+    pub fn plan(
+        &self,
+        rows: &LmHeadRows,
+        loss: Option<&PairLoss>,
+        wanted: WantedGradients,
+    ) -> Result<LmHeadPlan> {
+        self.workspace_bytes()?;
+        let (batch, labels) = rows.on_host()?;
+        self.capacity.check(&batch)?;
+        let bytes_per_row = self.bytes_per_row(batch.vocab);
+        // As many rows as there is room for, of which each may be smaller than the largest.
+        let budget = bytes_per_row.saturating_mul(self.most_rows()?);
+        LmHeadPlan::new(&batch, labels, loss, wanted, bytes_per_row, budget)
+    }
+
+    /// Refuses a head that is not the one that the memory is for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] that names `head`.
+    pub fn check_head(&self, dtype: DType, hidden_size: usize) -> Result<()> {
+        if (self.dtype, self.hidden_size) == (dtype, hidden_size) {
+            return Ok(());
+        }
+        let expected =
+            format!("the workspace's {} and hidden_size = {}", self.dtype.name(), self.hidden_size);
+        Err(Error::value("head", expected, format!("{} and {hidden_size}", dtype.name())))
     }
 
     /// Rows of the largest chunk that there is room for.
