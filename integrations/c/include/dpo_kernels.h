@@ -15,12 +15,13 @@
  * and the gradient without its coefficients, with one read and one write. dpo_cpu_ and dpo_cuda_ have a function for each
  * of the five. A loss of your own takes logps from logps, computes its c_s, and hands them to backward.
  *
- * FROM HIDDEN STATES. dpo_cpu_lm_head_logps, _forward and _backward are behind the language model's head: they take hidden
- * states and the head's weight (dpo_lm_head) where the others take logits, of which a chunk of rows exists at a time, and they
- * give the gradients of hidden states, weight and bias (dpo_lm_head_gradients).
+ * FROM HIDDEN STATES. dpo_cpu_lm_head_logps, _forward and _backward, and the same of dpo_cuda_, are behind the language model's
+ * head: they take hidden states and the head's weight (dpo_lm_head) where the others take logits, of which a chunk of rows exists
+ * at a time, and they give the gradients of hidden states, weight and bias (dpo_lm_head_gradients).
  *
  * MEMORY. dpo_cpu_* take pointers to host memory and return when the work is done. dpo_cuda_* take pointers to memory
- * of the GPU (or managed memory) in the very same structs, queue the work on the caller's stream and return at once.
+ * of the GPU (or managed memory) in the very same structs, queue the work on the caller's stream and return at once; those of
+ * them that are behind a head take labels, and the index arrays of the batch, in HOST memory all the same.
  * The structs themselves are always in host memory and are read before the call returns. Nothing is kept between calls:
  * every buffer is the caller's, save the chunk of logits of the dpo_cpu_lm_head_ functions, which grows in a workspace that the
  * caller keeps. The size of each follows from the batch:
@@ -42,7 +43,7 @@
  *   numbers       One that is marked with a bit, such as DPO_LOSS_GAMMA, is there if that bit is set in the `given` of its
  *                 struct, and then 0 is a number like any other; otherwise it has the default that its mark names.
  *   enumerations  The enumerator of value 0 is the default. dpo_label_alignment has none, so that a batch says
- *                 which row predicts which label wherever labels are read.
+ *                 which row predicts which label wherever labels are read. One that is marked with a bit is as a number is.
  *
  * Nothing that is there is silently ignored, save where a function says what it does not look at. A number other than 0
  * without its bit, a bit that `given` does not know, and what belongs to another layout or loss than the one asked for are
@@ -57,8 +58,8 @@
  * stays NaN. No panic and no exception crosses.
  *
  * THREADS. Every function may be called from any thread, also at the same time as others, as long as no two calls
- * write the same buffer (a dpo_workspace counts; a dpo_cpu_lm_head_workspace serves one call at a time, and refuses another one
- * meanwhile). dpo_cpu_* spread over a pool of threads that is made at the first call,
+ * write the same buffer (a dpo_workspace and the memory of a dpo_cuda_lm_head_workspace count; a dpo_cpu_lm_head_workspace serves
+ * one call at a time, and refuses another one meanwhile). dpo_cpu_* spread over a pool of threads that is made at the first call,
  * RAYON_NUM_THREADS of them or one per core; pair_loss, plan and what makes and frees things do without. Threads do not pass to
  * a fork: a process that was forked from one that has the pool would wait for it for ever. The same inputs give the same bits,
  * whatever the number of threads.
@@ -107,7 +108,11 @@ typedef enum dpo_result {
     /** The library was built without CUDA. */
     DPO_ERROR_UNSUPPORTED = 8,
     /** A defect of the library: it stopped half-way, and what it wrote is not to be used. */
-    DPO_ERROR_INTERNAL = 9
+    DPO_ERROR_INTERNAL = 9,
+    /** There is no cuBLASLt to load. */
+    DPO_ERROR_NO_CUBLASLT = 10,
+    /** A call of cuBLASLt failed. */
+    DPO_ERROR_CUBLASLT = 11
 } dpo_result;
 
 /** Element type of logits and of their gradient. */
@@ -562,14 +567,15 @@ typedef struct dpo_lm_head {
     const void *hidden;
     /** W, [V, H] of dpo_dtype, dense. */
     const void *weight;
-    /** b, [V] of dpo_dtype, or null for none. */
+    /** b, [V] of dpo_dtype, or null for none. CUDA: aligned to 16. */
     const void *bias;
-    /** [rows] of dpo_label_type: a token id below V, or the ignore index. */
+    /** [rows] of dpo_label_type: a token id below V, or the ignore index. CUDA: in host memory, too. */
     const void *labels;
     /** The DPO_LM_HEAD_ bits of the numbers that are there. */
     uint32_t given;
     /** Bytes of a chunk at most, of which a row takes 4 (V + 2 H), with the batch's valid_vocab where it has one for V; at least
-     *  one row. DPO_LM_HEAD_BUDGET_BYTES; otherwise 2^29. */
+     *  one row. DPO_LM_HEAD_BUDGET_BYTES, which the dpo_cuda_lm_head_ functions refuse, whose workspace has a budget_bytes of its
+     *  own; otherwise 2^29. */
     size_t budget_bytes;
 } dpo_lm_head;
 
@@ -644,7 +650,7 @@ typedef struct dpo_lm_head_plan {
     size_t most_rows;
     /** Bytes of the largest chunk: no more than budget_bytes. */
     size_t chunk_bytes;
-    /** Bytes beside it, at most: a block of a weight that is not f32. */
+    /** Bytes beside it, at most: a block of a weight that is not f32. CUDA: 0. */
     size_t weight_block_bytes;
     /** Rows over all products: at most, since the second of two sweeps leaves out rows whose coefficient is 0. */
     size_t multiplied_rows;
@@ -892,6 +898,126 @@ dpo_result dpo_cuda_factored(const dpo_cuda_kernels *kernels, const dpo_batch *b
 /** backward on a GPU, as dpo_cpu_backward. */
 dpo_result dpo_cuda_backward(const dpo_cuda_kernels *kernels, const dpo_batch *batch, const dpo_inputs *inputs,
                              const dpo_gradient *gradient, void *stream);
+
+/** cuBLASLt, which multiplies the matrices of the dpo_cuda_lm_head_ functions, with what it has made for the shapes that it has
+ *  met. May be shared between threads. */
+typedef struct dpo_cuda_products dpo_cuda_products;
+
+/**
+ * Loads cuBLASLt for the CUDA context that is current on this thread, and stores a handle in `*products`: once, not per step.
+ *
+ * Fails with DPO_ERROR_VALUE for a null `products`, DPO_ERROR_NO_CUBLASLT, with the names of the files that were looked for,
+ * DPO_ERROR_CUBLASLT, DPO_ERROR_NO_DRIVER, DPO_ERROR_DRIVER or DPO_ERROR_UNSUPPORTED.
+ */
+dpo_result dpo_cuda_products_create(dpo_cuda_products **products);
+
+/**
+ * Gives back what the handle has. The caller sees to it that the work that was queued with it is done, that its context still
+ * exists, and that the handle is not used again. Null is allowed and does nothing.
+ */
+void dpo_cuda_products_free(dpo_cuda_products *products);
+
+/** Bits of dpo_cuda_lm_head_workspace.given. */
+#define DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE (1u << 0)
+#define DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES (1u << 1)
+#define DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES (1u << 2)
+
+/** What the dpo_cuda_lm_head_ functions need beside their results: memory of the caller's for a chunk of logits, for what goes
+ *  into and comes out of its products, for numbers of the scored rows, and for what blocks count and pass on. It is zeroed once,
+ *  after allocation. It serves heads of one type and size, with batches of any shape within the numbers here, which stay as they
+ *  are from call to call, and one call at a time: calls on one stream, one after the other. A batch that has more of one of them
+ *  is refused. */
+typedef struct dpo_cuda_lm_head_workspace {
+    /** sizeof(dpo_cuda_lm_head_workspace). */
+    size_t struct_size;
+    /** The most sequences of a batch, from 1 to 2^31 - 1. */
+    size_t sequences;
+    /** The most scored rows of a batch, from 1 to 2^31 - 1: no other row is multiplied. */
+    size_t rows;
+    /** The most pairs of a batch, N, up to 2^31 - 1; 0 where batches have none. */
+    size_t pairs;
+    /** The largest vocab of a batch, or valid_vocab of one that has it, from 1 to 2^31 - 1. */
+    size_t vocab;
+    /** H of the heads, from 1 to 2^31 - 1. */
+    size_t hidden_size;
+    /** Element type of the heads. */
+    dpo_dtype dtype;
+    /** The DPO_LM_HEAD_WORKSPACE_ bits of what is there. */
+    uint32_t given;
+    /** Element type of a chunk's logits: dtype; or DPO_F32, with which products are not rounded before log-probs come of them.
+     *  DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE; otherwise dtype. */
+    dpo_dtype logits_dtype;
+    /** Bytes of a chunk at most; at least one row. A row takes the elements of V, filled up to a multiple of 8, in logits_dtype,
+     *  and once more in dtype where that is another type; and those of H in dtype and in f32.
+     *  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise 2^29. */
+    size_t budget_bytes;
+    /** Bytes that each product may work in. DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES; otherwise 2^25. */
+    size_t product_bytes;
+    /** dpo_cuda_lm_head_workspace_size bytes of device memory, aligned to 256. */
+    void *memory;
+} dpo_cuda_lm_head_workspace;
+
+/**
+ * Stores in `*bytes` how much memory `workspace` needs: a chunk, product_bytes, about 72 bytes a scored row and 64 a sequence,
+ * and 24 more for each of the slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
+ *
+ * Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.
+ */
+dpo_result dpo_cuda_lm_head_workspace_size(const dpo_cuda_lm_head_workspace *workspace, size_t *bytes);
+
+/**
+ * Stores in `*plan` what dpo_cuda_lm_head_forward would do with the same arguments, or dpo_cuda_lm_head_logps where `gradients`
+ * is null: dpo_cpu_lm_head_plan for a GPU, with the same arguments that are not looked at, and nor is the memory of `workspace`.
+ * No device is needed.
+ *
+ * Fails as dpo_cpu_lm_head_plan does, for a batch that `workspace` is too small for, and with DPO_ERROR_UNSUPPORTED.
+ */
+dpo_result dpo_cuda_lm_head_plan(const dpo_batch *batch, const dpo_lm_head *head, const dpo_loss *loss,
+                                 const dpo_lm_head_gradients *gradients, const dpo_cuda_lm_head_workspace *workspace,
+                                 dpo_lm_head_plan *plan);
+
+/*
+ * The functions that follow queue a copy, kernels and products on `stream`, a CUstream or cudaStream_t (null is the default
+ * stream), and wait for nothing. NO GPU HAS RUN THEIR PRODUCTS YET: all else of them runs in the tests' interpreter.
+ *
+ * HOST MEMORY: `labels` of the head, and cu_seqlens, chosen, rejected and desirable of the batch, are in host memory here, as
+ * they are for dpo_cpu_*, and are read before the call returns: which rows are scored, and so multiplied, has to be known before
+ * anything is queued. Copy labels that are in device memory to the host first. All other pointers are device addresses of
+ * buffers that live until the work is done.
+ *
+ * What is known of the scored rows goes to the workspace by one small copy on the stream, whose source the library owns. A
+ * stream that is being captured into a CUDA graph is refused, since the graph would copy the rows of this batch again. The
+ * context that `kernels` and `products` are of is current on this thread, and `stream` belongs to it.
+ *
+ * Products have factors of the head's type and sums in f32. The gradient of the weight is a product of G and of diag(c) X, both
+ * rounded to the head's type: where that is f16, let the upstream gradient be as large as keeps c X from vanishing. The gradient
+ * of the hidden states is rounded once, or where it alone is wanted before its coefficient comes to it, too. The same call gives
+ * the same bits again on the same device with the same cuBLASLt.
+ *
+ * They fail as their twins on the CPU do, but for what only the contents of device memory can tell; with DPO_ERROR_VALUE also for
+ * a head that is not `workspace`'s, a batch that it is too small for, what is written and overlaps another buffer or the
+ * workspace, handles of two contexts, and a stream that is being captured; and with DPO_ERROR_DRIVER, DPO_ERROR_CUBLASLT or
+ * DPO_ERROR_UNSUPPORTED. Faults of the work itself show where the stream is next waited for. Where the driver or cuBLASLt refuses
+ * something half-way, what comes before it is queued.
+ */
+
+/** dpo_cpu_lm_head_logps on a GPU. */
+dpo_result dpo_cuda_lm_head_logps(const dpo_cuda_kernels *kernels, const dpo_cuda_products *products,
+                                  const dpo_batch *batch, const dpo_lm_head *head, const dpo_logps *out,
+                                  const dpo_cuda_lm_head_workspace *workspace, void *stream);
+
+/** dpo_cpu_lm_head_forward on a GPU. */
+dpo_result dpo_cuda_lm_head_forward(const dpo_cuda_kernels *kernels, const dpo_cuda_products *products,
+                                    const dpo_batch *batch, const dpo_lm_head *head, const float *ref_logps,
+                                    const dpo_loss *loss, const dpo_logps *out, const dpo_pair_outputs *pair_outputs,
+                                    const dpo_lm_head_gradients *gradients, const dpo_cuda_lm_head_workspace *workspace,
+                                    void *stream);
+
+/** dpo_cpu_lm_head_backward on a GPU. */
+dpo_result dpo_cuda_lm_head_backward(const dpo_cuda_kernels *kernels, const dpo_cuda_products *products,
+                                     const dpo_batch *batch, const dpo_lm_head *head,
+                                     const dpo_lm_head_backward_inputs *inputs, const dpo_lm_head_gradients *gradients,
+                                     const dpo_cuda_lm_head_workspace *workspace, void *stream);
 
 #ifdef __cplusplus
 }

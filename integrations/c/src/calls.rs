@@ -1,6 +1,8 @@
 //! The functions of the header by stage and half, for tests that call any of them.
 
 use std::ffi::c_void;
+#[cfg(feature = "cuda")]
+use std::ptr;
 
 #[cfg(feature = "cuda")]
 use dpo_kernels::cuda::plan::Device;
@@ -9,11 +11,14 @@ use crate::cpu::lm_head::{
     dpo_cpu_lm_head_backward, dpo_cpu_lm_head_forward, dpo_cpu_lm_head_logps, dpo_cpu_lm_head_plan,
 };
 use crate::cpu::{dpo_cpu_backward, dpo_cpu_factored, dpo_cpu_forward, dpo_cpu_logps, dpo_cpu_pair_loss};
-#[cfg(feature = "cuda")]
-use crate::cuda::plans;
+use crate::cuda::lm_head::{
+    dpo_cuda_lm_head_backward, dpo_cuda_lm_head_forward, dpo_cuda_lm_head_logps, dpo_cuda_lm_head_plan,
+};
 use crate::cuda::{
     dpo_cuda_backward, dpo_cuda_factored, dpo_cuda_forward, dpo_cuda_logps, dpo_cuda_pair_loss,
 };
+#[cfg(feature = "cuda")]
+use crate::cuda::{lm_head_plans, plans};
 #[cfg(feature = "cuda")]
 use crate::failure::guard;
 use crate::header::*;
@@ -29,7 +34,7 @@ pub(crate) enum Stage {
     LmHead(LmHead),
 }
 
-/// A function behind the language model's head, which is on the CPU alone.
+/// A function behind the language model's head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum LmHead {
     Plan,
@@ -62,6 +67,16 @@ pub(crate) enum Half {
     Cuda,
 }
 
+/// The GPU that plans are made for.
+#[cfg(feature = "cuda")]
+pub(crate) const DEVICE: Device = Device {
+    capability: (9, 0),
+    multiprocessors: 132,
+    shared_bytes_per_block: 232_448,
+    l2_bytes: 50 << 20,
+    cluster_blocks: 8,
+};
+
 /// What the functions of the header are handed, of which each takes its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments {
@@ -83,6 +98,7 @@ pub(crate) struct Arguments {
     pub backward_inputs: *const dpo_lm_head_backward_inputs,
     pub gradients: *const dpo_lm_head_gradients,
     pub head_workspace: *mut dpo_cpu_lm_head_workspace,
+    pub cuda_head_workspace: *const dpo_cuda_lm_head_workspace,
     pub plan: *mut dpo_lm_head_plan,
 }
 
@@ -152,15 +168,16 @@ impl Arguments {
         }
     }
 
-    /// Calls the function of a stage that queues it on a GPU.
+    /// Calls the function of a stage that queues it on a GPU, or says what it would do there.
     ///
     /// # Safety
     ///
-    /// That of [`call`](Self::call), and what the header says of `kernels` and `stream`.
+    /// That of [`call`](Self::call), and what the header says of `kernels`, `products` and `stream`.
     pub unsafe fn run_on_gpu(
         &self,
         stage: Stage,
         kernels: *const dpo_cuda_kernels,
+        products: *const dpo_cuda_products,
         stream: *mut c_void,
     ) -> dpo_result {
         let Arguments { batch, inputs, loss, out, pair_outputs: pairs, gradient, .. } = *self;
@@ -179,7 +196,61 @@ impl Arguments {
                     kernels, batch, inputs, ref_logps, loss, out, pairs, factored, workspace, stream,
                 ),
                 Stage::Backward => dpo_cuda_backward(kernels, batch, inputs, gradient, stream),
-                Stage::LmHead(_) => unreachable!("the head has no function for a GPU"),
+                Stage::LmHead(call) => self.run_behind_head_on_gpu(call, kernels, products, stream),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// That of [`run_on_gpu`](Self::run_on_gpu).
+    unsafe fn run_behind_head_on_gpu(
+        &self,
+        call: LmHead,
+        kernels: *const dpo_cuda_kernels,
+        products: *const dpo_cuda_products,
+        stream: *mut c_void,
+    ) -> dpo_result {
+        let Arguments { batch, head, ref_logps, loss, out, pair_outputs: pairs, .. } = *self;
+        let Arguments { backward_inputs: inputs, gradients, cuda_head_workspace: workspace, plan, .. } =
+            *self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match call {
+                LmHead::Plan => dpo_cuda_lm_head_plan(batch, head, loss, gradients, workspace, plan),
+                LmHead::Logps => {
+                    dpo_cuda_lm_head_logps(kernels, products, batch, head, out, workspace, stream)
+                }
+                LmHead::Forward => dpo_cuda_lm_head_forward(
+                    kernels, products, batch, head, ref_logps, loss, out, pairs, gradients, workspace, stream,
+                ),
+                LmHead::Backward => dpo_cuda_lm_head_backward(
+                    kernels, products, batch, head, inputs, gradients, workspace, stream,
+                ),
+            }
+        }
+    }
+
+    /// The pass of a function behind the head on a GPU.
+    ///
+    /// # Safety
+    ///
+    /// That of [`call`](Self::call).
+    #[cfg(feature = "cuda")]
+    pub unsafe fn pass_behind_head(&self, call: LmHead) -> dpo_kernels::Result<lm_head_plans::Pass> {
+        let Arguments { batch, head, ref_logps, loss, out, pair_outputs: pairs, .. } = *self;
+        let Arguments { backward_inputs: inputs, gradients, cuda_head_workspace: workspace, .. } = *self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match call {
+                LmHead::Plan => unreachable!("it says what the others do"),
+                LmHead::Logps => lm_head_plans::logps(&DEVICE, batch, head, out, workspace),
+                LmHead::Forward => lm_head_plans::forward(
+                    &DEVICE, batch, head, ref_logps, loss, out, pairs, gradients, workspace,
+                ),
+                LmHead::Backward => {
+                    lm_head_plans::backward(&DEVICE, batch, head, inputs, gradients, workspace)
+                }
             }
         }
     }
@@ -191,13 +262,11 @@ impl Arguments {
     unsafe fn plan_for_gpu(&self, stage: Stage) -> dpo_result {
         let Arguments { batch, inputs, loss, out, pair_outputs, gradient, .. } = *self;
         let Arguments { logps, ref_logps, scored, factored, workspace, status, .. } = *self;
-        let device = &Device {
-            capability: (9, 0),
-            multiprocessors: 132,
-            shared_bytes_per_block: 232_448,
-            l2_bytes: 50 << 20,
-            cluster_blocks: 8,
-        };
+        if stage == Stage::LmHead(LmHead::Plan) {
+            // SAFETY: the caller's promise. No device is needed.
+            return unsafe { self.run_on_gpu(stage, ptr::null(), ptr::null(), ptr::null_mut()) };
+        }
+        let device = &DEVICE;
         // SAFETY: the caller's promise.
         let plan = || unsafe {
             match stage {
@@ -220,7 +289,7 @@ impl Arguments {
                     workspace,
                 ),
                 Stage::Backward => plans::backward(device, batch, inputs, gradient),
-                Stage::LmHead(_) => unreachable!("the head has no plan for a GPU"),
+                Stage::LmHead(call) => self.pass_behind_head(call).map(|pass| pass.plan),
             }
         };
         guard(|| Ok(plan().map(drop)?))

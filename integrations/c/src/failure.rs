@@ -18,8 +18,13 @@ pub(crate) struct Failure {
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// Arguments that have another name in the header, and that name.
-const NAMES: [(&str, &str); 3] =
-    [("tau", "parameters"), ("desirable_weight", "parameters"), ("undesirable_weight", "parameters")];
+const NAMES: [(&str, &str); 5] = [
+    ("tau", "parameters"),
+    ("desirable_weight", "parameters"),
+    ("undesirable_weight", "parameters"),
+    ("gradients.upstream", "upstream"),
+    ("gradients.nonfinite_row", "nonfinite_row"),
+];
 
 /// The header's name of an argument, where that is not the crate's.
 pub(crate) fn header_name(argument: &str) -> Option<&'static str> {
@@ -48,6 +53,10 @@ impl From<Error> for Failure {
             Error::NoDriver { .. } => DPO_ERROR_NO_DRIVER,
             #[cfg(feature = "cuda")]
             Error::NoImage { .. } => DPO_ERROR_NO_IMAGE,
+            #[cfg(feature = "cuda")]
+            Error::NoCublasLt { .. } => DPO_ERROR_NO_CUBLASLT,
+            #[cfg(feature = "cuda")]
+            Error::Cublas { .. } => DPO_ERROR_CUBLASLT,
             #[cfg(feature = "cuda")]
             Error::Driver { .. } | Error::NoDevice { .. } => DPO_ERROR_DRIVER,
             _ => DPO_ERROR_INTERNAL,

@@ -21,6 +21,9 @@ pub const DPO_LOSS_NORMALIZER: u32 = 16;
 pub const DPO_GRADIENT_UPSTREAM_SCALE: u32 = 1;
 pub const DPO_GRADIENT_THRESHOLD: u32 = 2;
 pub const DPO_LM_HEAD_BUDGET_BYTES: u32 = 1;
+pub const DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE: u32 = 1;
+pub const DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES: u32 = 2;
+pub const DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES: u32 = 4;
 /// The call did what it says; on CUDA, the work is queued.
 pub const DPO_OK: dpo_result = 0;
 /** An argument is null, misaligned, unknown, outside its domain or of no use to the call, or a struct_size is not this
@@ -42,6 +45,10 @@ pub const DPO_ERROR_DRIVER: dpo_result = 7;
 pub const DPO_ERROR_UNSUPPORTED: dpo_result = 8;
 /// A defect of the library: it stopped half-way, and what it wrote is not to be used.
 pub const DPO_ERROR_INTERNAL: dpo_result = 9;
+/// There is no cuBLASLt to load.
+pub const DPO_ERROR_NO_CUBLASLT: dpo_result = 10;
+/// A call of cuBLASLt failed.
+pub const DPO_ERROR_CUBLASLT: dpo_result = 11;
 /// What a call returns.
 pub type dpo_result = ::core::ffi::c_uint;
 /// IEEE binary32.
@@ -898,14 +905,15 @@ pub struct dpo_lm_head {
     pub hidden: *const ::core::ffi::c_void,
     /// W, [V, H] of dpo_dtype, dense.
     pub weight: *const ::core::ffi::c_void,
-    /// b, [V] of dpo_dtype, or null for none.
+    /// b, [V] of dpo_dtype, or null for none. CUDA: aligned to 16.
     pub bias: *const ::core::ffi::c_void,
-    /// [rows] of dpo_label_type: a token id below V, or the ignore index.
+    /// [rows] of dpo_label_type: a token id below V, or the ignore index. CUDA: in host memory, too.
     pub labels: *const ::core::ffi::c_void,
     /// The DPO_LM_HEAD_ bits of the numbers that are there.
     pub given: u32,
     /** Bytes of a chunk at most, of which a row takes 4 (V + 2 H), with the batch's valid_vocab where it has one for V; at least
-  one row. DPO_LM_HEAD_BUDGET_BYTES; otherwise 2^29.*/
+  one row. DPO_LM_HEAD_BUDGET_BYTES, which the dpo_cuda_lm_head_ functions refuse, whose workspace has a budget_bytes of its
+  own; otherwise 2^29.*/
     pub budget_bytes: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1086,7 +1094,7 @@ pub struct dpo_lm_head_plan {
     pub most_rows: usize,
     /// Bytes of the largest chunk: no more than budget_bytes.
     pub chunk_bytes: usize,
-    /// Bytes beside it, at most: a block of a weight that is not f32.
+    /// Bytes beside it, at most: a block of a weight that is not f32. CUDA: 0.
     pub weight_block_bytes: usize,
     /// Rows over all products: at most, since the second of two sweeps leaves out rows whose coefficient is 0.
     pub multiplied_rows: usize,
@@ -1458,6 +1466,172 @@ unsafe extern "C" {
         batch: *const dpo_batch,
         inputs: *const dpo_inputs,
         gradient: *const dpo_gradient,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+/** cuBLASLt, which multiplies the matrices of the dpo_cuda_lm_head_ functions, with what it has made for the shapes that it has
+  met. May be shared between threads.*/
+#[repr(C)]
+#[derive(Debug)]
+pub struct dpo_cuda_products {
+    _unused: [u8; 0],
+}
+unsafe extern "C" {
+    /** Loads cuBLASLt for the CUDA context that is current on this thread, and stores a handle in `*products`: once, not per step.
+
+ Fails with DPO_ERROR_VALUE for a null `products`, DPO_ERROR_NO_CUBLASLT, with the names of the files that were looked for,
+ DPO_ERROR_CUBLASLT, DPO_ERROR_NO_DRIVER, DPO_ERROR_DRIVER or DPO_ERROR_UNSUPPORTED.*/
+    pub fn dpo_cuda_products_create(products: *mut *mut dpo_cuda_products) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Gives back what the handle has. The caller sees to it that the work that was queued with it is done, that its context still
+ exists, and that the handle is not used again. Null is allowed and does nothing.*/
+    pub fn dpo_cuda_products_free(products: *mut dpo_cuda_products);
+}
+/** What the dpo_cuda_lm_head_ functions need beside their results: memory of the caller's for a chunk of logits, for what goes
+  into and comes out of its products, for numbers of the scored rows, and for what blocks count and pass on. It is zeroed once,
+  after allocation. It serves heads of one type and size, with batches of any shape within the numbers here, which stay as they
+  are from call to call, and one call at a time: calls on one stream, one after the other. A batch that has more of one of them
+  is refused.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpo_cuda_lm_head_workspace {
+    /// sizeof(dpo_cuda_lm_head_workspace).
+    pub struct_size: usize,
+    /// The most sequences of a batch, from 1 to 2^31 - 1.
+    pub sequences: usize,
+    /// The most scored rows of a batch, from 1 to 2^31 - 1: no other row is multiplied.
+    pub rows: usize,
+    /// The most pairs of a batch, N, up to 2^31 - 1; 0 where batches have none.
+    pub pairs: usize,
+    /// The largest vocab of a batch, or valid_vocab of one that has it, from 1 to 2^31 - 1.
+    pub vocab: usize,
+    /// H of the heads, from 1 to 2^31 - 1.
+    pub hidden_size: usize,
+    /// Element type of the heads.
+    pub dtype: dpo_dtype,
+    /// The DPO_LM_HEAD_WORKSPACE_ bits of what is there.
+    pub given: u32,
+    /** Element type of a chunk's logits: dtype; or DPO_F32, with which products are not rounded before log-probs come of them.
+  DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE; otherwise dtype.*/
+    pub logits_dtype: dpo_dtype,
+    /** Bytes of a chunk at most; at least one row. A row takes the elements of V, filled up to a multiple of 8, in logits_dtype,
+  and once more in dtype where that is another type; and those of H in dtype and in f32.
+  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise 2^29.*/
+    pub budget_bytes: usize,
+    /// Bytes that each product may work in. DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES; otherwise 2^25.
+    pub product_bytes: usize,
+    /// dpo_cuda_lm_head_workspace_size bytes of device memory, aligned to 256.
+    pub memory: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dpo_cuda_lm_head_workspace",
+    ][::core::mem::size_of::<dpo_cuda_lm_head_workspace>() - 88usize];
+    [
+        "Alignment of dpo_cuda_lm_head_workspace",
+    ][::core::mem::align_of::<dpo_cuda_lm_head_workspace>() - 8usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::struct_size",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, struct_size) - 0usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::sequences",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, sequences) - 8usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::rows",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, rows) - 16usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::pairs",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, pairs) - 24usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::vocab",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, vocab) - 32usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::hidden_size",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, hidden_size) - 40usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::dtype",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, dtype) - 48usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::given",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, given) - 52usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::logits_dtype",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, logits_dtype) - 56usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::budget_bytes",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, budget_bytes) - 64usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::product_bytes",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, product_bytes) - 72usize];
+    [
+        "Offset of field: dpo_cuda_lm_head_workspace::memory",
+    ][::core::mem::offset_of!(dpo_cuda_lm_head_workspace, memory) - 80usize];
+};
+unsafe extern "C" {
+    /** Stores in `*bytes` how much memory `workspace` needs: a chunk, product_bytes, about 72 bytes a scored row and 64 a sequence,
+ and 24 more for each of the slices that a long row is read in. Its `memory` is not looked at, and no device is needed.
+
+ Fails with DPO_ERROR_VALUE or DPO_ERROR_UNSUPPORTED.*/
+    pub fn dpo_cuda_lm_head_workspace_size(
+        workspace: *const dpo_cuda_lm_head_workspace,
+        bytes: *mut usize,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /** Stores in `*plan` what dpo_cuda_lm_head_forward would do with the same arguments, or dpo_cuda_lm_head_logps where `gradients`
+ is null: dpo_cpu_lm_head_plan for a GPU, with the same arguments that are not looked at, and nor is the memory of `workspace`.
+ No device is needed.
+
+ Fails as dpo_cpu_lm_head_plan does, for a batch that `workspace` is too small for, and with DPO_ERROR_UNSUPPORTED.*/
+    pub fn dpo_cuda_lm_head_plan(
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        loss: *const dpo_loss,
+        gradients: *const dpo_lm_head_gradients,
+        workspace: *const dpo_cuda_lm_head_workspace,
+        plan: *mut dpo_lm_head_plan,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// dpo_cpu_lm_head_logps on a GPU.
+    pub fn dpo_cuda_lm_head_logps(
+        kernels: *const dpo_cuda_kernels,
+        products: *const dpo_cuda_products,
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        out: *const dpo_logps,
+        workspace: *const dpo_cuda_lm_head_workspace,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// dpo_cpu_lm_head_forward on a GPU.
+    pub fn dpo_cuda_lm_head_forward(
+        kernels: *const dpo_cuda_kernels,
+        products: *const dpo_cuda_products,
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        ref_logps: *const f32,
+        loss: *const dpo_loss,
+        out: *const dpo_logps,
+        pair_outputs: *const dpo_pair_outputs,
+        gradients: *const dpo_lm_head_gradients,
+        workspace: *const dpo_cuda_lm_head_workspace,
+        stream: *mut ::core::ffi::c_void,
+    ) -> dpo_result;
+}
+unsafe extern "C" {
+    /// dpo_cpu_lm_head_backward on a GPU.
+    pub fn dpo_cuda_lm_head_backward(
+        kernels: *const dpo_cuda_kernels,
+        products: *const dpo_cuda_products,
+        batch: *const dpo_batch,
+        head: *const dpo_lm_head,
+        inputs: *const dpo_lm_head_backward_inputs,
+        gradients: *const dpo_lm_head_gradients,
+        workspace: *const dpo_cuda_lm_head_workspace,
         stream: *mut ::core::ffi::c_void,
     ) -> dpo_result;
 }

@@ -9,12 +9,12 @@ use crate::given::{null, zero};
 use crate::header::*;
 use crate::pointers::{Array, read, slice, value};
 
-pub(crate) fn dtype(dtype: dpo_dtype) -> Result<DType> {
+pub(crate) fn dtype(argument: &'static str, dtype: dpo_dtype) -> Result<DType> {
     match dtype {
         DPO_F32 => Ok(DType::F32),
         DPO_F16 => Ok(DType::F16),
         DPO_BF16 => Ok(DType::BF16),
-        other => Err(value("dtype", "a dpo_dtype", other)),
+        other => Err(value(argument, "a dpo_dtype", other)),
     }
 }
 

@@ -62,5 +62,10 @@ defined! {
     cuda {
         dpo_cuda_load, dpo_cuda_free, dpo_cuda_workspace_size, dpo_cuda_logps, dpo_cuda_pair_loss,
         dpo_cuda_forward, dpo_cuda_factored, dpo_cuda_backward,
+        dpo_cuda_products_create, dpo_cuda_products_free,
+    }
+    cuda::lm_head {
+        dpo_cuda_lm_head_workspace_size, dpo_cuda_lm_head_plan, dpo_cuda_lm_head_logps,
+        dpo_cuda_lm_head_forward, dpo_cuda_lm_head_backward,
     }
 }

@@ -1,17 +1,43 @@
 //! A head of the header in the crate's terms, in whichever memory its arrays are.
 
-use dpo_kernels::cpu::lm_head::LmHeadWorkspace;
 use dpo_kernels::lm_head::{Region, check_apart};
-use dpo_kernels::{Batch, DType, Result, WantedGradients};
+use dpo_kernels::{Batch, DType, HostBatch, Labels, LmHeadPlan, Result, WantedGradients, Way};
 
-use crate::batch;
+use crate::batch::{self, in_host_memory};
 use crate::given::given;
 use crate::header::*;
-use crate::inputs::dtype;
-use crate::pointers::{Indices, value};
+use crate::inputs::{dtype, host_labels};
+use crate::pointers::{Indices, read, value};
+
+/// A head and the batch beside it, whose numbers are checked, and whose labels are there: those are in host memory wherever the
+/// call is about.
+pub(crate) struct Given<'a> {
+    pub batch: HostBatch<'a>,
+    pub head: &'a dpo_lm_head,
+    pub numbers: Numbers,
+    pub labels: Labels<'a>,
+}
+
+impl<'a> Given<'a> {
+    /// # Safety
+    ///
+    /// `batch` and `head` are null or point to structs of the size that they say, whose index arrays and labels are null or as
+    /// large as the header says, and stay as they are for `'a`.
+    pub unsafe fn read(of_batch: *const dpo_batch, head: *const dpo_lm_head) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let batch = in_host_memory(batch(read("batch", of_batch)?)?)?;
+            let head = read("head", head)?;
+            let rows = batch.rows();
+            let numbers = Numbers::of(head, rows, &batch)?;
+            let labels = host_labels(head.label_type, head.labels, rows)?;
+            Ok(Given { batch, head, numbers, labels })
+        }
+    }
+}
 
 /// The batch beside a head, of a valid shape: there are no logits whose rows could be apart.
-pub(crate) fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
+fn batch(batch: &dpo_batch) -> Result<Batch<Indices>> {
     let given = batch::batch(batch)?;
     if batch.given & DPO_BATCH_ROW_STRIDE != 0 {
         let expected = "none, where logits are made of hidden states, which are dense";
@@ -28,12 +54,13 @@ pub(crate) struct Numbers {
     /// Elements of hidden states and of the weight.
     pub hidden_len: usize,
     pub weight_len: usize,
-    pub budget_bytes: usize,
+    /// None where the default is meant.
+    pub budget_bytes: Option<usize>,
 }
 
 impl Numbers {
     /// Those of a head, for a batch of a valid shape.
-    pub fn of<A>(head: &dpo_lm_head, rows: usize, batch: &Batch<A>) -> Result<Self> {
+    fn of<A>(head: &dpo_lm_head, rows: usize, batch: &Batch<A>) -> Result<Self> {
         let (budget_bytes,) =
             given![head.given; DPO_LM_HEAD_BUDGET_BYTES => "budget_bytes": head.budget_bytes];
         let hidden_size = head.hidden_size;
@@ -48,11 +75,11 @@ impl Numbers {
             })
         };
         Ok(Numbers {
-            dtype: dtype(head.dtype)?,
+            dtype: dtype("dtype", head.dtype)?,
             hidden_size,
             hidden_len: elements("[rows, hidden_size]", rows)?,
             weight_len: elements("[vocab, hidden_size]", batch.vocab)?,
-            budget_bytes: budget_bytes.unwrap_or(LmHeadWorkspace::DEFAULT_BUDGET_BYTES),
+            budget_bytes,
         })
     }
 }
@@ -64,6 +91,25 @@ pub(crate) fn wanted(gradients: Option<&dpo_lm_head_gradients>) -> WantedGradien
         weight: !gradients.weight.is_null(),
         bias: !gradients.bias.is_null(),
     })
+}
+
+/// What a plan says, with the bytes that a block of the weight takes.
+pub(crate) fn plan(made: &LmHeadPlan, weight_block_bytes: usize) -> dpo_lm_head_plan {
+    let rows = |way| {
+        let chunks = made.chunks().iter().filter(|chunk| chunk.way == way);
+        chunks.map(|chunk| chunk.rows.len()).sum()
+    };
+    dpo_lm_head_plan {
+        chunks: made.chunks().len(),
+        most_rows: made.most_rows(),
+        chunk_bytes: made.chunk_bytes(),
+        weight_block_bytes,
+        multiplied_rows: made.multiplied_rows(),
+        logps_rows: rows(Way::Logps),
+        frozen_weight_rows: rows(Way::FrozenWeight),
+        whole_pairs_rows: rows(Way::WholePairs),
+        two_sweeps_rows: rows(Way::TwoSweeps),
+    }
 }
 
 /// Refuses a gradient where hidden states, weight, bias or another gradient is.

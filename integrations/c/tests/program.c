@@ -6,6 +6,7 @@
  */
 #include <dpo_kernels.h>
 
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -812,17 +813,210 @@ static void errors(void) {
             "bad data: label out of range, first in row 1; non-finite log-prob, first in row 1");
 }
 
-/* What can be said of the GPU half without a GPU. `cuda`: whether the library was built with it. */
+/* The head of lm_head on a GPU, as far as a plan goes: the numbers of its scored rows, of 8 elements for V and H twice. */
+static void lm_head_plans(const dpo_lm_head *head, dpo_cuda_lm_head_workspace workspace) {
+    const dpo_lm_head_gradients gradients = {.struct_size = sizeof gradients, .weight = (float *)head->weight};
+    dpo_lm_head_plan plan;
+    size_t bytes = 0, more = 0;
+    CHECK(dpo_cuda_lm_head_workspace_size(&workspace, &bytes) == DPO_OK);
+    CHECK(bytes > ((size_t)1 << 25) && bytes < ((size_t)1 << 25) + 8192);
+    CHECK(dpo_cuda_lm_head_plan(&PADDED, head, &SIGMOID, &gradients, &workspace, &plan) == DPO_OK);
+    CHECK(plan.chunks == 1 && plan.chunk_bytes == 3 * 48 && plan.whole_pairs_rows == 3 && plan.multiplied_rows == 6);
+    CHECK(dpo_cuda_lm_head_plan(&PADDED, head, NULL, NULL, &workspace, &plan) == DPO_OK && plan.logps_rows == 3);
+
+    workspace.given = DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES | DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES;
+    workspace.budget_bytes = 48;
+    CHECK(dpo_cuda_lm_head_workspace_size(&workspace, &more) == DPO_OK && more < bytes - (1u << 24));
+    CHECK(dpo_cuda_lm_head_plan(&PADDED, head, NULL, NULL, &workspace, &plan) == DPO_OK && plan.chunks == 3);
+    workspace.budget_bytes = 47;
+    REFUSED(dpo_cuda_lm_head_workspace_size(&workspace, &more), DPO_ERROR_VALUE,
+            "budget_bytes: expected at least 48, the bytes of one row, found 47");
+    workspace.budget_bytes = 48;
+    workspace.rows = 2;
+    REFUSED(dpo_cuda_lm_head_plan(&PADDED, head, NULL, NULL, &workspace, &plan), DPO_ERROR_VALUE,
+            "rows: expected at most 2, the capacity, found 3");
+    workspace.rows = ROWS;
+    workspace.dtype = DPO_BF16;
+    REFUSED(dpo_cuda_lm_head_plan(&PADDED, head, NULL, NULL, &workspace, &plan), DPO_ERROR_VALUE,
+            "head: expected the workspace's bf16 and hidden_size = 2, found f32 and 2");
+    workspace.dtype = DPO_F32;
+    dpo_lm_head other = *head;
+    other.given = DPO_LM_HEAD_BUDGET_BYTES;
+    other.budget_bytes = 64;
+    REFUSED(dpo_cuda_lm_head_plan(&PADDED, &other, NULL, NULL, &workspace, &plan), DPO_ERROR_VALUE,
+            "budget_bytes: expected none in a head on a GPU, whose workspace has the budget, found 64");
+}
+
+/* The CUDA driver, as much of it as memory takes. */
+static struct {
+    int (*init)(unsigned);
+    int (*device)(int *, int);
+    int (*retain)(void **, int);
+    int (*set_current)(void *);
+    int (*allocate)(uint64_t *, size_t);
+    int (*zero)(uint64_t, unsigned char, size_t);
+    int (*to_device)(uint64_t, const void *, size_t);
+    int (*to_host)(void *, uint64_t, size_t);
+} driver;
+
+/* Makes the primary context of the first GPU current; 0 where there is none. */
+static int has_gpu(void) {
+    const struct {
+        const char *name;
+        void *function;
+    } functions[] = {
+        {"cuInit", &driver.init},
+        {"cuDeviceGet", &driver.device},
+        {"cuDevicePrimaryCtxRetain", &driver.retain},
+        {"cuCtxSetCurrent", &driver.set_current},
+        {"cuMemAlloc_v2", &driver.allocate},
+        {"cuMemsetD8_v2", &driver.zero},
+        {"cuMemcpyHtoD_v2", &driver.to_device},
+        {"cuMemcpyDtoH_v2", &driver.to_host},
+    };
+    void *library = dlopen("libcuda.so.1", RTLD_NOW), *context;
+    int device;
+    if (library == NULL) return 0;
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+        void *found = dlsym(library, functions[i].name);
+        CHECK(found != NULL);
+        memcpy(functions[i].function, &found, sizeof found);
+    }
+    if (driver.init(0) != 0 || driver.device(&device, 0) != 0) return 0;
+    CHECK(driver.retain(&context, device) == 0 && driver.set_current(context) == 0);
+    return 1;
+}
+
+/* A copy on the GPU, or zeros for null. */
+static void *on_gpu(const void *from, size_t bytes) {
+    uint64_t address = 0;
+    CHECK(driver.allocate(&address, bytes) == 0);
+    CHECK((from == NULL ? driver.zero(address, 0, bytes) : driver.to_device(address, from, bytes)) == 0);
+    return (void *)(uintptr_t)address;
+}
+
+/* Numbers on the GPU, which are waited for, are those that the CPU found. */
+static void near(const void *on_gpu, const float *expected, size_t count, float factor) {
+    float found[ROWS * V];
+    CHECK(count <= ROWS * V && driver.to_host(found, (uint64_t)(uintptr_t)on_gpu, count * sizeof *found) == 0);
+    for (size_t i = 0; i < count; i++)
+        CHECK(fabsf(found[i] - factor * expected[i]) <= 1e-5f * (1.0f + fabsf(factor * expected[i])));
+}
+
+/* From hidden states on a GPU as on the CPU. */
+static void lm_head_on_gpu(void) {
+    enum { H = 2 };
+    float hidden[ROWS][H], weight[V][H], dhidden[ROWS][H], dweight[V][H] = {{0}}, dbias[V] = {0};
+    const float bias[V] = {0.5f, -0.25f, 0.0f, 1.0f};
+    const uint32_t no_trouble = DPO_NO_TROUBLE;
+    for (int r = 0; r < ROWS; r++) hidden[r][0] = 1.0f, hidden[r][1] = (float)r;
+    for (int v = 0; v < V; v++) weight[v][0] = logf((float)(v + 1)), weight[v][1] = (float)(v % 2);
+    hidden[3][0] = NAN; /* not scored, so not read */
+    struct results r;
+    dpo_lm_head head = {.struct_size = sizeof head,
+                        .dtype = DPO_F32,
+                        .label_type = DPO_LABELS_I64,
+                        .hidden_size = H,
+                        .hidden = hidden,
+                        .weight = weight,
+                        .bias = bias,
+                        .labels = LABELS};
+    dpo_lm_head_gradients gradients = {
+        .struct_size = sizeof gradients, .hidden = dhidden, .weight = dweight[0], .bias = dbias};
+    dpo_logps out = logps_outputs(&r);
+    dpo_pair_outputs pairs = pair_outputs(&r);
+    CHECK(dpo_cpu_lm_head_forward(&PADDED, &head, REF_LOGPS, &SIGMOID, &out, &pairs, &gradients, NULL) == DPO_OK);
+
+    dpo_cuda_kernels *kernels = NULL;
+    dpo_cuda_products *products = NULL;
+    CHECK(dpo_cuda_load(&kernels) == DPO_OK);
+    if (dpo_cuda_products_create(&products) == DPO_ERROR_NO_CUBLASLT) {
+        printf("not multiplied: %s\n", dpo_last_error());
+        dpo_cuda_free(kernels);
+        return;
+    }
+    CHECK(kernels != NULL && products != NULL);
+    dpo_cuda_lm_head_workspace workspace = {.struct_size = sizeof workspace,
+                                            .sequences = S,
+                                            .rows = ROWS,
+                                            .pairs = S / 2,
+                                            .vocab = V,
+                                            .hidden_size = H,
+                                            .dtype = DPO_F32};
+    size_t bytes;
+    CHECK(dpo_cuda_lm_head_workspace_size(&workspace, &bytes) == DPO_OK);
+    workspace.memory = on_gpu(NULL, bytes);
+    head.hidden = on_gpu(hidden, sizeof hidden);
+    head.weight = on_gpu(weight, sizeof weight);
+    head.bias = on_gpu(bias, sizeof bias);
+    gradients.hidden = on_gpu(dhidden, sizeof dhidden);
+    gradients.weight = on_gpu(NULL, sizeof dweight);
+    gradients.bias = on_gpu(NULL, sizeof dbias);
+    gradients.nonfinite_row = on_gpu(&no_trouble, sizeof no_trouble);
+    const float *ref_logps = on_gpu(REF_LOGPS, sizeof REF_LOGPS);
+    struct results *results = on_gpu(NULL, sizeof *results), found;
+    out = logps_outputs(results);
+    pairs = pair_outputs(results);
+#define HEAD_ON_GPU kernels, products, &PADDED, &head
+    CHECK(dpo_cuda_lm_head_forward(HEAD_ON_GPU, ref_logps, &SIGMOID, &out, &pairs, &gradients, &workspace, NULL) ==
+          DPO_OK);
+    CHECK(driver.to_host(&found, (uint64_t)(uintptr_t)results, sizeof found) == 0);
+    CHECK(dpo_status_check(&found.status) == DPO_OK && found.scored[0] == 2 && found.scored[1] == 1);
+    near(&results->metrics.loss, &r.metrics.loss, 1, 1.0f);
+    near(results->token_logps, r.token_logps, ROWS, 1.0f);
+    near(results->coef, r.coef, S, 1.0f);
+    near(gradients.hidden, dhidden[0], ROWS * H, 1.0f);
+    near(gradients.weight, dweight[0], V * H, 1.0f);
+    near(gradients.bias, dbias, V, 1.0f);
+
+    /* The same coefficients, as a loss of one's own gives them: the gradients of weight and bias add up. */
+    const dpo_lm_head_backward_inputs inputs = {.struct_size = sizeof inputs,
+                                                .logsumexp = results->logsumexp,
+                                                .logsumexp_residual = results->residual,
+                                                .coef = results->coef};
+    CHECK(dpo_cuda_lm_head_logps(HEAD_ON_GPU, &out, &workspace, NULL) == DPO_OK);
+    CHECK(dpo_cuda_lm_head_backward(HEAD_ON_GPU, &inputs, &gradients, &workspace, NULL) == DPO_OK);
+    near(results->logps, r.logps, S, 1.0f);
+    near(gradients.hidden, dhidden[0], ROWS * H, 1.0f);
+    near(gradients.weight, dweight[0], V * H, 2.0f);
+    near(gradients.bias, dbias, V, 2.0f);
+    uint32_t nonfinite_row = 0;
+    CHECK(driver.to_host(&nonfinite_row, (uint64_t)(uintptr_t)gradients.nonfinite_row, sizeof nonfinite_row) == 0);
+    CHECK(nonfinite_row == DPO_NO_TROUBLE);
+    dpo_cuda_products_free(products);
+    dpo_cuda_free(kernels);
+}
+
+/* What can be said of the GPU half without a GPU, and of the head with one. `cuda`: whether the library was built with it. */
 static void gpu(int cuda) {
     dpo_cuda_kernels *kernels = NULL;
+    dpo_cuda_products *products = NULL;
     dpo_workspace workspace = {.struct_size = sizeof workspace, .sequences = S, .rows = ROWS, .vocab = V};
+    dpo_cuda_lm_head_workspace of_head = {.struct_size = sizeof of_head,
+                                          .sequences = S,
+                                          .rows = ROWS,
+                                          .pairs = S / 2,
+                                          .vocab = V,
+                                          .hidden_size = 2,
+                                          .dtype = DPO_F32};
+    const dpo_lm_head head = {.struct_size = sizeof head,
+                              .dtype = DPO_F32,
+                              .label_type = DPO_LABELS_I64,
+                              .hidden_size = 2,
+                              .weight = REF_LOGPS, /* not looked at */
+                              .labels = LABELS};
+    dpo_lm_head_plan plan;
     size_t bytes = 0, more = 0;
     dpo_cuda_free(NULL);
+    dpo_cuda_products_free(NULL);
     const dpo_result loaded = dpo_cuda_load(&kernels);
     if (!cuda) {
         const char *message = "CUDA: expected a library built with the feature cuda, found one without";
         REFUSED(dpo_cuda_load(&kernels), DPO_ERROR_UNSUPPORTED, message);
         REFUSED(dpo_cuda_workspace_size(&workspace, &bytes), DPO_ERROR_UNSUPPORTED, message);
+        REFUSED(dpo_cuda_products_create(&products), DPO_ERROR_UNSUPPORTED, message);
+        REFUSED(dpo_cuda_lm_head_workspace_size(&of_head, &bytes), DPO_ERROR_UNSUPPORTED, message);
+        REFUSED(dpo_cuda_lm_head_plan(&PADDED, &head, NULL, NULL, &of_head, &plan), DPO_ERROR_UNSUPPORTED, message);
         return;
     }
     /* No driver, or no context current on this thread. */
@@ -843,6 +1037,27 @@ static void gpu(int cuda) {
     REFUSED(dpo_cuda_pair_loss(NULL, &PADDED, NULL, NULL, NULL, &SIGMOID, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
     REFUSED(dpo_cuda_forward(NULL, &PADDED, NULL, NULL, &SIGMOID, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
     REFUSED(dpo_cuda_backward(NULL, &PADDED, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+
+    /* No cuBLASLt, no driver, or no context. */
+    const dpo_result created = dpo_cuda_products_create(&products);
+    CHECK(created == DPO_ERROR_NO_CUBLASLT || created == DPO_ERROR_NO_DRIVER || created == DPO_ERROR_DRIVER);
+    CHECK(products == NULL);
+    CHECK(created != DPO_ERROR_NO_CUBLASLT || strstr(dpo_last_error(), "libcublasLt.so") != NULL);
+    REFUSED(dpo_cuda_products_create(NULL), DPO_ERROR_VALUE,
+            "products: expected an address aligned to 8 bytes, found null");
+#define WITHOUT_KERNELS NULL, NULL, &PADDED, &head
+    REFUSED(dpo_cuda_lm_head_logps(WITHOUT_KERNELS, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+    REFUSED(dpo_cuda_lm_head_forward(WITHOUT_KERNELS, NULL, NULL, NULL, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE,
+            message);
+    REFUSED(dpo_cuda_lm_head_backward(WITHOUT_KERNELS, NULL, NULL, NULL, NULL), DPO_ERROR_VALUE, message);
+    REFUSED(dpo_cuda_lm_head_workspace_size(NULL, &bytes), DPO_ERROR_VALUE,
+            "workspace: expected an address aligned to 8 bytes, found null");
+    REFUSED(dpo_cuda_lm_head_workspace_size(&of_head, NULL), DPO_ERROR_VALUE,
+            "bytes: expected an address aligned to 8 bytes, found null");
+    REFUSED(dpo_cuda_lm_head_plan(&PADDED, &head, NULL, NULL, &of_head, NULL), DPO_ERROR_VALUE,
+            "plan: expected an address aligned to 8 bytes, found null");
+    lm_head_plans(&head, of_head);
+    if (has_gpu()) lm_head_on_gpu();
 }
 
 int main(int argc, char **argv) {

@@ -47,8 +47,8 @@ fn programs_run_with_what_is_installed() {
     let compile = |program: &Path, first: &[&str], is_static: bool| {
         let mut command = Command::new("cc");
         command.args(strict).arg("-o").arg(program).arg("tests/program.c").args(first);
-        // The program takes logarithms of its own.
-        run(command.args(installed.flags(is_static)).arg("-lm"));
+        // The program takes logarithms of its own, and where there is a GPU memory of the driver's.
+        run(command.args(installed.flags(is_static)).args(["-lm", "-ldl"]));
     };
 
     // The shared library is asked for by its name for this ABI: the one for linking may be gone.
@@ -90,6 +90,20 @@ fn programs_run_with_what_is_installed() {
             assert_eq!(run(&mut program(&folder.join("a.out"), libraries)), said, "{command}");
         }
     }
+}
+
+/// What the README has for a GPU is compiled, and needs nothing of CUDA for that.
+#[test]
+fn functions_of_the_readme_compile() {
+    let parts = of_readme("README.md", "```c\n");
+    let is_whole = |part: &&String| part.contains("#include") && !part.contains("int main");
+    let functions: Vec<&String> = parts.iter().filter(is_whole).collect();
+    assert_eq!(functions.len(), 1, "{functions:?}");
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let source = folder.path().join("step.c");
+    fs::write(&source, functions[0]).expect("a file to write");
+    let strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-Iinclude"];
+    run(Command::new("cc").args(strict).arg(source));
 }
 
 /// What the repository's README shows of C are lines of the program that has been run.

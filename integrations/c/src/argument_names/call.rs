@@ -32,6 +32,7 @@ pub(super) struct Call {
     pub backward_inputs: dpo_lm_head_backward_inputs,
     pub gradients: dpo_lm_head_gradients,
     pub head_workspace: *mut dpo_cpu_lm_head_workspace,
+    pub cuda_head_workspace: dpo_cuda_lm_head_workspace,
     pub plan: *mut dpo_lm_head_plan,
     /// Whether the plan is of a loss.
     pub has_loss: bool,
@@ -84,6 +85,7 @@ impl Call {
                 backward_inputs: mem::zeroed(),
                 gradients: mem::zeroed(),
                 head_workspace: ptr::null_mut(),
+                cuda_head_workspace: mem::zeroed(),
                 plan: memory.place(),
                 has_loss: true,
                 memory,
@@ -93,7 +95,7 @@ impl Call {
             ($($field:ident)*) => { $(call.$field.struct_size = size_of_val(&call.$field);)* };
         }
         sizes!(batch inputs loss pair_inputs out token_metrics pair_outputs gradient workspace);
-        sizes!(head backward_inputs gradients);
+        sizes!(head backward_inputs gradients cuda_head_workspace);
         macro_rules! point {
             ($($set:ident: $($field:ident)*;)*) => { $($(call.$set.$field = call.memory.place();)*)* };
         }
@@ -116,6 +118,13 @@ impl Call {
         call.workspace.sequences = SEQUENCES;
         call.workspace.rows = ROWS;
         call.workspace.vocab = VOCAB;
+        call.cuda_head_workspace.sequences = SEQUENCES;
+        call.cuda_head_workspace.rows = ROWS;
+        call.cuda_head_workspace.pairs = SEQUENCES / 2;
+        call.cuda_head_workspace.vocab = VOCAB;
+        call.cuda_head_workspace.hidden_size = HIDDEN_SIZE;
+        // It is not followed: what plans are made for does not run here.
+        call.cuda_head_workspace.memory = ptr::without_provenance_mut(1 << 20);
         call
     }
 
@@ -183,6 +192,7 @@ impl Call {
             backward_inputs: &self.backward_inputs,
             gradients: &self.gradients,
             head_workspace: self.head_workspace,
+            cuda_head_workspace: &self.cuda_head_workspace,
             plan: self.plan,
         };
         // SAFETY: the structs are as the header asks, but for what is to be refused.

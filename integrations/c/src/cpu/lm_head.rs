@@ -1,44 +1,22 @@
 //! The functions behind the language model's head.
 
 use dpo_kernels::cpu::lm_head::{self, LmHeadWorkspace};
-use dpo_kernels::{HostBatch, Labels, LmHead, LmHeadGradients, LmHeadPlan, Logit, WantedGradients, Way};
+use dpo_kernels::{LmHead, LmHeadGradients, LmHeadPlan, Logit, WantedGradients};
 
 use super::lm_head_workspace::with_workspace;
 use super::{BackwardPointers, NonfiniteRow, host_loss, host_outputs, upstream, with_logit};
-use crate::batch::in_host_memory;
 use crate::failure::{Result, guard};
 use crate::header::*;
-use crate::inputs::host_labels;
-use crate::lm_head::{Numbers, batch, check_gradients_apart, wanted};
+use crate::lm_head::{Given, Numbers, check_gradients_apart, plan as plan_of, wanted};
 use crate::pointers::{optional_slice, pointer, read, read_optional, slice, slice_mut};
 use crate::results::{self, HostBuffers, ToHost, WriteRecords};
 use crate::{gradient, loss};
 
-/// A head and the batch beside it, whose numbers are checked and whose labels are there.
-struct Given<'a> {
-    batch: HostBatch<'a>,
-    head: &'a dpo_lm_head,
-    numbers: Numbers,
-    labels: Labels<'a>,
+fn budget_bytes(numbers: &Numbers) -> usize {
+    numbers.budget_bytes.unwrap_or(LmHeadWorkspace::DEFAULT_BUDGET_BYTES)
 }
 
 impl<'a> Given<'a> {
-    /// # Safety
-    ///
-    /// `batch` and `head` are null or point to structs of the size that they say, whose arrays are null or as large as the
-    /// header says, and stay as they are for `'a`.
-    unsafe fn read(of_batch: *const dpo_batch, head: *const dpo_lm_head) -> Result<Self> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let batch = in_host_memory(batch(read("batch", of_batch)?)?)?;
-            let head = read("head", head)?;
-            let rows = batch.rows();
-            let numbers = Numbers::of(head, rows, &batch)?;
-            let labels = host_labels(head.label_type, head.labels, rows)?;
-            Ok(Given { batch, head, numbers, labels })
-        }
-    }
-
     /// Hidden states, weight and bias.
     ///
     /// # Safety
@@ -105,23 +83,10 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_plan(
         let wanted = wanted(read_optional("gradients", gradients)?);
         let plan = pointer("plan", plan)?;
         let bytes_per_row = LmHeadWorkspace::bytes_per_row(batch.columns(), numbers.hidden_size);
-        let budget = numbers.budget_bytes;
+        let budget = budget_bytes(&numbers);
         let made = LmHeadPlan::new(&batch, labels, loss.as_ref(), wanted, bytes_per_row, budget)?;
-        let rows = |way| {
-            let chunks = made.chunks().iter().filter(|chunk| chunk.way == way);
-            chunks.map(|chunk| chunk.rows.len()).sum()
-        };
-        plan.write(dpo_lm_head_plan {
-            chunks: made.chunks().len(),
-            most_rows: made.most_rows(),
-            chunk_bytes: made.chunk_bytes(),
-            weight_block_bytes: LmHeadWorkspace::weight_block_bytes(numbers.dtype, numbers.hidden_size),
-            multiplied_rows: made.multiplied_rows(),
-            logps_rows: rows(Way::Logps),
-            frozen_weight_rows: rows(Way::FrozenWeight),
-            whole_pairs_rows: rows(Way::WholePairs),
-            two_sweeps_rows: rows(Way::TwoSweeps),
-        });
+        let weight_block_bytes = LmHeadWorkspace::weight_block_bytes(numbers.dtype, numbers.hidden_size);
+        plan.write(plan_of(&made, weight_block_bytes));
         Ok(())
     })
 }
@@ -144,7 +109,7 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_logps(
         let Given { batch, numbers, labels, .. } = &given;
         let out = results::logps(read("out", out)?)?;
         let mut out = out.convert::<HostBuffers<'_>, _>(&mut ToHost::new(batch.extent()))?;
-        with_workspace(workspace, numbers.budget_bytes, |workspace| {
+        with_workspace(workspace, budget_bytes(numbers), |workspace| {
             with_logit!(numbers.dtype, T => {
                 Ok(lm_head::logps(batch, &given.head::<T>()?, *labels, &mut out, workspace)?)
             })
@@ -179,7 +144,7 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_forward(
         let gradients = read_optional("gradients", gradients)?;
         let to = gradients.map_or(std::ptr::null_mut(), |gradients| gradients.nonfinite_row);
         let nonfinite_row = NonfiniteRow::judged(to)?;
-        let status = with_workspace(workspace, numbers.budget_bytes, |workspace| {
+        let status = with_workspace(workspace, budget_bytes(numbers), |workspace| {
             with_logit!(numbers.dtype, T => {
                 let head = given.head::<T>()?;
                 let mut gradients = match gradients {
@@ -227,7 +192,7 @@ pub unsafe extern "C" fn dpo_cpu_lm_head_backward(
         let inputs = inputs.in_host_memory(batch, threshold)?;
         let gradients = read("gradients", gradients)?;
         let nonfinite_row = NonfiniteRow::judged(gradients.nonfinite_row)?;
-        let status = with_workspace(workspace, numbers.budget_bytes, |workspace| {
+        let status = with_workspace(workspace, budget_bytes(numbers), |workspace| {
             with_logit!(numbers.dtype, T => {
                 let head = given.head::<T>()?;
                 let mut gradients = given.gradients::<T>(gradients)?;

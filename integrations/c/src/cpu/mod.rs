@@ -181,7 +181,7 @@ pub unsafe extern "C" fn dpo_cpu_logps(
         let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let out = results::logps(read("out", out)?)?;
         let mut out = out.convert::<HostBuffers<'_>, _>(&mut ToHost::new(batch.extent()))?;
-        with_logit!(dtype(inputs.dtype)?, T => {
+        with_logit!(dtype("dtype", inputs.dtype)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
             cpu::logps(&batch, logits, labels, &mut out)?;
         });
@@ -243,7 +243,7 @@ pub unsafe extern "C" fn dpo_cpu_forward(
         let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let (loss, pair_inputs) = host_loss(loss, ref_logps, &batch)?;
         let mut out = host_outputs(out, pair_outputs, batch.extent())?;
-        with_logit!(dtype(inputs.dtype)?, T => {
+        with_logit!(dtype("dtype", inputs.dtype)?, T => {
             let logits = slice::<T>("logits", inputs.logits.cast(), batch.logits_len())?;
             cpu::forward(&batch, logits, labels, &pair_inputs, &loss, &mut out)?;
         });
@@ -274,7 +274,7 @@ pub unsafe extern "C" fn dpo_cpu_factored(
         let labels = host_labels(inputs.label_type, inputs.labels, batch.rows())?;
         let (loss, pair_inputs) = host_loss(loss, ref_logps, &batch)?;
         let mut out = host_outputs(out, pair_outputs, batch.extent())?;
-        let dtype = dtype(inputs.dtype)?;
+        let dtype = dtype("dtype", inputs.dtype)?;
         batch.check_gradient("gradient", dtype, address(inputs.logits), address(gradient))?;
         with_logit!(dtype, T => {
             let len = batch.logits_len();
@@ -323,7 +323,7 @@ pub unsafe extern "C" fn dpo_cpu_backward(
             .with_upstream(upstream(gradient.upstream, numbers.upstream_scale)?);
         let nonfinite_row = NonfiniteRow::judged(gradient.nonfinite_row)?;
 
-        let dtype = dtype(inputs.dtype)?;
+        let dtype = dtype("dtype", inputs.dtype)?;
         batch.check_gradient("dlogits", dtype, address(inputs.logits), address(gradient.dlogits))?;
         let status = with_logit!(dtype, T => {
             let len = batch.logits_len();

@@ -2,12 +2,14 @@
 //! there, and say so.
 
 #[cfg(feature = "cuda")]
+pub(crate) mod lm_head_plans;
+#[cfg(feature = "cuda")]
 pub(crate) mod plans;
 
 use std::ffi::c_void;
 
 #[cfg(feature = "cuda")]
-use dpo_kernels::cuda::Kernels;
+use dpo_kernels::cuda::{Kernels, Products};
 
 use crate::failure::guard;
 use crate::header::*;
@@ -43,8 +45,13 @@ macro_rules! exported {
 exported! {
     unsafe fn dpo_cuda_load(kernels: *mut *mut dpo_cuda_kernels) {
         let kernels = pointer("kernels", kernels)?;
-        let loaded = Kernels::load_current()?;
-        kernels.write(Box::into_raw(Box::new(loaded)).cast());
+        kernels.write(handle_of(Kernels::load_current()?));
+        Ok(())
+    }
+
+    unsafe fn dpo_cuda_products_create(products: *mut *mut dpo_cuda_products) {
+        let products = pointer("products", products)?;
+        products.write(handle_of(Products::load_current()?));
         Ok(())
     }
 
@@ -133,6 +140,41 @@ exported! {
     }
 }
 
+/// Handles that are given back, and what is behind them.
+macro_rules! freed {
+    ($($name:ident($handle:ident: *mut $opaque:ty) of $type:ident;)*) => {$(
+        /// See the header.
+        ///
+        /// # Safety
+        ///
+        /// The handle is null or was made for C, is not used again, and its context exists.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($handle: *mut $opaque) {
+            guard(|| {
+                #[cfg(feature = "cuda")]
+                if !$handle.is_null() {
+                    // SAFETY: the caller's promise: this is the box of `handle_of`, and the last to use it.
+                    drop(unsafe { Box::from_raw($handle.cast::<$type>()) });
+                }
+                #[cfg(not(feature = "cuda"))]
+                let _ = $handle; // there can be none
+                Ok(())
+            });
+        }
+    )*};
+}
+
+freed! {
+    dpo_cuda_free(kernels: *mut dpo_cuda_kernels) of Kernels;
+    dpo_cuda_products_free(products: *mut dpo_cuda_products) of Products;
+}
+
+/// What C has of a value until it is freed.
+#[cfg(feature = "cuda")]
+fn handle_of<T, H>(value: T) -> *mut H {
+    Box::into_raw(Box::new(value)).cast()
+}
+
 /// # Safety
 ///
 /// `kernels` is null or came from [`dpo_cuda_load`], and is not freed during `'a`.
@@ -142,21 +184,4 @@ unsafe fn loaded<'a>(kernels: *const dpo_cuda_kernels) -> dpo_kernels::Result<&'
     Ok(unsafe { pointer("kernels", kernels.cast::<Kernels>())?.as_ref() })
 }
 
-/// See the header.
-///
-/// # Safety
-///
-/// `kernels` is null or came from [`dpo_cuda_load`] and has not been freed; its context exists.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dpo_cuda_free(kernels: *mut dpo_cuda_kernels) {
-    guard(|| {
-        #[cfg(feature = "cuda")]
-        if !kernels.is_null() {
-            // SAFETY: dpo_cuda_load made it of a box.
-            drop(unsafe { Box::from_raw(kernels.cast::<Kernels>()) });
-        }
-        #[cfg(not(feature = "cuda"))]
-        let _ = kernels; // there can be none
-        Ok(())
-    });
-}
+pub(crate) mod lm_head;

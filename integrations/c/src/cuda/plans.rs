@@ -6,7 +6,7 @@ use dpo_kernels::cuda::plan::{
     self, Capacity, Device, DeviceAddress, DeviceArray, DeviceBatch, DevicePairInputs, EntropyBuffers,
     GradientBuffers, Inputs, LogpsBuffers, PairLossArguments, PairOutputBuffers, Plan, Workspace,
 };
-use dpo_kernels::{Batch, PairLoss, Result};
+use dpo_kernels::{Batch, IndexArray, PairLoss, Result};
 
 use crate::batch::{self, paired_sequences};
 use crate::gradient::{Numbers, both_or_none};
@@ -176,11 +176,11 @@ pub(crate) unsafe fn backward(
     }
 }
 
-fn address<T>(pointer: *const T) -> DeviceAddress {
+pub(super) fn address<T>(pointer: *const T) -> DeviceAddress {
     pointer.addr() as DeviceAddress
 }
 
-fn optional<T>(pointer: *const T) -> Option<DeviceAddress> {
+pub(super) fn optional<T>(pointer: *const T) -> Option<DeviceAddress> {
     (!pointer.is_null()).then(|| address(pointer))
 }
 
@@ -205,7 +205,7 @@ unsafe fn device_inputs(inputs: *const dpo_inputs) -> Result<Inputs> {
     // SAFETY: the caller's promise.
     let inputs = unsafe { read("inputs", inputs) }?;
     Ok(Inputs {
-        dtype: dtype(inputs.dtype)?,
+        dtype: dtype("dtype", inputs.dtype)?,
         logits: address(inputs.logits),
         label_type: label_type(inputs.label_type)?,
         labels: address(inputs.labels),
@@ -216,10 +216,10 @@ unsafe fn device_inputs(inputs: *const dpo_inputs) -> Result<Inputs> {
 /// # Safety
 ///
 /// That of [`logps`].
-unsafe fn device_loss(
+pub(crate) unsafe fn device_loss<A: IndexArray>(
     loss: *const dpo_loss,
     ref_logps: *const f32,
-    batch: &DeviceBatch,
+    batch: &Batch<A>,
 ) -> Result<(PairLoss, DevicePairInputs)> {
     // SAFETY: the caller's promise.
     unsafe {
@@ -237,7 +237,7 @@ unsafe fn device_loss(
 /// # Safety
 ///
 /// That of [`logps`].
-unsafe fn logps_buffers(out: *const dpo_logps) -> Result<LogpsBuffers> {
+pub(crate) unsafe fn logps_buffers(out: *const dpo_logps) -> Result<LogpsBuffers> {
     // SAFETY: the caller's promise.
     unsafe { results::logps(read("out", out)?) }?.convert(&mut ToDevice)
 }
@@ -245,9 +245,17 @@ unsafe fn logps_buffers(out: *const dpo_logps) -> Result<LogpsBuffers> {
 /// # Safety
 ///
 /// That of [`logps`].
-unsafe fn pair_buffers(argument: &'static str, out: *const dpo_pair_outputs) -> Result<PairOutputBuffers> {
+pub(crate) unsafe fn pair_buffers(
+    argument: &'static str,
+    out: *const dpo_pair_outputs,
+) -> Result<PairOutputBuffers> {
     // SAFETY: the caller's promise.
     results::pair_outputs(unsafe { read(argument, out) }?).convert(&mut ToDevice)
+}
+
+pub(super) fn entropy_buffers(coef: *const f32, entropy: *const f32) -> Result<Option<EntropyBuffers>> {
+    let both = both_or_none(optional(coef), optional(entropy))?;
+    Ok(both.map(|(coef, entropy)| EntropyBuffers { coef, entropy }))
 }
 
 fn gradient_buffers(gradient: &dpo_gradient) -> Result<GradientBuffers> {
@@ -257,8 +265,7 @@ fn gradient_buffers(gradient: &dpo_gradient) -> Result<GradientBuffers> {
         logsumexp_residual: optional(gradient.logsumexp_residual),
         coef: optional(gradient.coef),
         token_coef: optional(gradient.token_coef),
-        entropy: both_or_none(optional(gradient.entropy_coef), optional(gradient.entropy))?
-            .map(|(coef, entropy)| EntropyBuffers { coef, entropy }),
+        entropy: entropy_buffers(gradient.entropy_coef, gradient.entropy)?,
         upstream: optional(gradient.upstream),
         upstream_scale,
         threshold,

@@ -58,6 +58,7 @@ pub enum Struct {
     Head,
     BackwardInputs,
     Gradients,
+    HeadWorkspace,
 }
 
 /// Where the results of a call are; `None` was not asked for.
@@ -108,6 +109,15 @@ pub fn logsumexp(description: &Description) -> (Vec<f32>, Vec<f32>) {
     (rounded, residual)
 }
 
+/// The header's name of a type.
+pub(super) fn enumerator(dtype: DType) -> dpo_dtype {
+    match dtype {
+        DType::F32 => DPO_F32,
+        DType::F16 => DPO_F16,
+        DType::BF16 => DPO_BF16,
+    }
+}
+
 /// A struct of zeros that says its size.
 macro_rules! sized {
     ($type:ty) => {{
@@ -151,11 +161,18 @@ impl Call {
                 None => memory.address(buffer),
             };
         }
-        if let Some(HeadStructs { head, inputs, gradients, .. }) = &self.head {
-            self.arguments.head = placed!(Head, "head", head);
-            self.arguments.backward_inputs = placed!(BackwardInputs, "inputs", inputs);
+        if let Some(HeadStructs { head, inputs, gradients, workspace, on_gpu, .. }) = &mut self.head {
+            self.arguments.head = placed!(Head, "head", &*head);
+            // Where the workspace has the budget.
+            let is_given = head.given & DPO_LM_HEAD_BUDGET_BYTES != 0;
+            let budget_bytes = if is_given { 0 } else { head.budget_bytes };
+            let without =
+                dpo_lm_head { given: head.given & !DPO_LM_HEAD_BUDGET_BYTES, budget_bytes, ..*head };
+            *on_gpu = placed!(Head, "head on a GPU", &without);
+            self.arguments.cuda_head_workspace = placed!(HeadWorkspace, "workspace of a head", &*workspace);
+            self.arguments.backward_inputs = placed!(BackwardInputs, "inputs", &*inputs);
             if let Some(gradients) = gradients {
-                self.arguments.gradients = placed!(Gradients, "gradients", gradients);
+                self.arguments.gradients = placed!(Gradients, "gradients", &*gradients);
             }
         }
         let has_loss = self.head.as_ref().is_none_or(|head| head.has_loss);
@@ -203,6 +220,7 @@ impl Layout<'_> {
             backward_inputs: ptr::null(),
             gradients: ptr::null(),
             head_workspace: ptr::null_mut(),
+            cuda_head_workspace: ptr::null(),
             plan: self.output("plan", 1, &mut results.plan),
         };
         results.status = Some(status);
@@ -351,18 +369,10 @@ impl Layout<'_> {
 
     fn inputs(&mut self, logits: *const c_void) -> dpo_inputs {
         let mut inputs = sized!(dpo_inputs);
-        inputs.dtype = self.dtype();
+        inputs.dtype = enumerator(self.description.dtype);
         inputs.logits = logits;
         (inputs.label_type, inputs.labels) = self.labels();
         inputs
-    }
-
-    pub fn dtype(&self) -> dpo_dtype {
-        match self.description.dtype {
-            DType::F32 => DPO_F32,
-            DType::F16 => DPO_F16,
-            DType::BF16 => DPO_BF16,
-        }
     }
 
     pub fn labels(&mut self) -> (dpo_label_type, *const c_void) {

@@ -49,6 +49,22 @@ pub struct Head {
     pub start: f32,
     /// Whether the call has the workspace that many calls have, or one of its own.
     pub shares_workspace: bool,
+    /// On a GPU.
+    pub workspace: HeadWorkspace,
+}
+
+/// A `dpo_cuda_lm_head_workspace`.
+#[derive(Clone, Debug)]
+pub struct HeadWorkspace {
+    pub sequences: usize,
+    pub rows: usize,
+    pub pairs: usize,
+    pub vocab: usize,
+    pub hidden_size: usize,
+    pub dtype: DType,
+    pub logits_dtype: Option<DType>,
+    pub budget_bytes: Option<usize>,
+    pub product_bytes: Option<usize>,
 }
 
 /// A `dpo_loss` without its inputs.

@@ -8,7 +8,7 @@ use dpo_kernels::{
     WantedGradients,
 };
 
-use super::description::{Description, Gradient, Head, Loss, Place, Tensors, Term};
+use super::description::{Description, Gradient, Head, HeadWorkspace, Loss, Place, Tensors, Term};
 use super::random::Random;
 use crate::calls::{LmHead, Stage};
 
@@ -121,9 +121,10 @@ impl Draw<'_> {
         let inputs = self.inputs(made.as_ref(), sequences, pair_count);
         let scores = stage != Stage::PairLoss || !self.one_in(3) || made.is_some_and(|loss| divides(&loss));
         let scored = self.useful(scores).then(|| self.counts(sequences, 6));
+        let dtype = self.random.pick(&[DType::F32, DType::F16, DType::BF16]);
         Description {
             stage,
-            dtype: self.random.pick(&[DType::F32, DType::F16, DType::BF16]),
+            dtype,
             label_type,
             logits: if stage.is_behind_head() { vec![] } else { self.logits(&batch, rows) },
             labels,
@@ -133,7 +134,7 @@ impl Draw<'_> {
             scored,
             wanted: self.wanted(stage),
             gradient: self.gradient(&batch, sequences, rows),
-            head: stage.is_behind_head().then(|| self.head(stage, &batch, rows)),
+            head: stage.is_behind_head().then(|| self.head(stage, dtype, &batch, rows, pair_count)),
             batch,
         }
     }
@@ -253,7 +254,14 @@ impl Draw<'_> {
         (0..len).map(number).collect()
     }
 
-    fn head(&mut self, stage: Stage, batch: &Batch<Vec<i32>>, rows: usize) -> Head {
+    fn head(
+        &mut self,
+        stage: Stage,
+        dtype: DType,
+        batch: &Batch<Vec<i32>>,
+        rows: usize,
+        pairs: usize,
+    ) -> Head {
         let hidden_size = 1 + self.random.below(9);
         let size = self.random.pick(&[0.1, 1.0, 10.0, 1e3]);
         let hidden = self.floats(rows * hidden_size, -size, size);
@@ -281,6 +289,49 @@ impl Draw<'_> {
             gradients,
             start: self.random.pick(&[0.0, 0.25, -3.0]),
             shares_workspace: self.one_in(2),
+            workspace: self.head_workspace(dtype, hidden_size, batch, rows, pairs),
+        }
+    }
+
+    /// For the batch, or larger ones too; or for less, or another head.
+    fn head_workspace(
+        &mut self,
+        dtype: DType,
+        hidden_size: usize,
+        batch: &Batch<Vec<i32>>,
+        rows: usize,
+        pairs: usize,
+    ) -> HeadWorkspace {
+        let mut room = |count: usize| match self.is_wild() {
+            false => count + self.random.pick(&[0, 1, 1000]),
+            true => self.random.pick(&[count.saturating_sub(1), 0, 1 << 31, usize::MAX]),
+        };
+        let (sequences, _) = counts_of(batch);
+        let (sequences, rows, pairs, vocab) =
+            (room(sequences), room(rows.max(1)), room(pairs), room(batch.vocab));
+        let others = [DType::F32, DType::F16, DType::BF16];
+        let logits_dtype =
+            if self.is_wild() { self.random.pick(&others) } else { self.random.pick(&[dtype, DType::F32]) };
+        // Of some rows, with or without some bytes more, or of too few.
+        let columns = vocab.checked_next_multiple_of(8).unwrap_or(vocab);
+        let gradient = if logits_dtype == dtype { 0 } else { dtype.size() };
+        let logits = columns.saturating_mul(logits_dtype.size() + gradient);
+        let of_row = logits.saturating_add(hidden_size * (dtype.size() + 4));
+        let of_rows = (1 + self.random.below(12)).saturating_mul(of_row);
+        let budget = if self.is_wild() { self.random.pick(&[0, of_row - 1, usize::MAX]) } else { of_rows };
+        HeadWorkspace {
+            sequences,
+            rows,
+            pairs,
+            vocab,
+            hidden_size: hidden_size + usize::from(self.is_wild()),
+            dtype: if self.is_wild() { self.random.pick(&others) } else { dtype },
+            logits_dtype: (logits_dtype != dtype || self.one_in(4)).then_some(logits_dtype),
+            budget_bytes: (!self.one_in(8)).then_some(budget),
+            product_bytes: self.maybe(2, |draw| match draw.is_wild() {
+                false => draw.random.below(1 << 20),
+                true => usize::MAX,
+            }),
         }
     }
 

@@ -1,8 +1,11 @@
 //! The structs and buffers of a call behind the language model's head.
 
+use std::ptr;
+
 use dpo_kernels::{Logit, WantedGradients};
 
-use super::call::{Layout, Results, logsumexp, sized};
+use super::call::{Layout, Results, enumerator, logsumexp, sized};
+use super::description::HeadWorkspace;
 use crate::cpu::with_logit;
 use crate::header::*;
 
@@ -12,6 +15,9 @@ pub struct HeadStructs {
     pub head: dpo_lm_head,
     pub inputs: dpo_lm_head_backward_inputs,
     pub gradients: Option<dpo_lm_head_gradients>,
+    pub workspace: dpo_cuda_lm_head_workspace,
+    /// The head without the budget, which a GPU has in the workspace; null until it is handed over.
+    pub on_gpu: *const dpo_lm_head,
     /// Whether the call is handed a loss.
     pub has_loss: bool,
 }
@@ -21,7 +27,7 @@ impl Layout<'_> {
     pub fn head(&mut self, results: &mut Results) -> Option<HeadStructs> {
         let from = self.description.head.as_ref()?;
         let mut head = sized!(dpo_lm_head);
-        head.dtype = self.dtype();
+        head.dtype = enumerator(self.description.dtype);
         (head.label_type, head.labels) = self.labels();
         head.hidden_size = from.hidden_size;
         with_logit!(self.description.dtype, T => {
@@ -37,6 +43,8 @@ impl Layout<'_> {
             head,
             inputs: self.backward_inputs(),
             gradients: from.gradients.map(|wanted| self.gradients(wanted, results)),
+            workspace: head_workspace(&from.workspace),
+            on_gpu: ptr::null(),
             has_loss: from.has_loss,
         })
     }
@@ -74,7 +82,7 @@ impl Layout<'_> {
         }
         let mut start = |name, len, is_wanted: bool| {
             let buffer = is_wanted.then(|| self.memory.in_and_out(name, &vec![head.start; len], self.random));
-            (buffer, buffer.map_or(std::ptr::null_mut(), |buffer| self.memory.address(buffer)))
+            (buffer, buffer.map_or(ptr::null_mut(), |buffer| self.memory.address(buffer)))
         };
         (results.gradient_of_weight, to.weight) = start("gradients.weight", head.weight.len(), wanted.weight);
         (results.gradient_of_bias, to.bias) = start("gradients.bias", description.batch.vocab, wanted.bias);
@@ -85,4 +93,26 @@ impl Layout<'_> {
         }
         to
     }
+}
+
+fn head_workspace(from: &HeadWorkspace) -> dpo_cuda_lm_head_workspace {
+    let mut to = sized!(dpo_cuda_lm_head_workspace);
+    let HeadWorkspace { sequences, rows, pairs, vocab, hidden_size, dtype, .. } = *from;
+    (to.sequences, to.rows, to.pairs, to.vocab) = (sequences, rows, pairs, vocab);
+    (to.hidden_size, to.dtype) = (hidden_size, enumerator(dtype));
+    if let Some(logits_dtype) = from.logits_dtype {
+        to.given |= DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE;
+        to.logits_dtype = enumerator(logits_dtype);
+    }
+    if let Some(bytes) = from.budget_bytes {
+        to.given |= DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES;
+        to.budget_bytes = bytes;
+    }
+    if let Some(bytes) = from.product_bytes {
+        to.given |= DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES;
+        to.product_bytes = bytes;
+    }
+    // It is not followed: what plans are made for does not run here.
+    to.memory = ptr::without_provenance_mut(1 << 20);
+    to
 }

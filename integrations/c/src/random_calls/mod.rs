@@ -10,6 +10,7 @@
 //! | `call`, `head_call`, `memory` | the structs and buffers that say it, each next to an inaccessible page |
 //! | `spoil` | what no description can say: wrong addresses, sizes, bits and enumerators |
 //! | `verdict`, `agreement` | what the f64 reference says of it, and whether the call says the same |
+//! | `head_plan_verdict` | what plan the crate makes of it for a GPU |
 //! | `head_verdict` | what the crate's function says of a call behind the language model's head, and whether the call says the same |
 //! | `watch` | the number of a call that crashes or hangs |
 //!
@@ -24,6 +25,8 @@ mod draw;
 #[allow(dead_code)] // tests/differential uses the rest
 mod guarded;
 mod head_call;
+#[cfg(feature = "cuda")]
+mod head_plan_verdict;
 mod head_verdict;
 mod memory;
 #[path = "../../../../tests/common/random.rs"]
@@ -45,6 +48,8 @@ use dpo_kernels::loss::ALL;
 
 use self::agreement::Agreement;
 use self::call::Call;
+#[cfg(feature = "cuda")]
+use self::description::Description;
 use self::draw::draw;
 use self::memory::Memory;
 use self::random::Random;
@@ -52,9 +57,10 @@ use self::spoil::spoil;
 use self::tolerance::precision::{CPU, Precision};
 use self::verdict::verdict;
 use self::watch::Watch;
-use crate::calls::{Arguments, Half, Stage};
+use crate::calls::{Arguments, Half, LmHead, Stage};
 use crate::cpu::lm_head_workspace::{dpo_cpu_lm_head_workspace_create, dpo_cpu_lm_head_workspace_free};
 use crate::cuda::dpo_cuda_workspace_size;
+use crate::cuda::lm_head::dpo_cuda_lm_head_workspace_size;
 use crate::header::*;
 use crate::names::{HeaderNames, message, named, without_position};
 use crate::records::dpo_status_check;
@@ -126,6 +132,8 @@ struct Counts {
     refused: BTreeMap<String, u64>,
     /// By the argument that they named.
     named: BTreeMap<String, u64>,
+    /// Of calls behind a head, those that a GPU has a plan for.
+    planned: BTreeMap<String, u64>,
     /// Of accepted calls, by the names of their losses.
     losses: BTreeMap<String, u64>,
 }
@@ -144,6 +152,10 @@ impl Counts {
             // Five stages, of which one has no logits, and four behind the head; three dtypes.
             assert_eq!(of.len(), (4 + 4) * 3 + 1, "{self:?}");
             assert!(of.values().all(|&of_stage| of_stage > calls / 200), "{self:?}");
+        }
+        if cfg!(feature = "cuda") {
+            assert_eq!(self.planned.len(), 4 * 3, "{self:?}");
+            assert!(self.planned.values().all(|&of_stage| of_stage > calls / 200), "{self:?}");
         }
         assert!(self.named.len() > 70, "arguments that were refused: {:?}", self.named);
         let names = ALL.iter().flat_map(|info| info.names());
@@ -178,13 +190,12 @@ impl Run {
         };
 
         #[cfg(feature = "cuda")]
-        if !stage.is_behind_head() {
-            self.plan(&arguments, stage, names, verdict.as_ref().err(), &said);
+        match stage {
+            Stage::LmHead(_) => self.plan_behind_head(&description, &call, &arguments, names, &said),
+            _ => self.plan(&arguments, stage, names, verdict.as_ref().err(), &said),
         }
         if random.below(8) == 0 {
-            if !stage.is_behind_head() {
-                self.gpu_half(&arguments, stage, random);
-            }
+            self.gpu_half(&arguments, stage, random);
             self.status_check(random);
         }
 
@@ -259,24 +270,72 @@ impl Run {
         }
     }
 
+    /// The same call behind a head on a GPU, as far as the plan, which is that of the crate.
+    #[cfg(feature = "cuda")]
+    fn plan_behind_head(
+        &mut self,
+        description: &Description,
+        call: &Call,
+        arguments: &Arguments,
+        names: Option<&[&str]>,
+        said: &dyn Fn() -> String,
+    ) {
+        let (Some(structs), Stage::LmHead(stage)) = (&call.head, description.stage) else {
+            unreachable!("it is behind a head")
+        };
+        // A GPU has no handle of a workspace.
+        let names = names.filter(|names| *names != ["workspace"]);
+        let arguments = Arguments { head: structs.on_gpu, ..*arguments };
+        let truth = names.is_none().then(|| head_plan_verdict::verdict(description, call, &arguments));
+        let expected = truth.as_ref().and_then(|truth| truth.as_ref().ok());
+        let planned = || head_plan_verdict::planned(stage, &arguments, expected);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(planned));
+        let Ok(result) = result else { panic!("plan: {}", said()) };
+        assert_eq!(self.memory.written_without_leave(true), None, "plan: {}", said());
+        if result == DPO_OK {
+            assert!(expected.is_some(), "plan accepted: {}", said());
+            count(&mut self.counts.planned, description.kind());
+            return;
+        }
+        let is_refusal = [DPO_ERROR_VALUE, DPO_ERROR_INDEX, DPO_ERROR_MISSING].contains(&result);
+        assert!(is_refusal, "plan: {result}, {}: {}", message(), said());
+        assert!(self.header.has(&named()), "plan: {} is not in the header: {}", message(), said());
+        match truth {
+            Some(Err(error)) => {
+                let (found, expected) = (named(), head_plan_verdict::name_in(&error));
+                assert_eq!(without_position(&found), expected, "plan: {error}: {}", said());
+            }
+            Some(Ok(_)) => panic!("plan refused, {}: {}", message(), said()),
+            None => (),
+        }
+    }
+
     /// The functions of the GPU's half, as far as they go without one.
     fn gpu_half(&self, arguments: &Arguments, stage: Stage, random: &mut Random) {
         let kernels: *const dpo_cuda_kernels = ptr::without_provenance(random.pick(&[0, 1, 4097]));
         let has_gpu_half = cfg!(feature = "cuda");
         let refusal =
             if has_gpu_half { (DPO_ERROR_VALUE, "kernels") } else { (DPO_ERROR_UNSUPPORTED, "CUDA") };
-        // SAFETY: there are no kernels, which is looked at first; nothing else is.
-        let result = unsafe { arguments.run_on_gpu(stage, kernels, ptr::null_mut()) };
-        assert_eq!((result, &named()[..]), refusal, "{stage:?}");
+        // What a pass will do is said without kernels.
+        if !has_gpu_half || stage != Stage::LmHead(LmHead::Plan) {
+            // SAFETY: there are no kernels, which is looked at first; nothing else is.
+            let result = unsafe { arguments.run_on_gpu(stage, kernels, ptr::null(), ptr::null_mut()) };
+            assert_eq!((result, &named()[..]), refusal, "{stage:?}");
+        }
 
-        let mut bytes = usize::MAX;
-        let to = if random.below(4) == 0 { ptr::null_mut() } else { &raw mut bytes };
+        let is_null = random.below(4) == 0;
+        let check = |size_of: &dyn Fn(*mut usize) -> dpo_result| {
+            let mut bytes = usize::MAX;
+            let result = size_of(if is_null { ptr::null_mut() } else { &raw mut bytes });
+            let is_written = bytes != usize::MAX;
+            assert_eq!(is_written, result == DPO_OK, "{}", message());
+            let is_named = result == DPO_OK || self.header.has(&named()) || !has_gpu_half;
+            assert!(is_named, "{} is not in the header", message());
+        };
         // SAFETY: what is not as the header asks is to be refused.
-        let result = unsafe { dpo_cuda_workspace_size(arguments.workspace, to) };
-        let is_written = bytes != usize::MAX;
-        assert_eq!(is_written, result == DPO_OK, "{}", message());
-        let is_named = result == DPO_OK || self.header.has(&named()) || !has_gpu_half;
-        assert!(is_named, "{} is not in the header", message());
+        check(&|bytes| unsafe { dpo_cuda_workspace_size(arguments.workspace, bytes) });
+        // SAFETY: likewise; without a head there is none.
+        check(&|bytes| unsafe { dpo_cuda_lm_head_workspace_size(arguments.cuda_head_workspace, bytes) });
     }
 
     /// A status is clean, or says what is not.

@@ -33,6 +33,9 @@ DPO_LOSS_NORMALIZER = 1 << 4
 DPO_GRADIENT_UPSTREAM_SCALE = 1 << 0
 DPO_GRADIENT_THRESHOLD = 1 << 1
 DPO_LM_HEAD_BUDGET_BYTES = 1 << 0
+DPO_LM_HEAD_WORKSPACE_LOGITS_DTYPE = 1 << 0
+DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES = 1 << 1
+DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES = 1 << 2
 
 # dpo_result
 DPO_OK = 0
@@ -45,6 +48,8 @@ DPO_ERROR_NO_IMAGE = 6
 DPO_ERROR_DRIVER = 7
 DPO_ERROR_UNSUPPORTED = 8
 DPO_ERROR_INTERNAL = 9
+DPO_ERROR_NO_CUBLASLT = 10
+DPO_ERROR_CUBLASLT = 11
 
 # dpo_dtype
 DPO_F32 = 0
@@ -331,6 +336,23 @@ class dpo_workspace(Sized):
     ]
 
 
+class dpo_cuda_lm_head_workspace(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("sequences", c_size_t),
+        ("rows", c_size_t),
+        ("pairs", c_size_t),
+        ("vocab", c_size_t),
+        ("hidden_size", c_size_t),
+        ("dtype", c_uint32),
+        ("given", c_uint32),
+        ("logits_dtype", c_uint32),
+        ("budget_bytes", c_size_t),
+        ("product_bytes", c_size_t),
+        ("memory", c_void_p),
+    ]
+
+
 # Of each function what it returns and takes.
 FUNCTIONS = {
     "dpo_version": (c_uint32, []),
@@ -481,6 +503,61 @@ FUNCTIONS = {
             POINTER(dpo_batch),
             POINTER(dpo_inputs),
             POINTER(dpo_gradient),
+            c_void_p,
+        ],
+    ),
+    "dpo_cuda_products_create": (c_uint32, [POINTER(c_void_p)]),
+    "dpo_cuda_products_free": (None, [c_void_p]),
+    "dpo_cuda_lm_head_workspace_size": (c_uint32, [POINTER(dpo_cuda_lm_head_workspace), c_void_p]),
+    "dpo_cuda_lm_head_plan": (
+        c_uint32,
+        [
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_loss),
+            POINTER(dpo_lm_head_gradients),
+            POINTER(dpo_cuda_lm_head_workspace),
+            c_void_p,
+        ],
+    ),
+    "dpo_cuda_lm_head_logps": (
+        c_uint32,
+        [
+            c_void_p,
+            c_void_p,
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_logps),
+            POINTER(dpo_cuda_lm_head_workspace),
+            c_void_p,
+        ],
+    ),
+    "dpo_cuda_lm_head_forward": (
+        c_uint32,
+        [
+            c_void_p,
+            c_void_p,
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            c_void_p,
+            POINTER(dpo_loss),
+            POINTER(dpo_logps),
+            POINTER(dpo_pair_outputs),
+            POINTER(dpo_lm_head_gradients),
+            POINTER(dpo_cuda_lm_head_workspace),
+            c_void_p,
+        ],
+    ),
+    "dpo_cuda_lm_head_backward": (
+        c_uint32,
+        [
+            c_void_p,
+            c_void_p,
+            POINTER(dpo_batch),
+            POINTER(dpo_lm_head),
+            POINTER(dpo_lm_head_backward_inputs),
+            POINTER(dpo_lm_head_gradients),
+            POINTER(dpo_cuda_lm_head_workspace),
             c_void_p,
         ],
     ),
