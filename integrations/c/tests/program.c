@@ -895,10 +895,10 @@ static void *on_gpu(const void *from, size_t bytes) {
     return (void *)(uintptr_t)address;
 }
 
-/* Numbers on the GPU, which are waited for, are those that the CPU found. */
-static void near(const void *on_gpu, const float *expected, size_t count, float factor) {
+/* Numbers on the GPU, which are waited for, are `factor` times those that the CPU found. */
+static void near(const void *address, const float *expected, size_t count, float factor) {
     float found[ROWS * V];
-    CHECK(count <= ROWS * V && driver.to_host(found, (uint64_t)(uintptr_t)on_gpu, count * sizeof *found) == 0);
+    CHECK(count <= ROWS * V && driver.to_host(found, (uint64_t)(uintptr_t)address, count * sizeof *found) == 0);
     for (size_t i = 0; i < count; i++)
         CHECK(fabsf(found[i] - factor * expected[i]) <= 1e-5f * (1.0f + fabsf(factor * expected[i])));
 }
@@ -949,7 +949,7 @@ static void lm_head_on_gpu(void) {
     head.hidden = on_gpu(hidden, sizeof hidden);
     head.weight = on_gpu(weight, sizeof weight);
     head.bias = on_gpu(bias, sizeof bias);
-    gradients.hidden = on_gpu(dhidden, sizeof dhidden);
+    gradients.hidden = on_gpu(NULL, sizeof dhidden);
     gradients.weight = on_gpu(NULL, sizeof dweight);
     gradients.bias = on_gpu(NULL, sizeof dbias);
     gradients.nonfinite_row = on_gpu(&no_trouble, sizeof no_trouble);
