@@ -106,13 +106,12 @@ fn address<T>(pointer: *const T) -> DeviceAddress {
 
 fn memory(of: &HeadWorkspace) -> LmHeadMemory {
     let HeadWorkspace { sequences, rows, pairs, vocab, hidden_size, dtype, .. } = *of;
+    let defaults = LmHeadMemory::new(Capacity { sequences, rows, pairs, vocab }, dtype, hidden_size);
     LmHeadMemory {
-        capacity: Capacity { sequences, rows, pairs, vocab },
-        dtype,
         logits_dtype: of.logits_dtype.unwrap_or(dtype),
-        hidden_size,
-        budget_bytes: of.budget_bytes.unwrap_or(LmHeadMemory::DEFAULT_BUDGET_BYTES),
-        product_bytes: of.product_bytes.unwrap_or(LmHeadMemory::DEFAULT_PRODUCT_BYTES),
+        budget_bytes: of.budget_bytes.unwrap_or(defaults.budget_bytes),
+        product_bytes: of.product_bytes.unwrap_or(defaults.product_bytes),
+        ..defaults
     }
 }
 
