@@ -93,13 +93,18 @@ class Cuda(unittest.TestCase):
         generator = torch.Generator().manual_seed(1)
         hidden, weight = torch.randn(S, T, H, generator=generator), torch.randn(V, H, generator=generator) / 8
         _, labels, ref_logps = batch(torch.float32)
-        found = {}
-        for device in ("cpu", "cuda"):
+        found = []
+        for device, fused_on_cuda in (("cpu", False), ("cuda", False), ("cuda", True)):
             tensors = [tensor.to(device).requires_grad_() for tensor in (hidden, weight)]
-            result = dk.linear_dpo_loss(*tensors, labels.to(device), ref_logps.to(device), label_alignment="next_token")
+            options = {"label_alignment": "next_token", "fused_on_cuda": fused_on_cuda}
+            result = dk.linear_dpo_loss(*tensors, labels.to(device), ref_logps.to(device), **options)
             result.loss.backward()
-            found[device] = [result.loss.detach().cpu(), *(tensor.grad.cpu() for tensor in tensors)]
-        torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-3, atol=1e-4)
+            token_logps = dk.linear_token_logps(*tensors, labels.to(device), **options).token_logps
+            gradients = torch.autograd.grad(token_logps.square().sum(), tensors)
+            of_pass = [result.loss, *(tensor.grad for tensor in tensors), token_logps, *gradients]
+            found.append([tensor.detach().cpu() for tensor in of_pass])
+        for on_cuda in found[1:]:
+            torch.testing.assert_close(on_cuda, found[0], rtol=1e-3, atol=1e-4)
 
     def test_trouble_in_the_data(self):
         logits, labels, ref_logps = (tensor.cuda() for tensor in batch(torch.float32))

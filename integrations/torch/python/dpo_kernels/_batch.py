@@ -153,6 +153,11 @@ class Rows(NamedTuple):
         """The same with tensors as the header has them, which the caller keeps until its call is over."""
         return self._replace(labels=self.labels.contiguous(), cu_seqlens=as_indices(self.cu_seqlens))
 
+    def on_host(self):
+        """The same with tensors in host memory, where a head has to know which rows are scored; waits for their device."""
+        cu_seqlens = None if self.cu_seqlens is None else self.cu_seqlens.cpu()
+        return self._replace(labels=self.labels.cpu(), cu_seqlens=cu_seqlens)
+
     def batch(self, layout: Layout, matrix: Tensor) -> dpo_batch:
         """The batch of the rows of a matrix of logits."""
         count, vocab = matrix.shape

@@ -109,6 +109,26 @@ def _kernels(device):
     return handle
 
 
+@functools.cache
+def _products(device):
+    """What multiplies matrices in the primary context of a device, kept as the kernels are."""
+    handle = ctypes.c_void_p()
+    call("dpo_cuda_products_create", ctypes.byref(handle))
+    return handle
+
+
+def run_head_on_cuda(stage, device, *arguments, workspace):
+    """Runs a stage behind the model's head on the current stream of a CUDA device, in a `workspace` whose memory is made anew."""
+    with torch.cuda.device(device):
+        size = ctypes.c_size_t()
+        call("dpo_cuda_lm_head_workspace_size", workspace, ctypes.byref(size))
+        memory = torch.zeros(size.value, dtype=torch.uint8, device=device)
+        workspace.memory = memory.data_ptr()
+        stream = torch.cuda.current_stream(device).cuda_stream
+        handles = _kernels(device.index), _products(device.index)
+        call(f"dpo_cuda_lm_head_{stage}", *handles, *arguments, workspace, stream)
+
+
 def run(stage, device, *arguments, workspace=None):
     """Runs a stage of the header where the tensors are: on the CPU, or on the current stream of a CUDA device.
 

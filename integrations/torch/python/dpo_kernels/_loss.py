@@ -137,6 +137,11 @@ class Loss(NamedTuple):
             **{name: as_floats(getattr(self, name)) for name in _FLOATS},
         )
 
+    def on_host(self):
+        """The same with its indices in host memory, where a head has to know which sequences form pairs."""
+        indices = {name: getattr(self, name) for name in _INDICES}
+        return self._replace(**{name: index.cpu() for name, index in indices.items() if index is not None})
+
     def pairs_of_batch(self):
         """The fields of a dpo_batch that say how sequences form pairs."""
         return {

@@ -1,7 +1,8 @@
 """The functions from hidden states: the model's last layer, the loss and all gradients, without a tensor of logits.
 
-On the CPU logits exist a chunk of rows at a time (512 MiB at most), and rows that are not scored are not multiplied. On a GPU, where
-the C ABI has no fused head yet, logits are made by PyTorch's product, and their gradient takes their place.
+On the CPU logits exist a chunk of rows at a time (512 MiB at most), and rows that are not scored are not multiplied. On a GPU that is
+so with ``fused_on_cuda``, which no GPU has run yet; without it logits are made by PyTorch's product, and their gradient takes their
+place.
 """
 
 from typing import Optional, Sequence, Union
@@ -30,6 +31,10 @@ def _cast(hidden, weight, bias):
     return hidden, weight, bias
 
 
+def _is_fused(hidden, fused_on_cuda):
+    return hidden.device.type == "cpu" or fused_on_cuda
+
+
 def linear_token_logps(
     hidden: Tensor,
     weight: Tensor,
@@ -40,6 +45,7 @@ def linear_token_logps(
     token_metrics: Optional[str] = None,
     pairs: str = "concatenated",
     check: bool = False,
+    fused_on_cuda: bool = False,
     **options: Unpack[RowOptions],
 ) -> TokenLogps:
     """:func:`token_logps` of the logits hidden Wᵀ + b, differentiable by hidden states, weight and bias.
@@ -51,9 +57,12 @@ def linear_token_logps(
         weight: [V, H] of the same type, as ``torch.nn.Linear`` has it. Under autocast all are cast as for a product of PyTorch's.
         labels, label_alignment, token_metrics, pairs, check, options: As in :func:`token_logps`.
         bias: [V], or None for none.
+        fused_on_cuda: For tensors on a GPU: whether logits are to exist a chunk of rows at a time there, too, with products by cuBLASLt.
+            Labels and indices then come to the host, which waits for them, and a CUDA graph cannot be captured. No GPU has run it
+            yet, so that it is not the default.
     """
     hidden, weight, bias = _cast(hidden, weight, bias)
-    if hidden.device.type != "cpu":
+    if not _is_fused(hidden, fused_on_cuda):
         return functional.token_logps(
             F.linear(hidden, weight, bias),
             labels,
@@ -82,6 +91,7 @@ def linear_dpo_loss(
     use_weighting: bool = False,
     token_metrics: Optional[str] = None,
     check: bool = False,
+    fused_on_cuda: bool = False,
     **options: Unpack[DpoOptions],
 ) -> DpoLoss:
     """:func:`dpo_loss` of the logits hidden Wᵀ + b, whose gradients are made while a chunk of the logits is there.
@@ -93,9 +103,10 @@ def linear_dpo_loss(
     Args:
         hidden, weight, bias: As in :func:`linear_token_logps`.
         labels, ref_logps, label_alignment, loss, beta, use_weighting, token_metrics, check, options: As in :func:`dpo_loss`.
+        fused_on_cuda: As in :func:`linear_token_logps`.
     """
     hidden, weight, bias = _cast(hidden, weight, bias)
-    if hidden.device.type != "cpu":
+    if not _is_fused(hidden, fused_on_cuda):
         return functional.dpo_loss(
             F.linear(hidden, weight, bias),
             labels,

@@ -66,10 +66,11 @@ def _unsupported_head(lm_head, transform) -> Optional[str]:
     return None
 
 
-def add_fused_lm_head(model, outputs: tuple[str, ...] = ("log_probs",)) -> None:
+def add_fused_lm_head(model, outputs: tuple[str, ...] = ("log_probs",), fused_on_cuda: bool = False) -> None:
     """As TRL's function of this name: ``model(..., labels=labels, fused_lm_head=True)`` gives log-probs instead of logits.
 
     With ``dpo_loss``, the arguments of :func:`linear_dpo_loss` after the labels, it gives the loss too, as ``dpo_loss``.
+    ``fused_on_cuda`` is that function's.
     """
     trl_add_fused_lm_head(model, outputs=outputs)
     trl_forward = model.forward
@@ -90,7 +91,8 @@ def add_fused_lm_head(model, outputs: tuple[str, ...] = ("log_probs",)) -> None:
             return trl_forward(*args, fused_lm_head=True, labels=labels, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state
-        return _outputs_of(self.get_output_embeddings(), hidden, labels, outputs, transform, dpo_loss)
+        options = {"fused_on_cuda": fused_on_cuda, **transform}
+        return _outputs_of(self.get_output_embeddings(), hidden, labels, outputs, options, dpo_loss)
 
     model.forward = types.MethodType(forward, model)
 
@@ -102,10 +104,10 @@ class DpoCausalLMOutput(FusedCausalLMOutput):
     dpo_loss: Optional[Tensor] = None
 
 
-def _outputs_of(lm_head, hidden, labels, wanted, transform, dpo_loss) -> DpoCausalLMOutput:
+def _outputs_of(lm_head, hidden, labels, wanted, options, dpo_loss) -> DpoCausalLMOutput:
     hidden, labels = hidden.to(lm_head.weight.device), labels.to(lm_head.weight.device)
     metrics = {("log_probs",): None, ("log_probs", "entropy"): "entropy"}.get(tuple(wanted), "all")
-    options = {"label_alignment": "next_token", "token_metrics": metrics, **transform}
+    options = {"label_alignment": "next_token", "token_metrics": metrics, **options}
     loss = None
     if dpo_loss is None:
         result = linear_token_logps(hidden, lm_head.weight, labels, lm_head.bias, **options)
@@ -126,10 +128,10 @@ def _outputs_of(lm_head, hidden, labels, wanted, transform, dpo_loss) -> DpoCaus
 
 
 @contextlib.contextmanager
-def _head_of_this_package():
+def _head_of_this_package(fused_on_cuda):
     """TRL's trainer gives its models a head where it builds them, before it wraps them and before it uses them."""
     own = trl_trainer.add_fused_lm_head
-    trl_trainer.add_fused_lm_head = add_fused_lm_head
+    trl_trainer.add_fused_lm_head = functools.partial(add_fused_lm_head, fused_on_cuda=fused_on_cuda)
     try:
         yield
     finally:
@@ -140,10 +142,15 @@ class DPOTrainer(TrlDPOTrainer):
     """TRL's :class:`trl.DPOTrainer` with the fused head: the same arguments, the same log, less time and memory.
 
     A head that is trained is three products a step, and a frozen one, as under LoRA, two; the reference is one.
+
+    On a GPU the logits are made as a whole, by PyTorch's product, unless ``fused_on_cuda`` is set on the class before a trainer is
+    made: :func:`linear_token_logps` says why.
     """
 
+    fused_on_cuda: bool = False
+
     def __init__(self, *args, **kwargs):
-        with _head_of_this_package():
+        with _head_of_this_package(self.fused_on_cuda):
             super().__init__(*args, **kwargs)
 
     def _compute_loss(self, model, inputs, return_outputs):

@@ -10,7 +10,6 @@ from .linear_logps import (
     gradients_like,
     gradients_struct,
     linear_logps_backward,
-    run,
     where_wanted,
 )
 from .logps import OUTPUTS as LOGPS_OUTPUTS
@@ -42,13 +41,10 @@ def linear_dpo_loss(hidden, weight, bias, *arguments):
     outputs = logps_outputs(rows.labels, sequences, metrics, False)
     of_pairs = pair_outputs(hidden.device, sequences, loss.count(sequences))
     gradients = gradients_like(hidden, weight, wanted)
-    batch = head.batch(rows)
-    for name, value in loss.pairs_of_batch().items():
-        setattr(batch, name, value)
-    run(
+    on_host = loss.on_host()
+    head.run(
         "forward",
-        batch,
-        head.struct(rows),
+        head.batch(on_host.pairs_of_batch()),
         address(loss.ref_logps),
         loss.struct(),
         logps_struct(outputs),

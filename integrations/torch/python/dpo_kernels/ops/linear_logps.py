@@ -48,14 +48,12 @@ _workspaces = _Workspaces()
 
 
 class Head:
-    """Hidden states, weight and bias, checked against each other and dense."""
+    """Hidden states, weight and bias, checked against each other and dense, and their rows in host memory."""
 
     def __init__(self, hidden, weight, bias, rows):
         self.layout = layout_of("hidden", hidden, rows.labels, rows.cu_seqlens)
-        if hidden.device.type != "cpu":
-            raise ValueError(
-                f"hidden: expected a tensor on the CPU, where the fused head is, found one on {hidden.device}"
-            )
+        if hidden.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"hidden: expected a tensor on the CPU or on a CUDA device, found one on {hidden.device}")
         if weight.dim() != 2:
             raise ValueError(f"weight: expected shape [V, {hidden.shape[-1]}], found {tuple(weight.shape)}")
         check_shape("weight", weight, (weight.shape[0], hidden.shape[-1]))
@@ -65,26 +63,46 @@ class Head:
             if tensor is not None and tensor.dtype != hidden.dtype:
                 raise TypeError(f"{argument}: expected {hidden.dtype}, the type of hidden, found {tensor.dtype}")
         self.hidden, self.weight = hidden.contiguous(), weight.contiguous()
-        self.bias = None if bias is None else bias.contiguous()
+        # A GPU reads a bias from a 16-byte boundary, which a part of another tensor may not have.
+        self.bias = bias if bias is None else bias.clone() if bias.data_ptr() % 16 else bias.contiguous()
+        self.rows = rows.on_host()
 
-    def struct(self, rows):
+    def struct(self):
         return _structs.dpo_lm_head(
             dtype=DTYPES[self.hidden.dtype],
-            label_type=LABEL_TYPES[rows.labels.dtype],
+            label_type=LABEL_TYPES[self.rows.labels.dtype],
             hidden_size=self.hidden.shape[-1],
             hidden=self.hidden.data_ptr(),
             weight=self.weight.data_ptr(),
             bias=address(self.bias),
-            labels=rows.labels.data_ptr(),
+            labels=self.rows.labels.data_ptr(),
         )
 
-    def batch(self, rows):
-        return rows.batch_of(self.layout, rows.labels.numel(), self.weight.shape[0], None)
+    def batch(self, pairs=None):
+        """The batch, with the fields that say how its sequences form pairs."""
+        batch = self.rows.batch_of(self.layout, self.rows.labels.numel(), self.weight.shape[0], None)
+        for name, value in (pairs or {}).items():
+            setattr(batch, name, value)
+        return batch
 
+    def run(self, stage, batch, *arguments):
+        """A function of the head: on the CPU with this thread's workspace, on a GPU with one of PyTorch's memory."""
+        if self.hidden.device.type == "cpu":
+            _ffi.call(f"dpo_cpu_lm_head_{stage}", batch, self.struct(), *arguments, _workspaces.own.handle)
+        else:
+            self.run_on_cuda(stage, batch, *arguments)
 
-def run(stage, *arguments):
-    """A function of the head, with this thread's workspace."""
-    _ffi.call(f"dpo_cpu_lm_head_{stage}", *arguments, _workspaces.own.handle)
+    def run_on_cuda(self, stage, batch, *arguments):
+        workspace = _structs.dpo_cuda_lm_head_workspace(
+            sequences=self.layout.sequences,
+            rows=self.rows.labels.numel(),
+            pairs=max(self.layout.sequences, batch.pair_count),
+            vocab=self.weight.shape[0] if self.rows.valid_vocab is None else self.rows.valid_vocab,
+            hidden_size=self.hidden.shape[-1],
+            dtype=DTYPES[self.hidden.dtype],
+        )
+        arguments = (batch, self.struct(), *arguments)
+        _ffi.run_head_on_cuda(stage, self.hidden.device, *arguments, workspace=workspace)
 
 
 @operator("linear_logps", [*HEAD, fields(Rows), "str metrics", "bool wpo_weights"], tensors(OUTPUTS))
@@ -94,7 +112,7 @@ def linear_logps(hidden, weight, bias, *arguments):
     rows = Rows(*row_arguments).prepared()
     head = Head(hidden, weight, bias, rows)
     outputs = logps_outputs(rows.labels, head.layout.sequences, metrics, wpo_weights)
-    run("logps", head.batch(rows), head.struct(rows), logps_struct(outputs))
+    head.run("logps", head.batch(), logps_struct(outputs))
     return outputs
 
 
@@ -180,7 +198,7 @@ def linear_logps_backward(
         coef=address(coef),
         token_coef=address(token_coef),
     )
-    run("backward", head.batch(rows), head.struct(rows), inputs, gradients_struct(gradients))
+    head.run("backward", head.batch(), inputs, gradients_struct(gradients))
     return tuple(gradient.to(hidden.dtype) for gradient in gradients)
 
 
