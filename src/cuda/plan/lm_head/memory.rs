@@ -37,6 +37,9 @@ pub struct LmHeadMemory {
     /// Of hidden states and weight.
     pub dtype: DType,
     /// Of a chunk's logits: the same, as models have them; or f32, where products are not rounded before log-probs come of them.
+    ///
+    /// What that is worth, of answers of 64 tokens and logits of a deviation of 3: sums of log-probs are off by 0.16 nats with logits of
+    /// bf16, and by 3e-5 with logits of f32 (benches/RESULTS.md, the head on the CPU).
     pub logits_dtype: DType,
     /// Elements of a hidden state.
     pub hidden_size: usize,
