@@ -262,6 +262,10 @@ impl Agreement<'_> {
                     entropy: entropy[row].into(),
                     error: 0.0,
                 });
+            // Both coefficients are 0, of which the reference of the entropies' part alone does not know. The row of a bad label is
+            // NaN nevertheless.
+            let has_label = target.is_some_and(|label| (0..batch.columns() as i64).contains(&label));
+            let has_no_coef = narrow == 0.0 && of_row.entropy.is_some_and(|part| part.coef == 0.0);
             let start = row * batch.row_stride;
             for column in 0..batch.row_stride.min(found.len() - start) {
                 let at = start + column;
@@ -278,11 +282,15 @@ impl Agreement<'_> {
                     assert_eq!(now, 0.0, "gradient of what is not scored [{at}]");
                     continue;
                 };
+                if has_label && has_no_coef {
+                    assert_eq!(now, 0.0, "gradient of a row without coefficients [{at}]");
+                    continue;
+                }
                 if unsure {
                     continue;
                 }
                 let of_entropy = of_row.entropy.map_or(0.0, |part| part.coef + part.entropy);
-                if !of_entropy.is_finite() && now.is_nan() {
+                if !of_entropy.is_finite() && (now.is_nan() || (expected.is_nan() && now.is_infinite())) {
                     // Where p is 0, or another infinity meets it.
                     continue;
                 }
