@@ -290,15 +290,16 @@ struct DpoBackward {
     float threshold; // rows whose coefficient is no larger are zeros
 };
 
-// What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or 1, where the gradient has
-// the coefficients of log-probs and entropies in it; 0 for a row that has no part in the gradients, whatever its logits are, and NaN
-// for one whose label is a bad one.
+// What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or, where entropies have
+// coefficients e, the larger of |c| and |e|, of which c and e are then fractions, so that a gradient of 16 bits is no smaller than one
+// without them. 0 for a row that has no part in the gradients, whatever its logits are, and NaN for one whose label is a bad one.
 struct DpoRowCoef {
     struct DpoBatch batch;
     DPO_DEVICE(const float) coef;        // [sequences], or null: 1
     DPO_DEVICE(const float) token_coef;  // [rows], or null: 1
     DPO_DEVICE(const float) entropy;     // [rows], where entropies have coefficients
-    DPO_DEVICE(const float) entropy_coef; // [rows], or null: entropies have none
+    DPO_DEVICE(float) entropy_coef;      // [rows], or null: entropies have none; becomes the fraction
+    DPO_DEVICE(float) coef_fraction;     // [rows], where entropies have coefficients: c as a fraction
     DPO_DEVICE(const float) upstream;    // a scalar, or null: 1
     DPO_DEVICE(const float) logsumexp;   // [rows]
     DPO_DEVICE(const int) names;         // [rows]: what nonfinite_row calls them

@@ -12,16 +12,31 @@ struct RowFactor {
     bool finite; // whether all is that the row's gradient is made of, beside its logits
 };
 
+// Of a row with coefficients c and e, which become fractions of the larger one.
+__device__ inline float larger_coef(const DpoRowCoef &p, u32 row, float coef, float entropy_coef) {
+    const float c = fabsf(coef), e = fabsf(entropy_coef);
+    const bool skipped = is_small(p, coef) && is_small(p, entropy_coef);
+    // Where one of them is NaN neither is larger, and all is NaN.
+    const float larger = skipped ? 0.0f : c <= e ? e : e <= c ? c : c + e;
+    if (threadIdx.x % kWarp == 0) {
+        p.coef_fraction[row] = skipped ? 0.0f : coef / larger;
+        p.entropy_coef[row] = skipped ? 0.0f : entropy_coef / larger;
+    }
+    return larger;
+}
+
 __device__ inline RowFactor row_factor(const DpoRowCoef &p, u32 row) {
     const RowContext at(p.batch, row);
+    const float entropy_coef = p.entropy_coef ? times_upstream(p, p.entropy_coef[row]) : 0.0f;
     // A bad label is never hidden.
     if (!at.label_in(p.batch.columns)) return {not_a_number(), false};
     const float coef = row_coef(p, at.sequence, row);
     const bool finite = isfinite(coef) && isfinite(p.logsumexp[row]);
     if (!p.entropy_coef) return {is_small(p, coef) ? 0.0f : coef, finite};
-    const float entropy_coef = times_upstream(p, p.entropy_coef[row]);
-    const bool skipped = is_small(p, coef) && is_small(p, entropy_coef);
-    return {skipped ? 0.0f : 1.0f, finite && isfinite(entropy_coef) && isfinite(p.entropy[row])};
+    // Every lane has read what lane 0 writes over.
+    __syncwarp();
+    const float larger = larger_coef(p, row, coef, entropy_coef);
+    return {larger, finite && isfinite(entropy_coef) && isfinite(p.entropy[row])};
 }
 
 extern "C" __global__ void __launch_bounds__(DPO_HEAD_THREADS, DPO_HEAD_BLOCKS)

@@ -305,8 +305,8 @@ fn head_launch(launch: &Launch) -> Option<(String, (&'static str, &'static str),
     let of = |unit, more, count: f64| Some((launch.kernel.to_string(), (unit, more), count));
     match &launch.arguments {
         Arguments::MoveRows(params) => {
-            let narrower = launch.kernel.to_string().contains("16");
-            let more = if narrower { " of 16 bits" } else { "" };
+            let has_16_bits = launch.kernel.to_string().contains("16");
+            let more = if has_16_bits { " of 16 bits" } else { "" };
             of("move_rows", more, f64::from(params.rows) * f64::from(params.columns))
         }
         Arguments::ClearRows(params) => of("move_rows", " of clear_rows", params.rows.into()),

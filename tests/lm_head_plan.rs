@@ -433,8 +433,8 @@ fn coefficients_of_ones_own_are_checked() {
         "zero 1024",
         "move_rows_bf16",
         "16 x 32 x 1003",
-        "backward_bf16",
         "row_coef",
+        "backward_bf16",
         "bias_gradient_bf16",
         "move_rows_bf16",
         "clear_rows",
@@ -448,7 +448,7 @@ fn coefficients_of_ones_own_are_checked() {
     let steps: Vec<_> = plan(batch(), &with_entropies).unwrap().steps().iter().map(name).collect();
     // Entropies and their coefficients come with logsumexp; the gradient then has both coefficients in it.
     let gathered = ["move_rows_f32"; 4];
-    let with = [&gathered[..], &expected[2..5], &["backward_entropy_bf16"], &expected[6..]].concat();
+    let with = [&gathered[..], &expected[2..6], &["backward_entropy_bf16"], &expected[7..]].concat();
     assert_eq!(steps, with);
     for (argument, inputs) in [
         ("entropy", DeviceLmHeadCoef { entropy: Some(EntropyBuffers { entropy: 2, ..entropy }), ..inputs }),

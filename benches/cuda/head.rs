@@ -11,7 +11,6 @@ use dpo_kernels::{DType, HostBatch, LabelAlignment, PairLoss};
 use half::bf16;
 
 use crate::Result;
-use crate::common::logits;
 use crate::passes::Gpu;
 
 /// Four pairs of so many tokens an answer.
@@ -68,8 +67,9 @@ fn time(gpu: &Gpu, products: &Products, setting: &Setting) -> Result<HeadTime> {
 
     let stream = &gpu.stream;
     let entries = stream.clone_htod(rows.entries())?;
-    let hidden = tiled(gpu, count * hidden_size)?;
-    let weight = tiled(gpu, VOCAB * hidden_size)?;
+    // Logits of a deviation of about 3.
+    let hidden = noise(gpu, count * hidden_size, 1, 1.0)?;
+    let weight = noise(gpu, VOCAB * hidden_size, 2, 3.0 / (hidden_size as f32).sqrt())?;
     let dhidden = stream.alloc_zeros::<bf16>(count * hidden_size)?;
     let dweight = stream.alloc_zeros::<f32>(if frozen { 1 } else { VOCAB * hidden_size })?;
     let workspace = stream.alloc_zeros::<u8>(memory.workspace_bytes()?)?;
@@ -130,10 +130,17 @@ fn address<T>(gpu: &Gpu, slice: &CudaSlice<T>) -> u64 {
     slice.device_ptr(&gpu.stream).0
 }
 
-/// Numbers of about unit size, over and over.
-fn tiled(gpu: &Gpu, count: usize) -> Result<CudaSlice<bf16>> {
-    const TILE: usize = 1 << 20;
-    let tile = gpu.stream.clone_htod(&logits::<bf16>(TILE))?;
+/// Numbers of a deviation, over and over: of a length that no row is a part of, so that no two rows are the same.
+fn noise(gpu: &Gpu, count: usize, seed: u64, deviation: f32) -> Result<CudaSlice<bf16>> {
+    const TILE: usize = (1 << 20) + 7;
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Uniform from −√3 to √3, which has a deviation of 1.
+        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 3.0f32.sqrt()
+    };
+    let tile: Vec<bf16> = (0..TILE).map(|_| bf16::from_f32(deviation * next())).collect();
+    let tile = gpu.stream.clone_htod(&tile)?;
     let mut all = gpu.stream.alloc_zeros::<bf16>(count)?;
     for start in (0..count).step_by(TILE) {
         let len = TILE.min(count - start);

@@ -39,7 +39,7 @@ pub enum Kernel {
     RowCoef,
     /// Rows of a matrix to other places, times c.
     MoveRows {
-        /// Element type of what is read: `to`, or f32.
+        /// Element type of what is read: `to`; or f32 where that is not, and another where it is.
         from: DType,
         /// Element type of what is written.
         to: DType,

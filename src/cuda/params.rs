@@ -894,9 +894,9 @@ const _: () = {
         "Offset of field: DpoBackward::threshold",
     ][::core::mem::offset_of!(DpoBackward, threshold) - 196usize];
 };
-/** What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or 1, where the gradient has
- the coefficients of log-probs and entropies in it; 0 for a row that has no part in the gradients, whatever its logits are, and NaN
- for one whose label is a bad one.*/
+/** What the gradient of the rows of a window is still to be multiplied by, as the head's kernels take it: c; or, where entropies have
+ coefficients e, the larger of |c| and |e|, of which c and e are then fractions, so that a gradient of 16 bits is no smaller than one
+ without them. 0 for a row that has no part in the gradients, whatever its logits are, and NaN for one whose label is a bad one.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct DpoRowCoef {
@@ -907,8 +907,10 @@ pub struct DpoRowCoef {
     pub token_coef: ::core::ffi::c_ulonglong,
     /// [rows], where entropies have coefficients
     pub entropy: ::core::ffi::c_ulonglong,
-    /// [rows], or null: entropies have none
+    /// [rows], or null: entropies have none; becomes the fraction
     pub entropy_coef: ::core::ffi::c_ulonglong,
+    /// [rows], where entropies have coefficients: c as a fraction
+    pub coef_fraction: ::core::ffi::c_ulonglong,
     /// a scalar, or null: 1
     pub upstream: ::core::ffi::c_ulonglong,
     /// [rows]
@@ -925,7 +927,7 @@ pub struct DpoRowCoef {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 168usize];
+    ["Size of DpoRowCoef"][::core::mem::size_of::<DpoRowCoef>() - 176usize];
     ["Alignment of DpoRowCoef"][::core::mem::align_of::<DpoRowCoef>() - 8usize];
     [
         "Offset of field: DpoRowCoef::batch",
@@ -943,26 +945,29 @@ const _: () = {
         "Offset of field: DpoRowCoef::entropy_coef",
     ][::core::mem::offset_of!(DpoRowCoef, entropy_coef) - 112usize];
     [
+        "Offset of field: DpoRowCoef::coef_fraction",
+    ][::core::mem::offset_of!(DpoRowCoef, coef_fraction) - 120usize];
+    [
         "Offset of field: DpoRowCoef::upstream",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 120usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream) - 128usize];
     [
         "Offset of field: DpoRowCoef::logsumexp",
-    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 128usize];
+    ][::core::mem::offset_of!(DpoRowCoef, logsumexp) - 136usize];
     [
         "Offset of field: DpoRowCoef::names",
-    ][::core::mem::offset_of!(DpoRowCoef, names) - 136usize];
+    ][::core::mem::offset_of!(DpoRowCoef, names) - 144usize];
     [
         "Offset of field: DpoRowCoef::row_coef",
-    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 144usize];
+    ][::core::mem::offset_of!(DpoRowCoef, row_coef) - 152usize];
     [
         "Offset of field: DpoRowCoef::nonfinite_row",
-    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 152usize];
+    ][::core::mem::offset_of!(DpoRowCoef, nonfinite_row) - 160usize];
     [
         "Offset of field: DpoRowCoef::upstream_scale",
-    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 160usize];
+    ][::core::mem::offset_of!(DpoRowCoef, upstream_scale) - 168usize];
     [
         "Offset of field: DpoRowCoef::threshold",
-    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 164usize];
+    ][::core::mem::offset_of!(DpoRowCoef, threshold) - 172usize];
 };
 /// to[to_rows[i]] = row_coef[i] * from[from_rows[i]], matrices of `columns` elements a row.
 #[repr(C)]

@@ -269,7 +269,8 @@ impl ExpectedGradients {
     /// `logits_dtype`, and their gradient to `dtype`.
     ///
     /// The part of an entropy, e p (log p + H), moves with logits that are off by δ as p does, by the factor e^(2δ), and as log p and H
-    /// do, by 2δ and 2δ ln V; a soft cap's slope moves by δ s/C. From there on it is as in tests/common/head_case.rs.
+    /// do, by 2δ and 2δ ln V; a soft cap's slope moves by δ s/C. Where the gradient of logits is rounded, c and e are fractions of the
+    /// larger one, which comes to it later. From there on it is as without entropies.
     pub fn with_entropies(
         case: &Case<'_>,
         precision: &Precision,
@@ -302,6 +303,11 @@ impl ExpectedGradients {
         for r in (0..batch.rows()).filter(|&r| case.labels_of(r).is_some()) {
             let s = sequence_rows(batch).iter().position(|rows| rows.contains(&r)).unwrap();
             let (c, e) = (upstream * sequences[s], upstream * entropies[r]);
+            let larger = c.abs().max(e.abs());
+            if larger == 0.0 {
+                continue;
+            }
+            let (c, e) = (c / larger, e / larger);
             let coef = Coefficient { value: c, error: 0.0 };
             let mut of_row = bounds.gradient(logits_dtype, exact.logsumexp[r], coef);
             let moved_entropy = 2.0 * delta[r] * (columns as f64).ln();
@@ -320,15 +326,17 @@ impl ExpectedGradients {
                 });
                 let moved = slope * (c.abs() * p * moved + e.abs() * of_entropy) + bend;
                 let error = of_row.element(z, case.labels_of(r) == Some(v as i64)) + moved;
-                let right = dlogits[r * batch.row_stride + v].abs();
+                let right = dlogits[r * batch.row_stride + v].abs() / larger;
                 let error = if dtype == DType::F32 { error } else { stored(dtype, right, error) };
                 let size = right + error;
                 for k in 0..HIDDEN {
                     let (at_x, at_w) = (r * HIDDEN + k, v * HIDDEN + k);
-                    errors[0][at_x] += (error + sum_unit(batch, columns) * size) * w[at_w].abs();
-                    errors[1][at_w] += (error + sum_unit(batch, 0) * size) * x[at_x].abs();
+                    let x = x[at_x].abs();
+                    let scaled = if dtype == DType::F32 { 0.0 } else { rounding(dtype, larger * x) };
+                    errors[0][at_x] += larger * (error + sum_unit(batch, columns) * size) * w[at_w].abs();
+                    errors[1][at_w] += larger * (error + sum_unit(batch, 0) * size) * x + scaled * size;
                 }
-                errors[2][v] += error + sum_unit(batch, 0) * size;
+                errors[2][v] += larger * (error + sum_unit(batch, 0) * size);
             }
         }
         let [of_hidden, of_weight, of_bias] = errors;

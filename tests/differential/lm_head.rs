@@ -430,38 +430,47 @@ fn with_coefficients() -> (Case<'static>, Vec<f32>, Vec<f32>) {
 /// An objective with entropies in it, whatever the chunks and the type of the logits.
 fn entropies_have_gradients<T: Logit>(executor: &mut OnDevice<impl Device>) {
     let (case, sequences, entropies) = with_coefficients();
-    for chunk_rows in [7, case.scored()] {
-        for wide_logits in [false, true] {
-            let how = How { wide_logits, ..How::new(false, chunk_rows) };
-            let logits_dtype = how.logits_dtype::<T>();
-            let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
-            let expected = ExpectedGradients::with_entropies(
-                &case,
-                &KERNELS,
-                T::DTYPE,
-                logits_dtype,
-                &sequences,
-                &entropies,
-            );
-            let name = format!("{:?}, {chunk_rows} rows, {logits_dtype:?} logits", T::DTYPE);
-            expected.check(&name, &case, T::DTYPE, [&found.hidden, &found.weight, &found.bias]);
-            assert_eq!(found.nonfinite_row, None, "{name}");
-            // Sequence 1 has neither.
-            assert!(found.hidden[8 * HIDDEN..16 * HIDDEN].iter().all(|value| value.to_bits() == 0), "{name}");
+    // Small coefficients are no smaller in a gradient of f16.
+    let small = |coef: &[f32]| coef.iter().map(|c| c / 1024.0).collect::<Vec<f32>>();
+    for (sequences, entropies) in [(small(&sequences), small(&entropies)), (sequences, entropies)] {
+        for chunk_rows in [7, case.scored()] {
+            for wide_logits in [false, true] {
+                let how = How { wide_logits, ..How::new(false, chunk_rows) };
+                let logits_dtype = how.logits_dtype::<T>();
+                let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
+                let expected = ExpectedGradients::with_entropies(
+                    &case,
+                    &KERNELS,
+                    T::DTYPE,
+                    logits_dtype,
+                    &sequences,
+                    &entropies,
+                );
+                let name = format!("{:?}, {chunk_rows} rows, {logits_dtype:?} logits", T::DTYPE);
+                expected.check(&name, &case, T::DTYPE, [&found.hidden, &found.weight, &found.bias]);
+                assert_eq!(found.nonfinite_row, None, "{name}");
+                // Sequence 1 has neither.
+                assert!(
+                    found.hidden[8 * HIDDEN..16 * HIDDEN].iter().all(|value| value.to_bits() == 0),
+                    "{name}"
+                );
+            }
         }
     }
 }
 
 /// Where dX is not wanted, an entropy's coefficient tells.
 fn entropies_that_are_not_finite_are_named<T: Logit>(executor: &mut OnDevice<impl Device>) {
-    let (case, sequences, mut entropies) = with_coefficients();
-    let row = (24..48).rfind(|&row| case.labels_of(row).is_some()).unwrap();
-    entropies[row] = f32::INFINITY;
-    for weight_alone in [false, true] {
-        let how = How { weight_alone, ..How::new(false, 7) };
-        let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
-        assert_eq!(found.nonfinite_row, Some(row));
-        assert!(found.weight.iter().any(|value| !value.is_finite()));
+    let (case, mut sequences, mut entropies) = with_coefficients();
+    let row = (40..48).rfind(|&row| case.labels_of(row).is_some()).unwrap();
+    for (of_sequence, of_row) in [(0.5, f32::INFINITY), (0.5, f32::NAN), (0.0, f32::NAN)] {
+        (sequences[5], entropies[row]) = (of_sequence, of_row);
+        for weight_alone in [false, true] {
+            let how = How { weight_alone, ..How::new(false, 7) };
+            let found = run_with_entropies::<T>(executor, &case, [&sequences, &entropies], how);
+            assert_eq!(found.nonfinite_row, Some(row), "{of_sequence}, {of_row}");
+            assert!(found.weight.iter().any(|value| !value.is_finite()), "{of_sequence}, {of_row}");
+        }
     }
 }
 

@@ -949,7 +949,7 @@ typedef struct dpo_cuda_lm_head_workspace {
     dpo_dtype logits_dtype;
     /** Bytes of a chunk at most; at least one row. A row takes the elements of V, filled up to a multiple of 8, in logits_dtype,
      *  and once more in dtype where that is another type; and those of H in dtype and in f32.
-     *  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise for as many rows as have 2^29 bytes of logits in dtype. */
+     *  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise what as many rows take as have 2^29 bytes of logits in dtype. */
     size_t budget_bytes;
     /** Bytes that each product may work in. DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES; otherwise 2^25. */
     size_t product_bytes;
@@ -995,8 +995,8 @@ dpo_result dpo_cuda_lm_head_plan(const dpo_batch *batch, const dpo_lm_head *head
  * the same bits again on the same device with the same cuBLASLt.
  *
  * They fail as their twins on the CPU do, but for what only the contents of device memory can tell; with DPO_ERROR_VALUE also for
- * a head that is not `workspace`'s, a batch that it is too small for, what is written and overlaps another buffer or the
- * workspace, handles of two contexts, and a stream that is being captured; and with DPO_ERROR_DRIVER, DPO_ERROR_CUBLASLT or
+ * a head that is not `workspace`'s, a batch that it is too small for, a gradient that overlaps hidden states, weight, bias, another
+ * gradient or the workspace, handles of two contexts, and a stream that is being captured; and with DPO_ERROR_DRIVER, DPO_ERROR_CUBLASLT or
  * DPO_ERROR_UNSUPPORTED. Faults of the work itself show where the stream is next waited for. Where the driver or cuBLASLt refuses
  * something half-way, what comes before it is queued.
  */

@@ -1517,7 +1517,7 @@ pub struct dpo_cuda_lm_head_workspace {
     pub logits_dtype: dpo_dtype,
     /** Bytes of a chunk at most; at least one row. A row takes the elements of V, filled up to a multiple of 8, in logits_dtype,
   and once more in dtype where that is another type; and those of H in dtype and in f32.
-  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise for as many rows as have 2^29 bytes of logits in dtype.*/
+  DPO_LM_HEAD_WORKSPACE_BUDGET_BYTES; otherwise what as many rows take as have 2^29 bytes of logits in dtype.*/
     pub budget_bytes: usize,
     /// Bytes that each product may work in. DPO_LM_HEAD_WORKSPACE_PRODUCT_BYTES; otherwise 2^25.
     pub product_bytes: usize,

@@ -1204,10 +1204,23 @@ pub const MUTANTS: &[Mutant] = &[
         "p.nonfinite_row && !factor.finite",
     ),
     mutant(
-        "row_coef: c comes twice to a gradient that has it",
+        "row_coef: c is no fraction",
         "row_coef.cu",
-        "skipped ? 0.0f : 1.0f",
-        "skipped ? 0.0f : coef",
+        "coef / larger;\n        p.entropy",
+        "coef;\n        p.entropy",
+    ),
+    mutant(
+        "row_coef: an entropy's coefficient is no fraction",
+        "row_coef.cu",
+        "entropy_coef / larger",
+        "entropy_coef",
+    ),
+    mutant("row_coef: c is always the larger", "row_coef.cu", "c <= e ? e : e <= c ? c : c + e", "c"),
+    mutant(
+        "row_coef: a NaN among coefficients is a 0",
+        "row_coef.cu",
+        "c <= e ? e : e <= c ? c : c + e",
+        "c <= e ? e : c",
     ),
     mutant(
         "row_coef: a row whose c is 0 has no entropy",
@@ -1220,12 +1233,6 @@ pub const MUTANTS: &[Mutant] = &[
         "row_coef.cu",
         " && isfinite(entropy_coef)",
         "",
-    ),
-    mutant(
-        "row_coef: a row is named by its place among the scored ones",
-        "row_coef.cu",
-        "u32(p.names[row]))",
-        "row)",
     ),
     mutant(
         "move_rows: rows come one after the other",

@@ -195,10 +195,10 @@ pub(crate) fn memory(workspace: &dpo_cuda_lm_head_workspace) -> Result<LmHeadMem
     ];
     let dpo_cuda_lm_head_workspace { sequences, rows, pairs, vocab, .. } = *workspace;
     let capacity = Capacity { sequences, rows, pairs, vocab };
-    let defaults = LmHeadMemory::new(capacity, dtype("dtype", workspace.dtype)?, workspace.hidden_size);
     let logits_dtype = logits_dtype.map(|given| dtype("logits_dtype", given)).transpose()?;
+    let of_dtype = LmHeadMemory::new(capacity, dtype("dtype", workspace.dtype)?, workspace.hidden_size);
+    let defaults = logits_dtype.map_or(of_dtype, |logits_dtype| of_dtype.with_logits(logits_dtype));
     Ok(LmHeadMemory {
-        logits_dtype: logits_dtype.unwrap_or(defaults.logits_dtype),
         budget_bytes: budget_bytes.unwrap_or(defaults.budget_bytes),
         product_bytes: product_bytes.unwrap_or(defaults.product_bytes),
         ..defaults

@@ -107,8 +107,8 @@ fn address<T>(pointer: *const T) -> DeviceAddress {
 fn memory(of: &HeadWorkspace) -> LmHeadMemory {
     let HeadWorkspace { sequences, rows, pairs, vocab, hidden_size, dtype, .. } = *of;
     let defaults = LmHeadMemory::new(Capacity { sequences, rows, pairs, vocab }, dtype, hidden_size);
+    let defaults = defaults.with_logits(of.logits_dtype.unwrap_or(dtype));
     LmHeadMemory {
-        logits_dtype: of.logits_dtype.unwrap_or(dtype),
         budget_bytes: of.budget_bytes.unwrap_or(defaults.budget_bytes),
         product_bytes: of.product_bytes.unwrap_or(defaults.product_bytes),
         ..defaults

@@ -11,7 +11,7 @@ use crate::lm_head::{Region, WantedGradients, check_apart, check_hidden_size};
 /// [`LmHead`](crate::LmHead) in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceLmHead {
-    /// Element type of hidden states, weight and bias; and of the logits that are made of them.
+    /// Element type of hidden states, weight and bias.
     pub dtype: DType,
     /// Elements of a hidden state.
     pub hidden_size: usize,
@@ -85,8 +85,8 @@ pub struct DeviceLmHeadCoef {
     pub threshold: f32,
 }
 
-/// Checks the addresses and sizes of a head, of its gradients and of the workspace, and that what is written overlaps nothing
-/// else.
+/// Checks the addresses and sizes of a head, of its gradients and of the workspace, and that none of them overlaps what is written
+/// of the others.
 pub(super) fn check(
     rows: &LmHeadRows,
     entries: DeviceAddress,

@@ -38,7 +38,7 @@ pub struct Coefficients {
     pub logsumexp: DeviceAddress,
     /// 0 where there is none.
     pub residual: DeviceAddress,
-    /// Of the rows' entropies, where those have a gradient.
+    /// Of the rows' entropies, where those have a gradient: in the workspace.
     pub entropy: Option<EntropyBuffers>,
     /// Of sequences; 0 is 1.
     pub coef: DeviceAddress,
@@ -209,6 +209,11 @@ impl<'a> LmHeadPass<'a> {
         self.rows.names(self.entries) + (size_of::<i32>() * run.first) as u64
     }
 
+    /// `[rows]` f32: c of each row as a fraction, where entropies have coefficients.
+    fn coef_fraction(&self) -> DeviceAddress {
+        self.places.tokens[5]
+    }
+
     /// A chunk's logits.
     fn logits(&self, count: usize) -> Matrix {
         self.of_vocab(self.places.logits, self.memory.logits_dtype, count)
@@ -300,7 +305,7 @@ impl<'a> LmHeadPass<'a> {
         Ok(())
     }
 
-    /// The same, and leaves G where the logits were.
+    /// The same, and leaves G in its place.
     pub fn factored(&mut self, chunk: &ChunkRows, out: &LogpsBuffers, loss: Option<&Loss<'_>>) -> Result<()> {
         if metrics_level(out) != MetricsLevel::None {
             // It has no token metrics; the other passes read the logits once more.
@@ -318,34 +323,21 @@ impl<'a> LmHeadPass<'a> {
         Ok(())
     }
 
-    /// Leaves the gradient where the logits were, of rows whose log-probs are known: G, to which c comes later; or, where entropies
-    /// have coefficients too, of which each has a factor of its own, with both of them in it.
+    /// Leaves the gradient in its place, of rows whose log-probs are known: G, to which c comes later; or, where entropies have
+    /// coefficients too, what [`row_coef`](Self::row_coef) has made fractions of.
     fn differentiate(&mut self, chunk: &ChunkRows, coefficients: Coefficients) -> Result<()> {
-        let Coefficients { logsumexp, residual, entropy, coef, token_coef, threshold } = coefficients;
-        let there = |address: DeviceAddress| (address != 0).then_some(address);
-        let of_g = GradientBuffers {
+        let Coefficients { logsumexp, residual, entropy, .. } = coefficients;
+        let buffers = GradientBuffers {
             logsumexp,
-            logsumexp_residual: there(residual),
+            logsumexp_residual: (residual != 0).then_some(residual),
             coef: None,
-            token_coef: None,
-            entropy: None,
+            token_coef: entropy.map(|_| self.coef_fraction()),
+            entropy,
             upstream: None,
             upstream_scale: 1.0,
             threshold: 0.0,
             nonfinite_row: None,
             dlogits: 0,
-        };
-        let buffers = match entropy {
-            None => of_g,
-            Some(_) => GradientBuffers {
-                coef: there(coef),
-                token_coef: there(token_coef),
-                entropy,
-                upstream: self.gradients.upstream,
-                upstream_scale: self.gradients.upstream_scale,
-                threshold,
-                ..of_g
-            },
         };
         // Weights of tokens are part of c, which the batch is not to ask for.
         let batch = DeviceBatch { ld_alpha: 1.0, ..self.batch };
@@ -368,8 +360,8 @@ impl<'a> LmHeadPass<'a> {
         }
     }
 
-    /// What a chunk's gradient is still to be multiplied by, in the order of its rows: c, or 1 where that is in it; and 0 for a row
-    /// that takes no part.
+    /// What a chunk's gradient is still to be multiplied by, in the order of its rows: c; or, where entropies have coefficients too,
+    /// the larger of the two, of which they become fractions; and 0 for a row that takes no part.
     pub fn row_coef(&mut self, chunk: &ChunkRows, coefficients: Coefficients) -> Result<()> {
         for (first, run) in chunk.runs() {
             let inputs = self.inputs(chunk, first, run);
@@ -380,6 +372,7 @@ impl<'a> LmHeadPass<'a> {
                 token_coef: coefficients.token_coef,
                 entropy: coefficients.entropy.map_or(0, |entropy| entropy.entropy),
                 entropy_coef: coefficients.entropy.map_or(0, |entropy| entropy.coef),
+                coef_fraction: coefficients.entropy.map_or(0, |_| self.coef_fraction()),
                 upstream: self.gradients.upstream.unwrap_or(0),
                 logsumexp: coefficients.logsumexp,
                 names: self.rows.names(self.entries),
@@ -458,8 +451,8 @@ impl<'a> LmHeadPass<'a> {
     /// The gradients of rows whose log-probs are known, from logits that are made again.
     pub fn sweep(&mut self, rows: &[usize], coefficients: Coefficients) -> Result<()> {
         let chunk = self.multiply(rows);
-        self.differentiate(&chunk, coefficients)?;
         self.row_coef(&chunk, coefficients)?;
+        self.differentiate(&chunk, coefficients)?;
         self.add_to_weight(&chunk);
         self.write_hidden(&chunk, true);
         Ok(())

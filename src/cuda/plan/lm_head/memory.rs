@@ -25,9 +25,12 @@ const ALIGNMENT: u64 = 256;
 ///
 /// let capacity = Capacity { sequences: 16, rows: 8192, pairs: 8, vocab: 128_256 };
 /// let memory = LmHeadMemory::new(capacity, DType::BF16, 4096);
-/// // 512 MiB of logits, which are 2093 rows, with their hidden states; 32 MiB for the products; and some numbers for each row.
-/// assert_eq!(memory.budget_bytes, 2093 * memory.bytes_per_row(128_256));
+/// // 512 MiB of logits, which are 2092 rows, with their hidden states; 32 MiB for the products; and some numbers for each row.
+/// assert_eq!(memory.budget_bytes, 2092 * memory.bytes_per_row(128_256));
 /// assert!((590 << 20..605 << 20).contains(&memory.workspace_bytes()?));
+/// // As many rows with logits of f32.
+/// let wide = memory.with_logits(DType::F32);
+/// assert_eq!(wide.budget_bytes, 2092 * wide.bytes_per_row(128_256));
 /// # Ok::<(), dpo_kernels::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +41,8 @@ pub struct LmHeadMemory {
     pub dtype: DType,
     /// Of a chunk's logits: the same, as models have them; or f32, where products are not rounded before log-probs come of them.
     ///
-    /// What that is worth, of answers of 64 tokens and logits of a deviation of 3: sums of log-probs are off by 0.16 nats with logits of
-    /// bf16, and by 3e-5 with logits of f32 (benches/RESULTS.md, the head on the CPU).
+    /// What it is worth to round no logits: of answers of 64 tokens, with logits of a deviation of 3, the CPU head's sums of log-probs are
+    /// off by 3e-5 nats, and those of other libraries' heads there, whose logits are bf16, by 0.16 (benches/RESULTS.md).
     pub logits_dtype: DType,
     /// Elements of a hidden state.
     pub hidden_size: usize,
@@ -59,17 +62,21 @@ impl LmHeadMemory {
     /// them, and the usual memory for products; change the fields that differ.
     pub fn new(capacity: Capacity, dtype: DType, hidden_size: usize) -> Self {
         let product_bytes = Self::DEFAULT_PRODUCT_BYTES;
-        let memory = LmHeadMemory {
-            capacity,
-            dtype,
-            logits_dtype: dtype,
-            hidden_size,
-            budget_bytes: 0,
-            product_bytes,
-        };
-        let logits = row_stride(capacity.vocab).saturating_mul(dtype.size());
+        LmHeadMemory { capacity, dtype, logits_dtype: dtype, hidden_size, budget_bytes: 0, product_bytes }
+            .with_logits(dtype)
+    }
+
+    /// With logits of another [type](Self::logits_dtype), and a budget for as many rows as have
+    /// [so many bytes](Self::DEFAULT_LOGITS_BYTES) of logits in the dtype, as before.
+    #[must_use]
+    pub fn with_logits(self, logits_dtype: DType) -> Self {
+        let memory = LmHeadMemory { logits_dtype, ..self };
+        let logits = row_stride(self.capacity.vocab).saturating_mul(self.dtype.size());
         let rows = (Self::DEFAULT_LOGITS_BYTES / logits.max(1)).max(1);
-        LmHeadMemory { budget_bytes: memory.bytes_per_row(capacity.vocab).saturating_mul(rows), ..memory }
+        LmHeadMemory {
+            budget_bytes: memory.bytes_per_row(self.capacity.vocab).saturating_mul(rows),
+            ..memory
+        }
     }
 
     /// Bytes that a row takes of a chunk where the weight has so many `columns` that are multiplied: its logits, and its gradient G in
@@ -183,13 +190,13 @@ pub(super) struct Places {
     pub status: DeviceAddress,
     /// `[rows, row stride]` of the largest chunk.
     pub logits: DeviceAddress,
-    /// `[rows, row stride]` of it: G, in the place of the logits where it has their type.
+    /// `[rows, row stride]` of the same: G, in the place of the logits where it has their type.
     pub gradient: DeviceAddress,
     /// `[vocab]` in the logits' type, where a bias has another.
     pub bias: DeviceAddress,
-    /// `[rows, hidden_size]` of it.
+    /// `[rows, hidden_size]` of the chunk.
     pub hidden: DeviceAddress,
-    /// `[rows, hidden_size]` of it, f32.
+    /// `[rows, hidden_size]` of the chunk, f32.
     pub dhidden: DeviceAddress,
     /// What a product works in.
     pub product: DeviceAddress,

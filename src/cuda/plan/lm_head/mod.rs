@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! z = X Wᵀ + b      a product          X: the chunk's hidden states, gathered
-//! G                 one launch in place of z for each run of rows: `factored`; or `forward` and then `backward`
+//! G                 one launch for each run of rows: `factored`; or `forward` and then `backward`. In place of z, unless that is f32
+//!                   and G is not
 //! c                 `pair_loss`, and the sequence's c for each row
 //! dW += Gᵀ (c X)    a product          db += Gᵀ c
 //! dX = c (G W)      a product, whose rows go back to their places
@@ -47,8 +48,8 @@ use crate::lm_head::{WantedGradients, Way};
 /// # Errors
 ///
 /// Those of [`forward`](super::forward()) and of [`LmHeadPlan::new`](crate::LmHeadPlan::new); [`Error::Value`](crate::Error::Value) for a `hidden_size` out of
-/// range, for a head that is not the workspace's, for a null or misaligned address, for memory that is written and overlaps
-/// another, and for a batch beyond the workspace's [`Capacity`](super::Capacity).
+/// range, for a head that is not the workspace's, for a null or misaligned address, for a gradient or workspace that overlaps
+/// the other, the head or the entries, and for a batch beyond the workspace's [`Capacity`](super::Capacity).
 #[expect(clippy::too_many_arguments, reason = "a batch in two parts, a head, a loss, and where results go")]
 pub fn lm_head(
     device: &Device,
