@@ -650,6 +650,7 @@ mod losses {
         for (loss, inputs) in [
             (PairLoss::sft(), PairInputs { normalizer: Some(8.0), ..PairInputs::NONE }),
             (divided, PairInputs::NONE),
+            (PairLoss::sft().with_token_normalizer(), PairInputs::NONE),
         ] {
             let text = "normalizer: expected none, for a loss that is divided by the number of chosen tokens alone, found some";
             refuse(&loss, &inputs, text);

@@ -277,7 +277,9 @@ fn check_loss(loss: PairLoss) {
             continue;
         }
         check_pair_loss(&batch, &least, &loss);
-        check_pair_loss(&batch, &least, &loss.with_token_normalizer());
+        if loss.takes_normalizer() {
+            check_pair_loss(&batch, &least, &loss.with_token_normalizer());
+        }
         check_pair_loss(&batch, &least, &loss.with_length_normalization());
         if !has(&loss, Kind::couples_pairs) && batch.pairs != unpaired.pairs {
             check_pair_loss(&batch, &everything(&loss), &loss);

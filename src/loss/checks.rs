@@ -88,8 +88,8 @@ impl PairLoss {
         if given.chosen_tokens.is_some() && !self.any(Kind::counts_chosen_tokens) {
             return none("chosen_tokens", "a loss that does not count them");
         }
-        let is_number = given.normalizer.is_some() || matches!(self.normalizer, Normalizer::Number(_));
-        if is_number && !self.takes_normalizer() {
+        let is_divided = given.normalizer.is_some() || self.normalizer != Normalizer::Pairs;
+        if is_divided && !self.takes_normalizer() {
             return none("normalizer", "a loss that is divided by the number of chosen tokens alone");
         }
         Ok(())

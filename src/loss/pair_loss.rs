@@ -195,8 +195,8 @@ impl PairLoss {
         self.wpo_weights
     }
 
-    /// Whether any of its terms is divided by a normalizer that is given as a number: not those that are divided by the number of
-    /// chosen tokens, `sft` and `nll`.
+    /// Whether any of its terms is divided by a [normalizer](Self::normalizer): not `sft`, which is divided by the number of
+    /// chosen tokens.
     pub fn takes_normalizer(&self) -> bool {
         self.any(|kind| !kind.counts_chosen_tokens())
     }

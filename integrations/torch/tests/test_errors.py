@@ -86,6 +86,9 @@ REFUSED = {
     "a normalizer of sft": (
         lambda: loss(ref_logps=None, loss="sft", normalizer=3.0), ValueError, "normalizer: expected none, for a loss that is divided by",
     ),
+    "a normalizer of sft by name": (
+        lambda: loss(ref_logps=None, loss="sft", normalizer="tokens"), ValueError, "normalizer: expected none, for a loss",
+    ),
     "masks for indices": (
         lambda: loss(chosen=torch.tensor([True, False]), rejected=torch.tensor([False, True])),
         TypeError, "chosen: expected integers, found torch.bool",

@@ -384,10 +384,11 @@ impl Draw<'_> {
             loss.divergence = self.random.pick(&[Divergence::ForwardKl, Divergence::JensenShannon, alpha]);
         }
         loss.wpo_weights = wpo;
-        loss.normalizer = self.random.pick(&[Normalizer::Pairs, Normalizer::Pairs, Normalizer::Tokens]);
-        let is_divided = made.is_some_and(|loss| loss.takes_normalizer()) && self.one_in(4);
-        if self.useful(is_divided) {
-            loss.normalizer = Normalizer::Number(self.number(0.5, 9.0));
+        let takes_one = made.is_some_and(|loss| loss.takes_normalizer());
+        if self.useful(takes_one) {
+            let number = Normalizer::Number(self.number(0.5, 9.0));
+            loss.normalizer =
+                self.random.pick(&[Normalizer::Pairs, Normalizer::Pairs, Normalizer::Tokens, number]);
         }
         loss
     }
