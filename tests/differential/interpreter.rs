@@ -1,6 +1,7 @@
 //! The kernels on the PTX interpreter: what runs where there is no GPU, under a stricter checker than the hardware.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use dpo_kernels::cuda::plan::{
     self, DeviceAddress, DeviceBatch, GradientBuffers, Inputs, Launch, LogpsBuffers,
 };
 use dpo_kernels::cuda::tuning::FactoredPartition;
-use dpo_kernels::{Batch, LabelAlignment, LabelType, Logit, PairLoss, Pairs};
+use dpo_kernels::{Batch, DType, LabelAlignment, LabelType, Logit, PairLoss, Pairs};
 use half::{bf16, f16};
 use ptx_vm::{Module, Options, Placement, Stats, Vm};
 
@@ -26,28 +27,72 @@ use crate::random::Random;
 use crate::tolerance::precision::CPU;
 use crate::{compile, devices, nvrtc};
 
-/// PTX by unit, parsed when a launch first asks for it.
+/// Where PTX comes from.
+enum Origin {
+    /// The crate.
+    Embedded,
+    /// A compiler that has been here.
+    Compiled(BTreeMap<&'static str, Vec<u8>>),
+    /// For the mutants, a folder. Units that it does not have are those that the mutation changes: they are compiled for one dtype
+    /// at a time, since most mutants are met before the others are needed.
+    Mutant(PathBuf),
+}
+
+/// Modules, parsed when a launch first asks for them.
 struct Modules {
-    text: Box<dyn Fn(&'static str) -> Vec<u8> + Send + Sync>,
-    parsed: [OnceLock<Module>; UNITS.len()],
+    origin: Origin,
+    /// By unit, and by dtype where that is compiled alone.
+    parsed: Mutex<BTreeMap<(&'static str, Option<&'static str>), &'static Module>>,
 }
 
 impl Modules {
-    fn new(text: impl Fn(&'static str) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Modules { text: Box::new(text), parsed: Default::default() }
+    fn of(origin: Origin) -> &'static Self {
+        Box::leak(Box::new(Modules { origin, parsed: Mutex::default() }))
     }
 
-    fn unit(&self, unit: &'static str) -> &Module {
-        let index = UNITS.iter().position(|&name| name == unit).expect("it is one of the units");
-        self.parsed[index].get_or_init(|| {
-            let text = String::from_utf8((self.text)(unit)).expect("PTX is text");
-            Module::parse(text.trim_end_matches('\0')).unwrap_or_else(|error| panic!("{unit}.cu: {error}"))
+    fn module(&self, kernel: Kernel) -> &'static Module {
+        let unit = kernel.unit();
+        let dtype = dtype_of(kernel).filter(|_| self.changes(unit)).map(DType::name);
+        let mut parsed = self.parsed.lock().expect("nobody panics with it");
+        parsed.entry((unit, dtype)).or_insert_with(|| {
+            let text = String::from_utf8(self.ptx(unit, dtype)).expect("PTX is text");
+            let module = Module::parse(text.trim_end_matches('\0'));
+            Box::leak(Box::new(module.unwrap_or_else(|error| panic!("{unit}.cu: {error}"))))
         })
+    }
+
+    fn ptx(&self, unit: &'static str, dtype: Option<&str>) -> Vec<u8> {
+        match &self.origin {
+            Origin::Embedded => embedded(unit),
+            Origin::Compiled(units) => units[unit].clone(),
+            Origin::Mutant(_) if self.changes(unit) => Compiler::new().ptx(unit, 80, dtype),
+            Origin::Mutant(folder) => std::fs::read(ptx_in(folder, unit)).expect("PTX of the folder"),
+        }
+    }
+
+    /// Whether a mutation changes a unit.
+    fn changes(&self, unit: &str) -> bool {
+        matches!(&self.origin, Origin::Mutant(folder) if !ptx_in(folder, unit).exists())
     }
 
     /// The architecture, which is that of every unit.
     fn target(&self) -> u32 {
-        self.unit("row_coef").target()
+        self.module(Kernel::RowCoef).target()
+    }
+}
+
+fn ptx_in(folder: &Path, unit: &str) -> PathBuf {
+    folder.join(format!("{unit}.ptx"))
+}
+
+/// Of the kernels of which there is one for each element type.
+fn dtype_of(kernel: Kernel) -> Option<DType> {
+    match kernel {
+        Kernel::Forward { dtype, .. }
+        | Kernel::Backward { dtype, .. }
+        | Kernel::Factored { dtype, .. }
+        | Kernel::BiasGradient { dtype } => Some(dtype),
+        _ => None,
     }
 }
 
@@ -56,16 +101,12 @@ fn embedded(unit: &str) -> Vec<u8> {
     image.expect("every unit is embedded as PTX").unpack().unwrap().to_vec()
 }
 
-/// The embedded PTX. For the mutants, that of the folder which DPO_PTX_DIR names; units that it does not have are those that the
-/// mutation changes, and most of them need not be compiled before others have noticed it.
+/// What all tests run: what is embedded, or a mutant.
 fn modules() -> &'static Modules {
-    static MODULES: OnceLock<Modules> = OnceLock::new();
-    MODULES.get_or_init(|| match std::env::var_os("DPO_PTX_DIR") {
-        Some(folder) => Modules::new(move |unit| {
-            let compiled = std::fs::read(Path::new(&folder).join(format!("{unit}.ptx")));
-            compiled.unwrap_or_else(|_| Compiler::new().ptx(unit, 80))
-        }),
-        None => Modules::new(embedded),
+    static MODULES: OnceLock<&'static Modules> = OnceLock::new();
+    MODULES.get_or_init(|| {
+        let folder = std::env::var_os("DPO_PTX_DIR");
+        Modules::of(folder.map_or(Origin::Embedded, |folder| Origin::Mutant(folder.into())))
     })
 }
 
@@ -139,7 +180,7 @@ impl Device for Interpreter {
 
     fn launch(&mut self, launch: &Launch) {
         let (asked, kernel, bytes) = (*launch, launch.kernel.to_string(), launch.arguments.as_bytes());
-        let module = self.modules.unit(launch.kernel.unit());
+        let module = self.modules.module(launch.kernel);
         let launch = ptx_vm::Launch::new(&kernel, launch.grid, launch.block, bytes)
             .cluster(launch.cluster)
             .shared(launch.shared_bytes as usize);
@@ -166,7 +207,8 @@ pub fn run() {
         run();
         Stats::default()
     }
-    if std::env::var_os("DPO_FAIL_FAST").is_some() {
+    let fail_fast = std::env::var_os("DPO_FAIL_FAST").is_some();
+    if fail_fast {
         // For the mutants: what one part complains of is enough, and the others would go on for minutes. (Not eprintln,
         // which the test harness would keep to itself until the end.)
         std::panic::set_hook(Box::new(|panic| {
@@ -175,14 +217,16 @@ pub fn run() {
         }));
     }
     // Every dtype meets another order of blocks and warps.
-    let parts: [fn() -> Stats; 17] = [
+    let head: [fn() -> Stats; 3] = [
+        || suite(7, crate::lm_head::on_device::<f32>),
+        || suite(8, crate::lm_head::on_device::<f16>),
+        || suite(9, crate::lm_head::on_device::<bf16>),
+    ];
+    let others: [fn() -> Stats; 14] = [
         || suite(6, crate::pair_stage::every_kind),
         || suite(0, crate::run_checks_on_device::<f32>),
         || suite(1, crate::run_checks_on_device::<f16>),
         || suite(2, crate::run_checks_on_device::<bf16>),
-        || suite(7, crate::lm_head::on_device::<f32>),
-        || suite(8, crate::lm_head::on_device::<f16>),
-        || suite(9, crate::lm_head::on_device::<bf16>),
         || uncounted(further_architectures),
         || suite(3, crate::run_layouts::<f32>),
         || suite(4, crate::run_layouts::<f16>),
@@ -194,6 +238,15 @@ pub fn run() {
         || uncounted(any_schedule_gives_the_same_bits),
         || uncounted(approximations_stay_within_the_bounds),
     ];
+    // A mutant of what the head alone has is met there.
+    let head_first = ["move_rows", "row_coef", "bias_gradient", "token_results"]
+        .iter()
+        .any(|unit| modules().changes(unit));
+    let parts = if head_first && !modules().changes("forward") {
+        [&head[..], &others].concat()
+    } else {
+        [&others[..], &head].concat()
+    };
     let stats = Mutex::new(Stats::default());
     let next = AtomicUsize::new(0);
     let work = || {
@@ -202,9 +255,10 @@ pub fn run() {
             stats.lock().expect("nobody panics with it").merge(&ran);
         }
     };
-    // As many at once as there are processors, the long ones first.
+    // As many at once as there are processors, the long ones first; of a mutant one after the other, since the first may end it.
+    let processors = std::thread::available_parallelism().map_or(1, |processors| processors.get());
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |processors| processors.get()) {
+        for _ in 0..if fail_fast { 1 } else { processors } {
             scope.spawn(work);
         }
     });
@@ -332,13 +386,13 @@ fn further_architectures() {
     let compiler = Compiler::new();
     for target in [90, 100, 120] {
         let compiled: BTreeMap<&str, Vec<u8>> =
-            UNITS.iter().map(|&unit| (unit, compiler.ptx(unit, target))).collect();
+            UNITS.iter().map(|&unit| (unit, compiler.ptx(unit, target, None))).collect();
         let kernels = UNITS.iter().map(|unit| instructions(&compiled[unit])).collect();
         if met.contains(&kernels) {
             continue;
         }
         met.push(kernels);
-        let modules: &'static Modules = Box::leak(Box::new(Modules::new(move |unit| compiled[unit].clone())));
+        let modules = Modules::of(Origin::Compiled(compiled));
         assert_eq!(modules.target(), target);
         let interpreter =
             |schedule_seed| Interpreter::with(modules, Options { schedule_seed, ..Options::default() });
@@ -402,13 +456,26 @@ impl Compiler {
         Compiler { units, headers }
     }
 
-    fn ptx(&self, unit: &str, capability: u32) -> Vec<u8> {
+    /// A unit's, or what it has of one dtype.
+    fn ptx(&self, unit: &str, capability: u32, dtype: Option<&str>) -> Vec<u8> {
         let name = format!("{unit}.cu");
         let source = self.units.iter().find(|source| source.name.to_bytes() == name.as_bytes());
         let source = source.expect("every unit has a source");
-        let compiled = compile::compile(source, &self.headers, compile::Target::Ptx(capability), true);
+        let headers: Vec<_> = self.headers.iter().map(|header| without_other_dtypes(header, dtype)).collect();
+        let compiled = compile::compile(source, &headers, compile::Target::Ptx(capability), true);
         compiled.unwrap_or_else(|log| panic!("{name} does not compile: {log}")).image
     }
+}
+
+/// Of DPO_FOR_EACH_DTYPE one entry alone.
+fn without_other_dtypes(header: &compile::Source, dtype: Option<&str>) -> compile::Source {
+    let mut text = header.text.to_string_lossy().into_owned();
+    let others =
+        ["f32", "f16", "bf16"].into_iter().filter(|&other| dtype.is_some_and(|dtype| dtype != other));
+    for other in others {
+        text = text.replace(&format!("ENTRY({other}, {})", other.to_uppercase()), "");
+    }
+    compile::Source { name: header.name.clone(), text: CString::new(text).expect("sources have no NUL") }
 }
 
 /// Blocks and warps come in any order; no bit may depend on it.

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -76,16 +77,16 @@ fn run() -> Result<usize, String> {
     let folders: Vec<PathBuf> =
         (0..workers).map(|i| Path::new("target/mutants").join(i.to_string())).collect();
     lay_out(&kernels, &ptx, None, &folders[0])?;
-    if let Some(complaint) = suite_complains(&suite, &folders[0])? {
+    if let Some(complaint) = suite_complains(&suite, &folders[0], false)? {
         return Err(format!("the suite fails on the kernels as they are: {complaint}"));
     }
     println!("{:>3} {:<49} {:<14} killed by", "", "mutant", "file");
-    // A compilation and the checks that come first take one processor each, so there is a worker for every one.
+    // A suite of a mutant takes one processor, so there is a worker for every one.
     let (next, alive) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = |folder: &Path| -> Result<(), String> {
         while let Some((number, mutant, kernels)) = mutated.get(next.fetch_add(1, Ordering::Relaxed)) {
             lay_out(kernels, &ptx, Some(mutant.file), folder)?;
-            let verdict = suite_complains(&suite, folder)?.unwrap_or_else(|| {
+            let verdict = suite_complains(&suite, folder, true)?.unwrap_or_else(|| {
                 alive.fetch_add(1, Ordering::Relaxed);
                 "SURVIVED".into()
             });
@@ -166,7 +167,12 @@ fn lay_out(
     for (name, compiled) in ptx {
         let unit = name.replace(".ptx", ".cu");
         if changed.is_some_and(|changed| included(kernels, &unit).contains(changed)) {
-            let _ = fs::remove_file(folder.join(name));
+            match fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(format!("{name}: {error}"));
+                }
+                _ => (),
+            }
         } else {
             write(name, compiled)?;
         }
@@ -200,15 +206,19 @@ fn build_suite() -> Result<PathBuf, String> {
     Ok(kept)
 }
 
-/// Runs the interpreted suite on the sources and PTX of a folder; what it complains of, in one line, or `None`.
-fn suite_complains(suite: &Path, folder: &Path) -> Result<Option<String>, String> {
+/// Runs the interpreted suite on the sources and PTX of a folder; what it complains of, in one line, or `None`. Of a mutant one
+/// complaint is enough.
+fn suite_complains(suite: &Path, folder: &Path, of_mutant: bool) -> Result<Option<String>, String> {
     let folder = fs::canonicalize(folder).map_err(|error| error.to_string())?;
-    let output = Command::new(suite)
+    let mut command = Command::new(suite);
+    if of_mutant {
+        command.env("DPO_FAIL_FAST", "1");
+    }
+    let output = command
         .arg("interpreted")
         .env("DPO_PTX_DIR", &folder)
         .env("DPO_KERNELS_DIR", &folder)
         .env("DPO_REDUCED", "1")
-        .env("DPO_FAIL_FAST", "1")
         .env("RUST_BACKTRACE", "0")
         .output()
         .map_err(|error| format!("{}: {error}", suite.display()))?;
