@@ -35,7 +35,7 @@
 //! ```
 //!
 //! Logits are f32, f16 or bf16, on the CPU or, with the feature `cuda`, on an NVIDIA GPU, where all work is
-//! queued on candle's own stream and the host waits for nothing until it asks for a value.
+//! queued on candle's own stream and the host waits for nothing until it asks for a value, or gives a head labels that are on the GPU.
 
 #![warn(unsafe_op_in_unsafe_fn)]
 

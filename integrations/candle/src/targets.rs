@@ -14,7 +14,7 @@ use crate::checks;
 /// sequences before all rejected ones ([`Pairs::Concatenated`]); the logits are taken as they are, and all
 /// tokens count alike.
 ///
-/// All tensors are on the device of the logits. One value serves the reference's pass and the policy's.
+/// All tensors are on the device of the logits; or, for a [head](crate::LmHead) on a GPU, on the CPU. One value serves the reference's pass and the policy's.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// `[S, T]` or `[rows]`, contiguous, i64 or i32.

@@ -94,10 +94,10 @@ fn address_in(
     device: &CudaDevice,
 ) -> Result<DeviceAddress> {
     let Storage::Cuda(storage) = storage else {
-        return Err(Error::msg("expected a tensor in the memory of the logits' device"));
+        return Err(Error::msg("expected a tensor in the memory of the operation's device"));
     };
     if !storage.device.same_device(device) {
-        return Err(Error::msg("expected a tensor in the memory of the logits' device"));
+        return Err(Error::msg("expected a tensor in the memory of the operation's device"));
     }
     match dtype {
         DType::F32 => first_element::<f32>(storage, layout),

@@ -1,4 +1,5 @@
-//! The operation on CUDA storage: launches on candle's own stream, and the host waits for nothing.
+//! The operation on CUDA storage: launches on candle's own stream, and the host waits for nothing but a head's labels, where those are
+//! on the GPU.
 
 mod addresses;
 mod backward;

@@ -58,8 +58,8 @@ def linear_token_logps(
         labels, label_alignment, token_metrics, pairs, check, options: As in :func:`token_logps`.
         bias: [V], or None for none.
         fused_on_cuda: For tensors on a GPU: whether logits are to exist a chunk of rows at a time there, too, with products by cuBLASLt.
-            Labels and indices then come to the host, which waits for them, and a CUDA graph cannot be captured. No GPU has run it
-            yet, so that it is not the default.
+            Labels and indices then come to the host, which waits for them, so that no CUDA graph can be captured of it, neither by
+            hand nor by torch.compile's "reduce-overhead". No GPU has run it yet, so that it is not the default.
     """
     hidden, weight, bias = _cast(hidden, weight, bias)
     if not _is_fused(hidden, fused_on_cuda):

@@ -97,7 +97,7 @@ class Head:
             sequences=self.layout.sequences,
             rows=self.rows.labels.numel(),
             pairs=max(self.layout.sequences, batch.pair_count),
-            vocab=self.weight.shape[0] if self.rows.valid_vocab is None else self.rows.valid_vocab,
+            vocab=self.weight.shape[0],
             hidden_size=self.hidden.shape[-1],
             dtype=DTYPES[self.hidden.dtype],
         )
