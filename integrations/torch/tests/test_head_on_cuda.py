@@ -107,7 +107,7 @@ def test_calls_are_those_of_the_cpu(name, dtype, calls, monkeypatch):
     expected = results()
     assert not calls.stages
     monkeypatch.setattr(Head, "run", Head.run_on_cuda)
-    monkeypatch.setattr(torch.Tensor, "cpu", calls.copy)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: calls.copy(tensor))
     found = results()
     assert calls.stages[0] == "forward" and calls.stages[-2:] == ["logps", "backward"]
     for one, other in zip(found, expected, strict=True):
@@ -125,6 +125,6 @@ def test_packed_rows(calls, monkeypatch):
     options = {"label_alignment": "next_token", "cu_seqlens": cu_seqlens}
     expected = dk.linear_dpo_loss(packed, weight, flat, ref_logps, **options).loss
     monkeypatch.setattr(Head, "run", Head.run_on_cuda)
-    monkeypatch.setattr(torch.Tensor, "cpu", calls.copy)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: calls.copy(tensor))
     assert torch.equal(dk.linear_dpo_loss(packed, weight, flat, ref_logps, **options).loss, expected)
     assert calls.stages == ["forward"]
