@@ -39,7 +39,8 @@ pub struct PairTensors<Floats, Counts, Number> {
     /// `[M]`: log-probs of the same completions under the reference; needed with them unless the loss is without
     /// one, and then none may be given.
     pub kl_ref_logps: Option<Floats>,
-    /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says.
+    /// What the sum of the pair losses is divided by, finite and above 0, instead of what the loss says. Refused where nothing
+    /// [is](super::PairLoss::takes_normalizer).
     pub normalizer: Option<Number>,
     /// What [`PairLoss::sft`](super::PairLoss::sft) divides by, finite and above 0, instead of this batch's number
     /// of scored chosen tokens: that of the global batch.

@@ -75,6 +75,24 @@ impl ForwardPass {
     }
 }
 
+/// What a node gives whose values have been computed.
+pub(crate) fn values_on_cpu(values: &Tensor) -> Result<(CpuStorage, Shape)> {
+    let (storage, layout) = values.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(values) => Ok((values.clone(), layout.shape().clone())),
+        _ => Err(Error::msg("expected results in the memory of the operation's device")),
+    }
+}
+
+/// The same on a GPU.
+pub(crate) fn values_on_cuda(values: &Tensor) -> Result<(CudaStorage, Shape)> {
+    let (storage, layout) = values.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(values) => Ok((values.try_clone(layout)?, layout.shape().clone())),
+        _ => Err(Error::msg("expected results in the memory of the operation's device")),
+    }
+}
+
 /// A result as a node of candle's graph. The forward pass has been made: the node carries its values, and
 /// what the backward pass needs of the others.
 struct Node {
@@ -93,19 +111,11 @@ impl CustomOp1 for Node {
     }
 
     fn cpu_fwd(&self, _logits: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (storage, layout) = self.values.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(values) => Ok((values.clone(), layout.shape().clone())),
-            _ => Err(Error::msg("expected results in the memory of the logits' device")),
-        }
+        values_on_cpu(&self.values)
     }
 
     fn cuda_fwd(&self, _logits: &CudaStorage, _layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (storage, layout) = self.values.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(values) => Ok((values.try_clone(layout)?, layout.shape().clone())),
-            _ => Err(Error::msg("expected results in the memory of the logits' device")),
-        }
+        values_on_cuda(&self.values)
     }
 
     fn bwd(&self, logits: &Tensor, _result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {

@@ -1,13 +1,10 @@
 //! Results of a pass through the head in candle's graph: nodes that lead to hidden states, weight and bias.
 
-use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use dpo_kernels::LogpsTensors;
 
 use crate::checks;
-use crate::graph::{Differentiable, ForwardPass};
+use crate::graph::{Differentiable, ForwardPass, values_on_cpu, values_on_cuda};
 use crate::lm_head::CheckedHead;
 use crate::targets::Targets;
 use crate::tensors::Tensors;
@@ -63,22 +60,6 @@ impl Node {
         }
     }
 
-    fn on_cpu(&self) -> Result<(CpuStorage, Shape)> {
-        let (storage, layout) = self.values.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(values) => Ok((values.clone(), layout.shape().clone())),
-            _ => Err(Error::msg("expected results in the memory of the head's device")),
-        }
-    }
-
-    fn on_cuda(&self) -> Result<(CudaStorage, Shape)> {
-        let (storage, layout) = self.values.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(values) => Ok((values.try_clone(layout)?, layout.shape().clone())),
-            _ => Err(Error::msg("expected results in the memory of the head's device")),
-        }
-    }
-
     fn backward(
         &self,
         hidden: &Tensor,
@@ -120,7 +101,7 @@ impl CustomOp2 for Node {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.on_cpu()
+        values_on_cpu(&self.values)
     }
 
     fn cuda_fwd(
@@ -130,7 +111,7 @@ impl CustomOp2 for Node {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda()
+        values_on_cuda(&self.values)
     }
 
     fn bwd(
@@ -159,7 +140,7 @@ impl CustomOp3 for Node {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.on_cpu()
+        values_on_cpu(&self.values)
     }
 
     fn cuda_fwd(
@@ -171,7 +152,7 @@ impl CustomOp3 for Node {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda()
+        values_on_cuda(&self.values)
     }
 
     fn bwd(
